@@ -1,0 +1,258 @@
+"""Messages about agents: what is asked for, what is told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+State = Literal[
+    "queued",
+    "starting",
+    "running",
+    "paused",
+    "stopping",
+    "backoff",
+    "completed",
+    "failed",
+    "terminated",
+    "lost",
+]
+Reason = Literal[
+    "exit",
+    "signal",
+    "stopped",
+    "killed",
+    "cancelled",
+    "run_time_limit",
+    "out_of_memory",
+    "no_result",
+    "spawn_error",
+    "gave_up",
+    "fenced",
+    "keeper_lost",
+    "host_lost",
+]
+Activity = Literal["unknown", "initializing", "idle", "thinking", "working", "waiting"]
+StreamName = Literal["stdout", "stderr"]
+
+# `$` alone would let a newline stand at the end.
+NAME_PATTERN = r"^[a-z][a-z0-9._-]{0,62}$(?!\n)"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+# A name, a full id, or a prefix of at least four characters of an id.
+AgentId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")]
+Text = Annotated[str, Meta(max_length=4096)]
+EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$(?!\n)")]
+LabelKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$(?!\n)")]
+LabelValue = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._/:@+-]{0,255}$(?!\n)")]
+Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=64)]
+Argument = Annotated[str, Meta(max_length=131_071)]  # MAX_ARG_STRLEN, execve(2)
+Signal = (
+    Annotated[str, Meta(pattern=r"^[A-Za-z0-9+-]{1,16}$(?!\n)")] | Annotated[int, Meta(ge=1, le=64)]
+)
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+
+
+class StopSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the agent is stopped: a signal, then after `grace_s` seconds KILL."""
+
+    signal: Signal = "TERM"
+    grace_s: Seconds = 10.0
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of one agent; None where nothing is bounded."""
+
+    open_files: Annotated[int, Meta(ge=16, le=1_048_576)] | None = None
+    output_bytes: Annotated[int, Meta(ge=65_536, le=1 << 40)] | None = None
+
+
+class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was asked for. `command` is an argument vector, never a shell line."""
+
+    command: Annotated[list[Argument], Meta(min_length=1, max_length=4096)]
+    name: Name | None = None
+    cwd: Annotated[str, Meta(max_length=4095)] | None = None
+    env: Annotated[dict[EnvName, Argument], Meta(max_length=4096)] = {}
+    labels: Labels = {}
+    stdin: Literal["null", "pipe"] = "null"
+    limits: Limits = Limits()
+    stop: StopSpec = StopSpec()
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How an agent ended; `signal` is a number, `leftovers` counts processes it left behind."""
+
+    reason: Reason
+    exit_code: int | None = None
+    signal: int | None = None
+    leftovers: int = 0
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """What the agent's processes use, as last sampled."""
+
+    memory_bytes: int
+    cpu_seconds: float
+    tasks: int
+
+
+class StreamTotals(Struct, frozen=True, kw_only=True):
+    """Bytes ever written, and the offset before which retention has dropped them."""
+
+    total: int = 0
+    truncated_before: int = 0
+
+
+class OutputTotals(Struct, frozen=True, kw_only=True):
+    """Both output streams."""
+
+    stdout: StreamTotals = StreamTotals()
+    stderr: StreamTotals = StreamTotals()
+
+
+class AgentInfo(Struct, frozen=True, kw_only=True):
+    """An agent as every reply, event and listing shows it. Times are epoch seconds, UTC."""
+
+    id: str
+    name: str
+    owner: str
+    server_id: str
+    state: State
+    spec: AgentSpec
+    created_at: float
+    attempt: int = 1
+    activity: Activity = "unknown"
+    pid: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    next_start_at: float | None = None
+    paused_at: float | None = None
+    pause_mode: Literal["cgroup", "tree", "cooperative"] | None = None
+    outcome: Outcome | None = None
+    labels: Labels = {}
+    limits_enforced: dict[str, bool] = {}
+    usage: Usage | None = None
+    output: OutputTotals = OutputTotals()
+    restarts: int = 0
+    queue_position: int | None = None
+    progress: float | None = None
+    session_id: str | None = None
+    tokens: int | None = None
+    cost_usd: float | None = None
+    title: str | None = None
+
+
+class AgentSpawn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Start an agent. `replace` ends and removes the holder of the name first."""
+
+    spec: AgentSpec
+    replace: bool = False
+
+
+class AgentRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One agent by name, id or unambiguous id prefix of at least four characters."""
+
+    id: AgentId
+
+
+class AgentList(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Agents not removed, oldest first, at most `limit` a page; `cursor` as `next` told it."""
+
+    states: list[State] = []
+    labels: Labels = {}
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 200
+    cursor: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class AgentPage(Struct, frozen=True, kw_only=True):
+    """One page; `total` counts all matches, `next` is None on the last page."""
+
+    agents: list[AgentInfo]
+    total: int
+    next: str | None = None
+
+
+class AgentPause(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pause: `freeze` stops every process of the agent, `cooperative` asks its backend."""
+
+    id: AgentId
+    mode: Literal["freeze", "cooperative"] = "freeze"
+
+
+class AgentStop(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Stop in order; what is not given comes from the agent's spec."""
+
+    id: AgentId
+    signal: Signal | None = None
+    grace_s: Seconds | None = None
+
+
+class AgentSignal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Send exactly this signal (name with or without SIG, or number) to the whole tree."""
+
+    id: AgentId
+    signal: Signal
+
+
+class Signalled(Struct, frozen=True, kw_only=True):
+    """How many processes the signal reached."""
+
+    processes: int
+
+
+class AgentWrite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bytes for the agent's stdin. `offset` counts the bytes of this `writer`."""
+
+    id: AgentId
+    data: Annotated[bytes, Meta(max_length=196_608)]
+    writer: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{8,64}$(?!\n)")] | None = None
+    offset: Annotated[int, Meta(ge=0)] | None = None
+
+
+class Written(Struct, frozen=True, kw_only=True):
+    """Bytes taken, possibly fewer than sent, and the writer's next offset."""
+
+    accepted: int
+    offset: int | None = None
+
+
+class AgentOutput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bytes of one stream from `offset`, or its last `tail` lines; at most `limit` bytes."""
+
+    id: AgentId
+    stream: StreamName = "stdout"
+    offset: Annotated[int, Meta(ge=0)] = 0
+    limit: Annotated[int, Meta(ge=1, le=1_048_576)] = 262_144
+    tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+
+
+class OutputChunk(Struct, frozen=True, kw_only=True):
+    """What was read. `eof`: the stream has ended and `next_offset` is its end."""
+
+    stream: StreamName
+    data: bytes
+    offset: int
+    next_offset: int
+    total: int
+    truncated_before: int
+    eof: bool
+    time: float | None = None
+
+
+class FollowOffsets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where to begin in each stream."""
+
+    stdout: Annotated[int, Meta(ge=0)] = 0
+    stderr: Annotated[int, Meta(ge=0)] = 0
+
+
+class AgentFollow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Stream output as it comes until every stream has ended."""
+
+    id: AgentId
+    streams: Annotated[list[StreamName], Meta(min_length=1, max_length=2)] = field(
+        default_factory=lambda: ["stdout", "stderr"]
+    )
+    offsets: FollowOffsets = FollowOffsets()
+    tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None

@@ -1,0 +1,195 @@
+"""Bytes to typed messages and back; what comes from a peer is untrusted until it has been here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import msgpack
+import msgspec
+
+from descartesd.errors import DescartesError, InvalidArgumentError, UnimplementedError, from_wire
+from descartesd.wire.envelope import EMPTY_PARAMS, VERSION, Failure, Incoming, Request, WireError
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_request_decoder = msgspec.msgpack.Decoder(Request)
+_incoming_decoder = msgspec.msgpack.Decoder(Incoming)
+_UNKNOWN_FIELD = re.compile(
+    r"unknown field `(?P<field>.*?)`(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL
+)
+_AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+# What any decoder may raise on hostile bytes; RecursionError on nesting.
+MALFORMED = (msgspec.DecodeError, ValueError, TypeError, RecursionError, OverflowError)
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+def decode_request(payload: bytes | memoryview) -> Request:
+    """Decode an envelope.
+
+    Raises InvalidArgumentError when it is malformed, UnimplementedError on another version.
+    """
+    try:
+        request = _request_decoder.decode(payload)
+        if payload[0] & 0x0F != _PLAIN_ENTRIES or request.params is EMPTY_PARAMS:
+            _refuse_duplicate_keys(payload)
+    except MALFORMED as exc:
+        raise InvalidArgumentError(explain(exc, Request)) from exc
+    if request.v != VERSION:
+        raise UnimplementedError(
+            f"protocol version {request.v} is not spoken here: expected {VERSION}",
+            hint="use a client of the server's generation",
+        )
+    return request
+
+
+# v, id, method and params, each needed: four entries leave no room for a duplicate.
+_PLAIN_ENTRIES = 4
+
+
+def read_id(payload: bytes | memoryview) -> str | int | None:
+    """Find the id of a request whose envelope was refused, or None."""
+    try:
+        message = msgpack.unpackb(payload, raw=False, strict_map_key=True)
+    except MALFORMED:
+        return None
+    except msgpack.UnpackException:
+        return None
+    found = message.get("id") if isinstance(message, dict) else None
+    if isinstance(found, str) and 1 <= len(found.encode("utf-8", "replace")) <= 64:
+        return found
+    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 1 << 64:
+        return found
+    return None
+
+
+class ParamsDecoder:
+    """Decodes the params of one method, naming the field at fault."""
+
+    __slots__ = ("_decode", "_type")
+
+    def __init__(self, request: type[msgspec.Struct]) -> None:
+        self._type = request
+        self._decode = msgspec.msgpack.Decoder(request).decode
+
+    def __call__(self, params: msgspec.Raw) -> msgspec.Struct:
+        """Decode; raises InvalidArgumentError."""
+        view = memoryview(params)
+        try:
+            decoded: msgspec.Struct = self._decode(view)
+            if view and view[0] not in _AT_MOST_ONE_ENTRY:
+                _refuse_duplicate_keys(view)
+        except MALFORMED as exc:
+            raise InvalidArgumentError(explain(exc, self._type)) from exc
+        return decoded
+
+
+_AT_MOST_ONE_ENTRY = (0x80, 0x81)
+
+
+def _refuse_duplicate_keys(payload: bytes | memoryview) -> None:
+    msgpack.unpackb(
+        payload, raw=False, strict_map_key=True, object_pairs_hook=_distinct, max_ext_len=0
+    )
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key '{twice}' stands twice")
+    return found
+
+
+def decode_incoming(payload: bytes) -> Incoming:
+    """Decode what a server sent; raises InvalidArgumentError when it is malformed."""
+    try:
+        return _incoming_decoder.decode(payload)
+    except MALFORMED as exc:
+        raise InvalidArgumentError(f"the server's reply is malformed: {exc}") from exc
+
+
+def decode_as(kind: type[S], payload: msgspec.Raw | bytes) -> S:
+    """Decode a result or an item as its type; raises InvalidArgumentError."""
+    try:
+        return msgspec.msgpack.decode(payload, type=kind)
+    except MALFORMED as exc:
+        raise InvalidArgumentError(f"the server's reply is malformed: {exc}") from exc
+
+
+def failure(request_id: str | int | None, error: DescartesError) -> bytes:
+    """Encode an error as the reply to a request."""
+    wire = WireError(
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+        hint=error.hint,
+        details=error.details,
+    )
+    return encode(Failure(v=VERSION, id=request_id, error=wire))
+
+
+def error_of(wire: WireError) -> DescartesError:
+    """Rebuild the error a server sent."""
+    return from_wire(
+        wire.code,
+        wire.message,
+        hint=wire.hint,
+        retryable=wire.retryable,
+        details=wire.details,
+    )
+
+
+def explain(exc: BaseException, kind: type[msgspec.Struct]) -> str:
+    """Say in one sentence which field broke which rule."""
+    if isinstance(exc, RecursionError):
+        return "the message is nested too deeply"
+    if isinstance(exc, UnicodeDecodeError):
+        return "the message holds text that is not valid UTF-8"
+    text = str(exc)
+    if unknown := _UNKNOWN_FIELD.search(text):
+        return _unknown_key(unknown["field"], unknown["path"] or "$", kind)
+    match = _AT_PATH.match(text)
+    if match is None or not match["path"]:
+        return f"the message is malformed: {_lower(text)}"
+    return f"{match['path'].removeprefix('$.').removeprefix('$')}: {_lower(match['what'])}"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _unknown_key(key: str, path: str, kind: type[msgspec.Struct]) -> str:
+    where = f" in {path.removeprefix('$.')}" if path != "$" else ""
+    near = nearest(key, known_keys(kind))
+    suggestion = f": did you mean '{near}'" if near else ""
+    return f"unknown key '{key[:64]}'{where}{suggestion}"
+
+
+def known_keys(kind: type[msgspec.Struct]) -> set[str]:
+    """Every key of a message and of the messages inside it."""
+    found: set[str] = set()
+    pending: list[Any] = [kind]
+    seen: set[type] = set()
+    while pending:
+        current = pending.pop()
+        if isinstance(current, type) and issubclass(current, msgspec.Struct):
+            if current not in seen:
+                seen.add(current)
+                fields = msgspec.structs.fields(current)
+                found.update(f.encode_name for f in fields)
+                pending.extend(f.type for f in fields)
+        else:
+            pending.extend(getattr(current, "__args__", ()))
+    return found
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word most like this one, if any is near."""
+    from difflib import get_close_matches  # noqa: PLC0415  # only errors need it
+
+    found = get_close_matches(word[:64], list(known), n=1)
+    return found[0] if found else None

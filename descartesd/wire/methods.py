@@ -1,0 +1,143 @@
+"""The one table of methods: dispatcher, authorisation, clients and reference derive from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from msgspec import Struct
+
+from descartesd.wire import agent, server
+
+Req = TypeVar("Req", bound=Struct)
+Rep = TypeVar("Rep", bound=Struct)
+
+Resend = Literal["read", "state", "idem", "never"]
+ROLES: tuple[server.Role, ...] = ("observer", "operator", "admin")
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Req, Rep]):
+    """One method. For a stream `reply` is the type of an item.
+
+    `resend` says what a client may do after a lost connection: `read` changes nothing, `state`
+    is idempotent by the agent's state, `idem` by its key, `never` is not sent again.
+    """
+
+    name: str
+    request: type[Req]
+    reply: type[Rep]
+    permission: server.Role
+    resend: Resend
+    summary: str
+    stream: bool = False
+    since: str = "0.1"
+
+
+SERVER_HELLO = Method(
+    "server.hello", server.Empty, server.ServerHello, "observer", "read",
+    "Introduce the server: version, features, limits, and who it takes the caller for.",
+)  # fmt: skip
+SERVER_HEALTH = Method(
+    "server.health", server.Empty, server.ServerHealth, "observer", "read",
+    "Tell whether every part works, and what does not.",
+)  # fmt: skip
+SERVER_METHODS = Method(
+    "server.methods", server.Empty, server.MethodTable, "observer", "read",
+    "List every method with the schema of its request and reply.",
+)  # fmt: skip
+AGENT_SPAWN = Method(
+    "agent.spawn", agent.AgentSpawn, agent.AgentInfo, "operator", "idem",
+    "Start an agent; answered when its program runs.",
+)  # fmt: skip
+AGENT_LIST = Method(
+    "agent.list", agent.AgentList, agent.AgentPage, "observer", "read",
+    "List agents, oldest first.",
+)  # fmt: skip
+AGENT_GET = Method(
+    "agent.get", agent.AgentRef, agent.AgentInfo, "observer", "read",
+    "Show one agent.",
+)  # fmt: skip
+AGENT_WAIT = Method(
+    "agent.wait", agent.AgentRef, agent.AgentInfo, "observer", "read",
+    "Answer when the agent has ended.",
+)  # fmt: skip
+AGENT_PAUSE = Method(
+    "agent.pause", agent.AgentPause, agent.AgentInfo, "operator", "state",
+    "Pause; answered when nothing of the agent runs any more.",
+)  # fmt: skip
+AGENT_RESUME = Method(
+    "agent.resume", agent.AgentRef, agent.AgentInfo, "operator", "state",
+    "Let a paused agent go on.",
+)  # fmt: skip
+AGENT_STOP = Method(
+    "agent.stop", agent.AgentStop, agent.AgentInfo, "operator", "state",
+    "Stop in order: the stop signal, the grace time, then KILL; answered when it has ended.",
+)  # fmt: skip
+AGENT_KILL = Method(
+    "agent.kill", agent.AgentRef, agent.AgentInfo, "operator", "state",
+    "Kill every process of the agent now; answered when it has ended.",
+)  # fmt: skip
+AGENT_SIGNAL = Method(
+    "agent.signal", agent.AgentSignal, agent.Signalled, "operator", "idem",
+    "Send one signal to every process of the agent.",
+)  # fmt: skip
+AGENT_WRITE = Method(
+    "agent.write", agent.AgentWrite, agent.Written, "operator", "never",
+    "Write bytes to the agent's stdin.",
+)  # fmt: skip
+AGENT_CLOSE_STDIN = Method(
+    "agent.close_stdin", agent.AgentRef, server.Done, "operator", "state",
+    "Close the agent's stdin once everything written has been read.",
+)  # fmt: skip
+AGENT_OUTPUT = Method(
+    "agent.output", agent.AgentOutput, agent.OutputChunk, "observer", "read",
+    "Read what an agent wrote, by absolute offset.",
+)  # fmt: skip
+AGENT_FOLLOW = Method(
+    "agent.follow", agent.AgentFollow, agent.OutputChunk, "observer", "read",
+    "Stream what an agent writes, from an offset to its end.",
+    stream=True,
+)  # fmt: skip
+AGENT_REMOVE = Method(
+    "agent.remove", agent.AgentRef, server.Done, "operator", "idem",
+    "Forget an ended agent: its record, its output and its name.",
+)  # fmt: skip
+CERT_SIGN = Method(
+    "cert.sign", server.CertSign, server.SignedCertificate, "admin", "idem",
+    "Sign a certificate for a public key and let its holder in.",
+)  # fmt: skip
+STREAM_CREDIT = Method(
+    "stream.credit", server.StreamCredit, server.Done, "observer", "never",
+    "Let an open stream send more.",
+)  # fmt: skip
+STREAM_CANCEL = Method(
+    "stream.cancel", server.StreamCancel, server.Done, "observer", "never",
+    "End an open stream.",
+)  # fmt: skip
+
+METHODS: dict[str, Method[Any, Any]] = {
+    method.name: method
+    for method in (
+        SERVER_HELLO,
+        SERVER_HEALTH,
+        SERVER_METHODS,
+        AGENT_SPAWN,
+        AGENT_LIST,
+        AGENT_GET,
+        AGENT_WAIT,
+        AGENT_PAUSE,
+        AGENT_RESUME,
+        AGENT_STOP,
+        AGENT_KILL,
+        AGENT_SIGNAL,
+        AGENT_WRITE,
+        AGENT_CLOSE_STDIN,
+        AGENT_OUTPUT,
+        AGENT_FOLLOW,
+        AGENT_REMOVE,
+        CERT_SIGN,
+        STREAM_CREDIT,
+        STREAM_CANCEL,
+    )
+}

@@ -1,0 +1,121 @@
+"""Messages about the server itself, its streams and its certificates."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from descartesd.wire.agent import Name
+
+Role = Literal["observer", "operator", "admin"]
+
+
+class Empty(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """No parameters."""
+
+
+class Done(Struct, frozen=True, kw_only=True):
+    """It is done; there is nothing to tell."""
+
+
+class IdentityInfo(Struct, frozen=True, kw_only=True):
+    """Who the server takes the caller for: `uid:N` or `key:SHA256:…`."""
+
+    id: str
+    role: Role
+    name: str | None = None
+
+
+class ServerLimits(Struct, frozen=True, kw_only=True):
+    """Bytes: the largest request payload taken, the largest message sent."""
+
+    max_request_bytes: int
+    max_message_bytes: int
+
+
+class ServerHello(Struct, frozen=True, kw_only=True):
+    """The server introduces itself."""
+
+    server_id: str
+    version: str
+    protocol: int
+    features: list[str]
+    limits: ServerLimits
+    identity: IdentityInfo
+    time: float
+
+
+class KeeperHealth(Struct, frozen=True, kw_only=True):
+    """The process that owns the agents."""
+
+    connected: bool
+    pid: int | None = None
+    version: str | None = None
+
+
+class ServerHealth(Struct, frozen=True, kw_only=True):
+    """`degraded` names in `reasons` what does not work; requests that can be served are."""
+
+    status: Literal["ok", "degraded"]
+    reasons: list[str]
+    server_id: str
+    version: str
+    uptime_s: float
+    isolation: Literal["none", "user"]
+    keeper: KeeperHealth
+    listeners: list[str]
+    agents: dict[str, int]
+
+
+class MethodInfo(Struct, frozen=True, kw_only=True):
+    """One row of the table of methods; request and reply are JSON Schema (2020-12)."""
+
+    name: str
+    summary: str
+    permission: Role
+    resend: Literal["read", "state", "idem", "never"]
+    stream: bool
+    since: str
+    request: dict[str, Any]
+    reply: dict[str, Any]
+
+
+class MethodTable(Struct, frozen=True, kw_only=True):
+    """All methods this server has."""
+
+    methods: list[MethodInfo]
+
+
+class StreamCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Let the stream opened as request `stream` send this much more."""
+
+    stream: str | int
+    items: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    bytes: Annotated[int, Meta(ge=0, le=1 << 32)] = 0
+
+
+class StreamCancel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """End the stream opened as request `stream`."""
+
+    stream: str | int
+
+
+class CertSign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sign a statement about a CURVE public key (Z85, 40 characters) and store it."""
+
+    public_key: Annotated[str, Meta(min_length=40, max_length=40)]
+    name: Name
+    role: Role
+    days: Annotated[int, Meta(ge=1, le=3650)] = 365
+
+
+class SignedCertificate(Struct, frozen=True, kw_only=True):
+    """The certificate's text, and what a profile needs beside it."""
+
+    name: str
+    role: Role
+    fingerprint: str
+    certificate: str
+    server_key: str
+    endpoints: list[str]
