@@ -122,14 +122,18 @@ def decode_as(kind: type[S], payload: msgspec.Raw | bytes) -> S:
 
 def failure(request_id: str | int | None, error: DescartesError) -> bytes:
     """Encode an error as the reply to a request."""
-    wire = WireError(
+    return encode(Failure(v=VERSION, id=request_id, error=wire_error(error)))
+
+
+def wire_error(error: DescartesError) -> WireError:
+    """Turn an error into what travels."""
+    return WireError(
         code=error.code,
         message=error.message,
         retryable=error.retryable,
         hint=error.hint,
         details=error.details,
     )
-    return encode(Failure(v=VERSION, id=request_id, error=wire))
 
 
 def error_of(wire: WireError) -> DescartesError:

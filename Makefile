@@ -1,0 +1,54 @@
+# One line a target: what it does stands behind ##. Everything sets itself up on first use.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+LOCK := packaging/requirements/dev.txt
+WORKERS ?= 2
+
+.PHONY: help venv demo test test-slow check bench docs docs-check package lock clean
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+venv: $(STAMP) ## make the virtual environment in .venv from the lock
+
+$(STAMP): pyproject.toml $(LOCK)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "descartesd needs Python 3.11 or newer"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+demo: $(STAMP) ## run the main job before your eyes
+	$(BIN)/python -m descartesd.ctl.main demo
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' tests
+
+test-slow: $(STAMP) ## run the tests that take over 20 s each
+	$(BIN)/python -m pytest -m slow tests
+
+check: $(STAMP) ## lint, types, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python packaging/generate_client.py --check
+	$(BIN)/python packaging/generate_docs.py --check
+
+bench: $(STAMP) ## measure against the limits and print the ratios
+	$(BIN)/python -m tests.bench
+
+docs: $(STAMP) ## generate the reference pages
+	$(BIN)/python packaging/generate_client.py
+	$(BIN)/python packaging/generate_docs.py
+
+package: $(STAMP) ## build wheel and source archive into dist/
+	$(BIN)/python -m hatchling build -d dist
+
+lock: ## renew the lock (needs uv)
+	uv pip compile pyproject.toml --group dev --extra cli --generate-hashes --no-header --python-version 3.11 -o $(LOCK)
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,403 @@
+"""All agents of this server: the only place where their states change."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from descartesd.agents import record, spec
+from descartesd.agents.follow import Waker
+from descartesd.agents.ids import IdSource, name_for
+from descartesd.agents.keeper_link import KeeperLink
+from descartesd.agents.lifecycle import ALIVE, ENDED, require, step
+from descartesd.agents.output import OutputFiles
+from descartesd.agents.record import Agent
+from descartesd.agents.registry import Registry
+from descartesd.errors import (
+    AlreadyExistsError,
+    DescartesError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from descartesd.keeper.protocol import Status
+from descartesd.wire.agent import AgentInfo, AgentSpec, Outcome, OutputTotals, Reason, State
+
+log = logging.getLogger(__name__)
+
+_PREFIX_MIN = 4
+_LIVE: dict[str, State] = {"running": "running", "paused": "paused", "stopping": "stopping"}
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOptions:
+    """Who this server is and how many agents it may have alive."""
+
+    server_id: str
+    max_agents: int
+    runner: spec.RunnerDefaults
+
+
+class Fleet:
+    """Agents by id and by name, and what can be done with them."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        keeper: KeeperLink,
+        output: OutputFiles,
+        options: FleetOptions,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._registry = registry
+        self._keeper = keeper
+        keeper.on_event = self.on_keeper_event
+        self._options = options
+        self._clock = clock
+        self._id_source = IdSource(clock)
+        self._by_id: dict[str, Agent] = {}
+        self._by_name: dict[str, Agent] = {}
+        self._ids: list[str] = []
+        self._wakers: dict[str, set[Waker]] = {}
+        self._alive = 0
+        self.output = output
+        self.draining = False
+
+    # -- looking
+
+    def load(self, agents: Iterable[Agent]) -> None:
+        """Take over what the registry has, oldest first."""
+        for agent in agents:
+            self._add(agent)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def agents(self) -> Iterable[Agent]:
+        """Every agent, oldest first."""
+        return map(self._by_id.__getitem__, self._ids)
+
+    def get(self, agent_id: str) -> Agent | None:
+        """Find by full id."""
+        return self._by_id.get(agent_id)
+
+    def resolve(self, reference: str) -> Agent:
+        """Find by name, id, or unambiguous prefix of an id.
+
+        Raises NotFoundError, or InvalidArgumentError when the prefix fits several.
+        """
+        agent = self._by_name.get(reference) or self._by_id.get(reference)
+        if agent is not None:
+            return agent
+        matches = self._with_prefix(reference) if len(reference) >= _PREFIX_MIN else []
+        if len(matches) == 1:
+            return self._by_id[matches[0]]
+        if matches:
+            raise InvalidArgumentError(
+                f"'{reference}' is ambiguous: {len(matches)} agents have ids that begin with it",
+                hint="give more characters, or a name: "
+                + ", ".join(self._by_id[match].name for match in matches[:3]),
+            )
+        raise NotFoundError(
+            f"no agent '{reference}'", hint="see what there is with: descartesctl agent list"
+        )
+
+    def _with_prefix(self, prefix: str) -> list[str]:
+        first = bisect.bisect_left(self._ids, prefix)
+        last = bisect.bisect_left(self._ids, prefix + "~")
+        return self._ids[first:last]
+
+    def info(self, agent: Agent) -> AgentInfo:
+        """Tell what clients are told, with the present size of its output."""
+        if not agent.eof:
+            agent.output = self._totals(agent)
+        return agent.info(self._options.server_id)
+
+    def _totals(self, agent: Agent) -> OutputTotals:
+        return OutputTotals(
+            stdout=self.output.totals(agent.id, "stdout"),
+            stderr=self.output.totals(agent.id, "stderr"),
+        )
+
+    def counts(self) -> dict[str, int]:
+        """How many agents are in each state that occurs."""
+        found: dict[str, int] = {}
+        for agent in self._by_id.values():
+            found[agent.state] = found.get(agent.state, 0) + 1
+        return found
+
+    def longest_grace_s(self) -> float:
+        """The longest an orderly stop of every agent may take."""
+        alive = (agent.spec.stop.grace_s for agent in self.agents() if agent.state in ALIVE)
+        return max(alive, default=0.0)
+
+    # -- changing
+
+    def reserve(self, wanted: AgentSpec, owner: str) -> Agent:
+        """Make a new agent's record, not yet durable: id and name are taken from here on.
+
+        Raises InvalidArgumentError, AlreadyExistsError, ResourceExhaustedError, UnavailableError.
+        """
+        spec.check(wanted)
+        if self.draining:
+            raise UnavailableError("the server is stopping", hint="ask another server")
+        if not self._keeper.connected:
+            raise UnavailableError(
+                "no agent can be started: the keeper is not connected",
+                hint="see what happened with: descartesctl server health",
+            )
+        if self._alive >= self._options.max_agents:
+            raise ResourceExhaustedError(
+                f"{self._alive} agents are alive and server.max_agents is"
+                f" {self._options.max_agents}",
+                hint="stop an agent, or raise server.max_agents",
+            )
+        agent_id = self._id_source.next()
+        name = wanted.name or self._free_name(wanted.command[0])
+        holder = self._by_name.get(name)
+        if holder is not None:
+            raise AlreadyExistsError(
+                f"the name '{name}' is taken by agent {holder.id}, which is {holder.state}",
+                hint=f"take another name, remove it with: descartesctl agent remove {name},"
+                " or spawn with --replace",
+            )
+        agent = Agent(id=agent_id, name=name, owner=owner, spec=wanted, created_at=self._clock())
+        self._add(agent)
+        self._registry.put_agent(agent)
+        return agent
+
+    def _free_name(self, program: str) -> str:
+        while (name := name_for(program)) in self._by_name:
+            continue
+        return name
+
+    async def start(self, agent: Agent) -> None:
+        """Start a reserved agent; on failure nothing of it is left.
+
+        Raises what the keeper says, AbortedError when the keeper dies meanwhile.
+        """
+        self._registry.commit()
+        fields = spec.launch_fields(agent.spec, agent.id, agent.name, self._options.runner)
+        try:
+            started = await self._keeper.request("spawn", attempt=agent.attempt, **fields)
+        except DescartesError:
+            self._forget(agent)
+            raise
+        self.started(agent, int(started["pid"]), int(started["start_time"]), started["started_at"])
+
+    def started(self, agent: Agent, pid: int, start_time: int, started_at: float) -> None:
+        """Note that the agent's program runs."""
+        agent.pid, agent.start_time, agent.started_at = pid, start_time, started_at
+        # It may have ended already: the exit is told on its own.
+        if agent.state == "starting":
+            self._set_state(agent, "running")
+        self._registry.put_agent(agent)
+
+    async def pause(self, agent: Agent) -> None:
+        """Freeze every process of the agent; returns when none of them runs any more."""
+        require(agent.name, agent.state, verb="pause", allowed=("running", "paused"))
+        if agent.state == "paused":
+            return
+        reply = await self._keeper.request("pause", agent_id=agent.id)
+        if agent.state == "running":
+            agent.paused_at, agent.pause_mode = reply.get("paused_at", self._clock()), "tree"
+            self._set_state(agent, "paused")
+            self._store(agent)
+
+    async def resume(self, agent: Agent) -> None:
+        """Let a paused agent go on."""
+        require(agent.name, agent.state, verb="resume", allowed=("running", "paused"))
+        if agent.state == "running":
+            return
+        await self._keeper.request("resume", agent_id=agent.id)
+        if agent.state == "paused":
+            agent.paused_at, agent.pause_mode = None, None
+            self._set_state(agent, "running")
+            self._store(agent)
+
+    async def stop(self, agent: Agent, signal: int | None, grace_s: float | None) -> None:
+        """Stop in order; returns when the agent has ended."""
+        if agent.state in ENDED:
+            return
+        number = signal or spec.signal_number(agent.spec.stop.signal)
+        grace = agent.spec.stop.grace_s if grace_s is None else grace_s
+        if agent.state in ("running", "paused"):
+            self._set_state(agent, "stopping")
+            self._store(agent)
+        await self._keeper.request("stop", agent_id=agent.id, signal=number, grace_s=grace)
+        await self.ended(agent)
+
+    async def kill(self, agent: Agent) -> None:
+        """Kill every process of the agent; returns when it has ended."""
+        if agent.state in ENDED:
+            return
+        await self._keeper.request("kill", agent_id=agent.id)
+        await self.ended(agent)
+
+    async def signal(self, agent: Agent, number: int) -> int:
+        """Send one signal to every process of the agent; how many it reached."""
+        require(agent.name, agent.state, verb="signal", allowed=("running", "paused", "stopping"))
+        reply = await self._keeper.request("signal", agent_id=agent.id, signal=number)
+        return int(reply["count"])
+
+    async def write(
+        self, agent: Agent, data: bytes, writer: str | None, offset: int | None
+    ) -> tuple[int, int | None]:
+        """Write to stdin; bytes accepted and the writer's next offset."""
+        require(agent.name, agent.state, verb="write", allowed=("running", "paused", "stopping"))
+        fields = {} if writer is None else {"writer": writer, "offset": offset or 0}
+        reply = await self._keeper.request("write", agent_id=agent.id, data=data, **fields)
+        return int(reply["accepted"]), reply.get("offset")
+
+    async def close_stdin(self, agent: Agent) -> None:
+        """Close stdin once it has been read; of an ended agent it is closed already."""
+        if agent.state in ALIVE:
+            await self._keeper.request("close_stdin", agent_id=agent.id)
+
+    async def remove(self, agent: Agent) -> None:
+        """Forget an ended agent and delete its output; raises ConflictError while it lives."""
+        ended: tuple[State, ...] = ("completed", "failed", "terminated", "lost")
+        require(agent.name, agent.state, verb="remove", allowed=ended)
+        await self._keeper.request("forget", agent_id=agent.id)
+        await self._keeper.request("remove", agent_id=agent.id)
+        self._forget(agent)
+
+    async def ended(self, agent: Agent) -> None:
+        """Wait until the agent is in an end state; raises NotFoundError when its start failed."""
+        changed = asyncio.Event()
+        with self.notifying(agent, changed):
+            while agent.state not in ENDED:
+                if self._by_id.get(agent.id) is not agent:
+                    raise NotFoundError(f"agent '{agent.name}' could not be started")
+                changed.clear()
+                await changed.wait()
+
+    @contextlib.contextmanager
+    def notifying(self, agent: Agent, waker: Waker) -> Iterator[None]:
+        """Wake `waker` at each change of the agent's state, end of its output, and removal."""
+        wakers = self._wakers.setdefault(agent.id, set())
+        wakers.add(waker)
+        try:
+            yield
+        finally:
+            wakers.discard(waker)
+            if not wakers and self._wakers.get(agent.id) is wakers:
+                del self._wakers[agent.id]
+
+    # -- facts from the keeper
+
+    def on_keeper_event(self, event: str, status: Status) -> None:
+        """Take over a fact the keeper tells: an agent exited, or its output has ended."""
+        agent = self._by_id.get(status["agent_id"])
+        if agent is None or agent.attempt != status["attempt"]:
+            log.warning("keeper.unknown_agent", extra={"agent": status["agent_id"]})
+            return
+        log.debug("keeper.event", extra={"agent": agent.id, "event": event})
+        self.apply(agent, status)
+        self._registry.commit()
+        self._acknowledge(agent, status)
+
+    def apply(self, agent: Agent, status: Status) -> None:
+        """Make the record say what the keeper says."""
+        if agent.pid is None:
+            agent.pid, agent.start_time = status["pid"], status["start_time"]
+            agent.started_at = status["started_at"]
+        if agent.state == "starting":
+            self._set_state(agent, "running")
+        if status["state"] == "exited":
+            self._apply_exit(agent, status)
+        elif status["state"] != agent.state:
+            agent.paused_at = status["paused_at"]
+            agent.pause_mode = "tree" if status["state"] == "paused" else None
+            self._set_state(agent, _LIVE[status["state"]])
+        self._registry.put_agent(agent)
+
+    def _apply_exit(self, agent: Agent, status: Status) -> None:
+        agent.output = record.totals(status, self._totals(agent))
+        agent.eof = status["eof"]
+        if agent.state not in ENDED:
+            state, agent.outcome = record.ending(status, stopping=agent.state == "stopping")
+            agent.ended_at = status["ended_at"]
+            agent.paused_at, agent.pause_mode = None, None
+            self._set_state(agent, state)
+        else:
+            self._wake(agent)
+
+    def _acknowledge(self, agent: Agent, status: Status) -> None:
+        # The keeper keeps an exit until it is durable here.
+        if status["state"] == "exited" and status["eof"] and self._keeper.connected:
+            _unheeded(self._keeper.request("forget", agent_id=agent.id))
+
+    def reconciled(self, agent: Agent, status: Status) -> None:
+        """Take over the keeper's list after a start."""
+        self.apply(agent, status)
+        self._acknowledge(agent, status)
+
+    def lose(self, agent: Agent, reason: Reason) -> None:
+        """Nobody knows how the agent ended."""
+        agent.ended_at = self._clock()
+        agent.outcome = Outcome(reason=reason)
+        agent.eof = True
+        agent.output = self._totals(agent)
+        agent.paused_at, agent.pause_mode = None, None
+        self._set_state(agent, "lost")
+        self._registry.put_agent(agent)
+
+    def close_output(self, agent: Agent) -> None:
+        """Nothing writes to the agent's output any more."""
+        agent.output = self._totals(agent)
+        agent.eof = True
+        self._registry.put_agent(agent)
+        self._wake(agent)
+
+    def abandon(self, agent: Agent) -> None:
+        """A start that never happened leaves nothing."""
+        self._forget(agent)
+
+    # -- inside
+
+    def _add(self, agent: Agent) -> None:
+        self._by_id[agent.id] = agent
+        self._by_name[agent.name] = agent
+        bisect.insort(self._ids, agent.id)
+        if agent.state in ALIVE:
+            self._alive += 1
+
+    def _forget(self, agent: Agent) -> None:
+        if self._by_id.pop(agent.id, None) is None:
+            return
+        del self._by_name[agent.name]
+        del self._ids[bisect.bisect_left(self._ids, agent.id)]
+        if agent.state in ALIVE:
+            self._alive -= 1
+        agent.eof = True
+        self._registry.drop_agent(agent.id)
+        self._registry.commit()
+        self._wake(agent)
+
+    def _set_state(self, agent: Agent, following: State) -> None:
+        was_alive = agent.state in ALIVE
+        agent.state = step(agent.state, following)
+        self._alive += (agent.state in ALIVE) - was_alive
+        log.info("agent.state", extra={"agent": agent.id, "state": following})
+        self._wake(agent)
+
+    def _store(self, agent: Agent) -> None:
+        self._registry.put_agent(agent)
+        self._registry.commit()
+
+    def _wake(self, agent: Agent) -> None:
+        for waker in self._wakers.get(agent.id, ()):
+            waker.set()
+
+
+def _unheeded(future: asyncio.Future[dict[str, object]]) -> None:
+    """Ask without waiting: a refusal only means the keeper is gone, which is told on its own."""
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -1,0 +1,42 @@
+"""Ids that sort by time, and names for agents that were given none."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+
+_ALPHABET = "0123456789abcdefghijklmnopqrstuv"  # base32hex, RFC 4648 §7: sorts like its numbers
+_LENGTH = 20
+_RANDOM_BITS = 52
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
+
+
+class IdSource:
+    """Makes ids of 48 bits of milliseconds and 52 random bits, strictly ascending."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._last = 0
+
+    def next(self) -> str:
+        """Return a new id of 20 characters."""
+        value = int(self._clock() * 1000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+        self._last = max(value, self._last + 1)
+        return encode(self._last, _LENGTH)
+
+
+def encode(value: int, length: int) -> str:
+    """Write a number in base32hex, padded with zeros."""
+    digits = [_ALPHABET[(value >> (5 * place)) & 31] for place in range(length)]
+    return "".join(reversed(digits))
+
+
+def name_for(program: str) -> str:
+    """Make a name that tells the program: `claude-k3f9a`."""
+    stem = program.rpartition("/")[2].lower()
+    stem = _NOT_IN_NAMES.sub("-", stem).strip("-._")[:40]
+    if not stem or not stem[0].isalpha():
+        stem = f"agent-{stem}" if stem else "agent"
+    return f"{stem}-{encode(secrets.randbits(25), 5)}"

@@ -1,0 +1,111 @@
+"""Sees to it that a keeper runs: finds the one there is, or starts one in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from descartesd.agents.keeper_link import KeeperLink
+from descartesd.errors import DescartesError, StartupRefusedError
+
+log = logging.getLogger(__name__)
+
+_START_S = 10.0
+_POLL_S = 0.005
+# Without a daemon and without an agent a keeper has nothing to keep.
+_IDLE_EXIT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperPaths:
+    """Where the keeper's socket, the agents' output and the keeper's own messages are."""
+
+    socket: str
+    output_dir: str
+    log: str
+
+
+class KeeperGuard:
+    """Starts the keeper and connects the link to it."""
+
+    def __init__(self, link: KeeperLink, paths: KeeperPaths) -> None:
+        self._link = link
+        self._paths = paths
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def ensure(self) -> bool:
+        """Connect to the keeper; True when it was started for this.
+
+        Raises StartupRefusedError when none can be started.
+        """
+        if await self._try_connect():
+            return False
+        process = self._start()
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
+            if await self._try_connect():
+                return True
+            if process.poll() is not None:
+                break
+            await asyncio.sleep(_POLL_S)
+        raise StartupRefusedError(
+            f"the keeper did not start: {self._last_words() or 'it said nothing'}",
+            hint=f"see its messages in {self._paths.log}",
+        )
+
+    async def _try_connect(self) -> bool:
+        try:
+            await self._link.connect(self._paths.socket)
+        except (OSError, DescartesError) as exc:
+            log.debug("keeper.not_there", extra={"cause": str(exc)})
+            return False
+        return True
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is not None:
+            self._process.poll()
+        arguments = ["--socket", self._paths.socket, "--output-dir", self._paths.output_dir]
+        with open(self._paths.log, "ab", opener=_private) as messages:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "descartesd.keeper", *arguments,
+                    "--idle-exit", str(_IDLE_EXIT_S),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=messages,
+                stderr=messages,
+                cwd="/",
+                env=_clean_environment(),
+                start_new_session=True,
+            )  # fmt: skip
+        log.info("keeper.started", extra={"keeper_pid": self._process.pid})
+        return self._process
+
+    def _last_words(self) -> str:
+        with open(self._paths.log, "rb") as messages:
+            messages.seek(max(0, os.fstat(messages.fileno()).st_size - 500))
+            return messages.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
+
+    async def gone(self, timeout_s: float) -> None:
+        """Wait until the keeper this guard started has exited, and reap it."""
+        deadline = time.monotonic() + timeout_s
+        while self._process is not None and self._process.poll() is None:
+            if time.monotonic() > deadline:
+                log.error("keeper.still_there", extra={"keeper_pid": self._process.pid})
+                return
+            await asyncio.sleep(_POLL_S)
+
+
+def _clean_environment() -> dict[str, str]:
+    kept = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    return {"LANG": "C.UTF-8", **environment}
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,183 @@
+"""The daemon's end of the keeper's control socket, inside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from descartesd.errors import AbortedError, UnavailableError, from_wire
+from descartesd.keeper import protocol
+from descartesd.keeper.protocol import Status
+
+log = logging.getLogger(__name__)
+
+_BUDGET = 64
+
+
+class KeeperLink:
+    """One connection. Requests are answered in any order; facts come through `on_event`."""
+
+    def __init__(self, *, on_lost: Callable[[], None]) -> None:
+        self.on_event: Callable[[str, Status], None] = _unheard
+        self._on_lost = on_lost
+        self._socket: socket.socket | None = None
+        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._unsent: deque[dict[str, Any]] = deque()
+        self._next_id = 0
+        self.pid: int | None = None
+        self.version: str | None = None
+        self.boot_id: str | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether a keeper answers."""
+        return self._socket is not None and self.pid is not None
+
+    async def connect(self, path: str) -> None:
+        """Connect and greet; raises OSError when nobody listens, UnimplementedError on another
+        generation of the protocol.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.setblocking(False)
+            sock.connect(path)
+        except OSError:
+            sock.close()
+            raise
+        self._socket = sock
+        asyncio.get_running_loop().add_reader(sock, self._readable)
+        facts = await self.request("hello", version=protocol.VERSION)
+        self.pid = int(facts["pid"])
+        self.version = str(facts["version"])
+        self.boot_id = str(facts["boot_id"])
+
+    def close(self) -> None:
+        """Leave the keeper to itself; what is unanswered fails."""
+        self._disconnect()
+
+    def request(self, op: str, **fields: Any) -> asyncio.Future[dict[str, Any]]:
+        """Send a request now; the future has the reply, or the keeper's error."""
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        if self._socket is None:
+            future.set_exception(
+                UnavailableError(
+                    "the keeper is not connected",
+                    hint="see what happened with: descartesctl server health",
+                )
+            )
+            return future
+        self._next_id += 1
+        self._pending[self._next_id] = future
+        self._send({"id": self._next_id, "op": op, **fields})
+        return future
+
+    async def statuses(self) -> list[Status]:
+        """Every agent the keeper knows."""
+        found: list[Status] = []
+        cursor: Any = None
+        while True:
+            fields = {} if cursor is None else {"cursor": cursor}
+            page = await self.request("list", **fields)
+            found.extend(cast("list[Status]", page["agents"]))
+            cursor = page.get("next")
+            if cursor is None:
+                return found
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._unsent:
+            self._unsent.append(message)
+            return
+        sock = self._socket
+        if sock is None:
+            return
+        try:
+            protocol.send(sock, message)
+        except BlockingIOError:
+            self._unsent.append(message)
+            asyncio.get_running_loop().add_writer(sock, self._writable)
+        except OSError as exc:
+            self._lose(exc)
+
+    def _writable(self) -> None:
+        sock = self._socket
+        while sock is not None and self._unsent:
+            try:
+                protocol.send(sock, self._unsent[0])
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                self._lose(exc)
+                return
+            self._unsent.popleft()
+        if sock is not None:
+            asyncio.get_running_loop().remove_writer(sock)
+
+    def _readable(self) -> None:
+        for _ in range(_BUDGET):
+            sock = self._socket
+            if sock is None:
+                return
+            try:
+                message = protocol.receive(sock)
+            except BlockingIOError:
+                return
+            except (OSError, ValueError) as exc:
+                self._lose(exc)
+                return
+            if message is None:
+                self._lose(None)
+                return
+            self._take(message)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "event" in message:
+            self.on_event(str(message["event"]), cast("Status", message["agent"]))
+            return
+        future = self._pending.pop(message["id"], None)
+        if future is None or future.done():
+            return
+        if "error" in message:
+            error = message["error"]
+            future.set_exception(from_wire(error["code"], error["message"], hint=error.get("hint")))
+        else:
+            future.set_result(message["ok"])
+
+    def _lose(self, cause: Exception | None) -> None:
+        log.error("keeper.lost", extra={"keeper_pid": self.pid, "cause": str(cause or "closed")})
+        self._disconnect()
+        self._on_lost()
+
+    def _disconnect(self) -> None:
+        sock, self._socket = self._socket, None
+        self.pid = None
+        if sock is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(sock)
+            loop.remove_writer(sock)
+            sock.close()
+        self._unsent.clear()
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            if not future.done():
+                future.set_exception(
+                    AbortedError(
+                        "the keeper ended before it answered",
+                        hint="look at the agent, then ask again",
+                    )
+                )
+                # Nobody may be waiting any more: that is no error of the loop's.
+                future.exception()
+
+
+def _unheard(event: str, _status: Status) -> None:
+    log.error("keeper.event_unheard", extra={"event": event})
+
+
+def boot_id() -> str:
+    """Tell this boot of the host from every other (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

@@ -1,0 +1,190 @@
+"""The registry: agents and intents in SQLite, so that a crash forgets nothing it promised.
+
+WAL with synchronous=NORMAL: what is committed survives the daemon; only a dying host can lose the
+last commits, and it takes the agents with it.
+Changes gather in one transaction until `commit`, which must come before anything they promise is
+visible outside.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from descartesd.agents.record import Agent, from_row, to_row
+from descartesd.errors import StartupRefusedError
+
+SCHEMA_VERSION = 1
+INTENT_AGE_S = 24 * 3600.0
+INTENTS_PER_IDENTITY = 10_000
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE agents (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE intents (
+    identity TEXT NOT NULL, key TEXT NOT NULL, method TEXT NOT NULL, digest BLOB NOT NULL,
+    agent_id TEXT, created_at REAL NOT NULL, finished_at REAL, reply BLOB,
+    PRIMARY KEY (identity, key)
+) WITHOUT ROWID;
+CREATE INDEX intents_finished ON intents (identity, finished_at);
+"""
+
+
+class Intent(NamedTuple):
+    """A request under an idempotency key; `reply` is None while it is open."""
+
+    identity: str
+    key: str
+    method: str
+    digest: bytes
+    agent_id: str | None
+    created_at: float
+    reply: bytes | None
+
+
+_INTENT_COLUMNS = "identity, key, method, digest, agent_id, created_at, reply"
+
+
+class Registry:
+    """Owns the database file. Not thread-safe: it lives in the event loop's thread."""
+
+    def __init__(self, path: str) -> None:
+        _create_private(path)
+        self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
+        try:
+            self._open(path)
+        except sqlite3.DatabaseError as exc:
+            self._db.close()
+            raise StartupRefusedError(
+                f"the registry '{path}' cannot be read: {exc}",
+                hint="restore it from a backup, or move it away to begin with an empty one",
+            ) from exc
+        except StartupRefusedError:
+            self._db.close()
+            raise
+        self._in_transaction = False
+
+    def _open(self, path: str) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise StartupRefusedError(
+                f"the registry '{path}' has schema version {version}, newer than the"
+                f" {SCHEMA_VERSION} this daemon knows",
+                hint="start the newer descartesd that wrote it",
+            )
+        if version == 0:
+            self._db.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+            )
+
+    def close(self) -> None:
+        """Commit and close."""
+        self.commit()
+        self._db.close()
+
+    def commit(self) -> None:
+        """Make everything since the last commit durable."""
+        if self._in_transaction:
+            self._db.execute("COMMIT")
+            self._in_transaction = False
+
+    def _change(self, sql: str, values: tuple[object, ...]) -> None:
+        if not self._in_transaction:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._in_transaction = True
+        self._db.execute(sql, values)
+
+    def agents(self) -> Iterator[Agent]:
+        """Every agent, oldest first; raises StartupRefusedError on a damaged row."""
+        for agent_id, row in self._db.execute("SELECT id, record FROM agents ORDER BY id"):
+            try:
+                yield from_row(row)
+            except msgspec.DecodeError as exc:
+                raise StartupRefusedError(
+                    f"the registry's record of agent {agent_id} is damaged: {exc}",
+                    hint="restore the registry from a backup",
+                ) from exc
+
+    def put_agent(self, agent: Agent) -> None:
+        """Store an agent as it is now."""
+        self._change(
+            "INSERT INTO agents VALUES (?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+            (agent.id, agent.name, to_row(agent)),
+        )
+
+    def drop_agent(self, agent_id: str) -> None:
+        """Forget an agent."""
+        self._change("DELETE FROM agents WHERE id = ?", (agent_id,))
+
+    def intent(self, identity: str, key: str) -> Intent | None:
+        """Look a key up."""
+        row = self._db.execute(
+            f"SELECT {_INTENT_COLUMNS} FROM intents WHERE identity = ? AND key = ?",  # noqa: S608
+            (identity, key),
+        ).fetchone()
+        return Intent(*row) if row else None
+
+    def open_intents(self) -> list[Intent]:
+        """What was begun and not answered: the work of a daemon that died."""
+        rows = self._db.execute(
+            f"SELECT {_INTENT_COLUMNS} FROM intents WHERE reply IS NULL"  # noqa: S608
+        )
+        return [Intent(*row) for row in rows]
+
+    def begin_intent(self, intent: Intent) -> None:
+        """Record that the work under this key begins."""
+        self._change(
+            "INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?, NULL, NULL)",
+            intent[:6],
+        )
+
+    def bind_intent(self, identity: str, key: str, agent_id: str) -> None:
+        """Record which agent an open intent makes."""
+        self._change(
+            "UPDATE intents SET agent_id = ? WHERE identity = ? AND key = ?",
+            (agent_id, identity, key),
+        )
+
+    def finish_intent(self, identity: str, key: str, reply: bytes, now: float) -> None:
+        """Record the answer under a key; the same request is answered with it from now on."""
+        self._change(
+            "UPDATE intents SET reply = ?, finished_at = ? WHERE identity = ? AND key = ?",
+            (reply, now, identity, key),
+        )
+
+    def expire_intents(self, now: float) -> None:
+        """Drop answers older than a day, and the oldest above the bound of each identity."""
+        self._change("DELETE FROM intents WHERE finished_at < ?", (now - INTENT_AGE_S,))
+        crowded = self._db.execute(
+            "SELECT identity, count(*) FROM intents GROUP BY identity HAVING count(*) > ?",
+            (INTENTS_PER_IDENTITY,),
+        ).fetchall()
+        for identity, count in crowded:
+            self._change(
+                "DELETE FROM intents WHERE identity = ?1 AND key IN (SELECT key FROM intents"
+                " WHERE identity = ?1 AND finished_at IS NOT NULL"
+                " ORDER BY finished_at LIMIT ?2)",
+                (identity, count - INTENTS_PER_IDENTITY),
+            )
+
+    def meta(self, key: Literal["boot_id", "server_id"]) -> str | None:
+        """Read a fact about the registry itself."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def set_meta(self, key: Literal["boot_id", "server_id"], value: str) -> None:
+        """Write a fact about the registry itself."""
+        self._change("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def _create_private(path: str) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.fchmod(fd, 0o600)
+    os.close(fd)

@@ -1,0 +1,166 @@
+"""Where settings come from: each layer as dotted keys and values, with its faults.
+
+A value that does not fit is a fault of its layer, named with its origin, and is left out.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+from descartesd.config.leaves import Leaf, leaves, shown, unknown
+
+PREFIX = "DESCARTES_"
+CONFIG_FILE = "DESCARTES_CONFIG_FILE"
+ENVIRONMENT = "DESCARTES_ENV"
+DEFAULT_ENVIRONMENT = "production"
+
+# Names older installations use.
+ALIASES = {
+    "DESCARTES_SERVER_ENDPOINT": "server.endpoint",
+    "DESCARTES_MAX_AGENTS": "server.max_agents",
+    "DESCARTES_LOG_LEVEL": "monitoring.log_level",
+}
+# Keys that may stand in [environments.NAME] without their section.
+FLAT_KEYS = {
+    "max_agents": "server.max_agents",
+    "request_timeout_secs": "server.request_timeout_secs",
+    "log_level": "monitoring.log_level",
+}
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+@dataclass(slots=True)
+class Layer:
+    """One source of settings. A table of free names is one value, a dict."""
+
+    origin: str
+    values: dict[str, Any] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    known: dict[str, Leaf] = field(default_factory=leaves)
+
+    def take(self, key: str, value: Any, *, named: str | None = None) -> None:
+        """Take one setting, or note what is wrong with it; `named` is its key as written."""
+        leaf = self.known[key]
+        if leaf.is_table and isinstance(value, dict):
+            for name, entry in value.items():
+                self.take_entry(key, name, entry, named=named)
+        elif (fault := leaf.fault(value)) is not None:
+            self.refuse(named or key, fault)
+        else:
+            self.values[key] = value
+
+    def take_entry(self, key: str, name: str, value: Any, *, named: str | None = None) -> None:
+        """Take one entry of a table of free names."""
+        if (fault := self.known[key].entry_fault(name, value)) is not None:
+            self.refuse(f"{named or key}.{name}", fault)
+        else:
+            self.values.setdefault(key, {})[name] = value
+
+    def refuse(self, key: str, fault: str) -> None:
+        """Note a fault."""
+        self.faults.append(f"{self.origin}: {key}: {fault}")
+
+
+def file_layers(table: Mapping[str, Any], origin: str, environment: str) -> list[Layer]:
+    """The file's settings, then those of the chosen environment; every environment is checked."""
+    base = Layer(origin)
+    environments = table.get("environments", {})
+    settings = {name: each for name, each in table.items() if name != "environments"}
+    _take_table(base, settings, also={"environments"})
+    if not isinstance(environments, dict):
+        base.refuse("environments", f"expected a table, got {shown(environments)}")
+        return [base]
+    chosen = [base]
+    for name, overrides in environments.items():
+        layer = Layer(origin)
+        if isinstance(overrides, dict):
+            _take_environment(layer, overrides, f"environments.{name}.")
+        else:
+            layer.refuse(f"environments.{name}", f"expected a table, got {shown(overrides)}")
+        if name == environment:
+            chosen.append(layer)
+        else:
+            base.faults.extend(layer.faults)
+    return chosen
+
+
+def environ_layers(environ: Mapping[str, str]) -> list[Layer]:
+    """The settings of environment variables, one layer each; other variables are left alone."""
+    aliases = [
+        _text_layer(name, key.split("."), environ[name])
+        for name, key in ALIASES.items()
+        if name in environ
+    ]
+    sections = [
+        _text_layer(name, name.removeprefix(PREFIX).split("__"), text)
+        for name, text in sorted(environ.items())
+        if name.startswith(PREFIX) and "__" in name.removeprefix(PREFIX)
+    ]
+    return aliases + sections
+
+
+def flag_layers(flags: Mapping[str, str]) -> list[Layer]:
+    """The settings of the command line, by dotted key."""
+    return [_text_layer("command line", key.split("."), text) for key, text in flags.items()]
+
+
+def _text_layer(origin: str, parts: list[str], text: str) -> Layer:
+    layer = Layer(origin)
+    key = ".".join(parts).lower()
+    for depth in range(1, len(parts)):
+        section = ".".join(parts[:depth]).lower()
+        if section in layer.known and layer.known[section].is_table:
+            layer.take_entry(section, "__".join(parts[depth:]), text)
+            return layer
+    if key in layer.known:
+        layer.take(key, _typed(text, layer.known[key]))
+    else:
+        layer.refuse(key, unknown(key, set(layer.known), layer.known))
+    return layer
+
+
+def _typed(text: str, leaf: Leaf) -> Any:
+    if leaf.base is int and _INTEGER.fullmatch(text):
+        return int(text)
+    if isinstance(leaf.default, tuple):
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
+    return text
+
+
+def _take_environment(layer: Layer, overrides: Mapping[str, Any], prefix: str) -> None:
+    sections = {name: each for name, each in overrides.items() if name not in FLAT_KEYS}
+    for name, key in FLAT_KEYS.items():
+        if name in overrides:
+            layer.take(key, overrides[name], named=f"{prefix}{name}")
+    _take_table(layer, sections, named=prefix, also=set(FLAT_KEYS))
+
+
+def _take_table(
+    layer: Layer,
+    table: Mapping[str, Any],
+    *,
+    path: str = "",
+    named: str = "",
+    also: AbstractSet[str] = frozenset(),
+) -> None:
+    below = [key.removeprefix(path) for key in layer.known if key.startswith(path)]
+    siblings = {key.partition(".")[0] for key in below}
+    for name, value in table.items():
+        key = f"{path}{name}"
+        if name not in siblings:
+            layer.refuse(f"{named}{key}", unknown(key, siblings | also, layer.known))
+        elif key in layer.known:
+            layer.take(key, value, named=f"{named}{key}")
+        elif isinstance(value, dict):
+            _take_table(layer, value, path=f"{key}.", named=named)
+        else:
+            layer.refuse(f"{named}{key}", f"expected a table, got {shown(value)}")

@@ -1,0 +1,90 @@
+"""Writes the reference page of the configuration from the schema."""
+
+from __future__ import annotations
+
+import typing
+from itertools import groupby
+from typing import Literal
+
+from descartesd.config.layers import ALIASES, CONFIG_FILE, ENVIRONMENT, FLAT_KEYS, PREFIX
+from descartesd.config.leaves import Leaf, leaves
+from descartesd.config.toml_text import toml_text
+
+_HEAD = f"""\
+# Configuration
+
+<!-- Generated from descartesd/config/schema.py. -->
+
+The configuration is one TOML file, named by `--config` or `{CONFIG_FILE}`.
+Every key may be overridden; the later of these wins:
+default, file, `[environments.NAME]`, environment variable, command line.
+Lists replace, tables merge.
+A key that is not listed here is refused, and so is a value that begins with `@`.
+Relative paths are relative to the directory of the file.
+"""
+
+
+def reference() -> str:
+    """The text of docs/reference/configuration.md."""
+    sections = groupby(leaves().values(), key=lambda leaf: leaf.key.rpartition(".")[0])
+    tables = [_section(name, list(members)) for name, members in sections]
+    return "\n".join([_HEAD, *tables, _environments(), _variables()])
+
+
+def _section(name: str, members: list[Leaf]) -> str:
+    rows = "\n".join(_row(leaf) for leaf in members)
+    return f"## [{name}]\n\n| key | value | default | meaning |\n|---|---|---|---|\n{rows}\n"
+
+
+def _row(leaf: Leaf) -> str:
+    name = leaf.key.rpartition(".")[2]
+    default = "" if leaf.is_table else f"`{toml_text(leaf.default)}`"
+    return f"| `{name}` | {_value(leaf)} | {default} | {leaf.description} |"
+
+
+def _value(leaf: Leaf) -> str:
+    if leaf.is_table:
+        _, value = typing.get_args(leaf.base)
+        return f"table: name = {_choices(value)}"
+    if typing.get_origin(leaf.base) is Literal:
+        return _choices(leaf.base)
+    if leaf.base is int:
+        bounds = next(meta for meta in leaf.metas if meta.ge is not None)
+        return f"integer, {bounds.ge} to {bounds.le}"
+    return "text" if leaf.base is str else "list of texts"
+
+
+def _choices(literal: object) -> str:
+    return ", ".join(f'`"{each}"`' for each in typing.get_args(literal))
+
+
+def _environments() -> str:
+    rows = "\n".join(f"- `{flat}` is `{key}`" for flat, key in FLAT_KEYS.items())
+    return f"""\
+## [environments.NAME]
+
+Settings of one environment, chosen by `{ENVIRONMENT}` (`production` when unset).
+They stand in the same sections, `[environments.staging.server]`, or directly in the table:
+
+{rows}
+
+Where both are given, the one in the section wins.
+"""
+
+
+def _variables() -> str:
+    rows = "\n".join(f"- `{name}` is `{key}`" for name, key in ALIASES.items())
+    return f"""\
+## Environment variables
+
+`{PREFIX}SECTION__KEY` is `section.key`: `{PREFIX}NETWORK__SEND_HWM=500`,
+`{PREFIX}SERVER__RUNNER__WORKING_DIR=/srv`, `{PREFIX}POLICY__LOCAL_UIDS__1000=operator`.
+A list is written as in TOML: `{PREFIX}SERVER__RUNNER__PATH='["/usr/bin"]'`.
+Shorter names:
+
+{rows}
+- `{CONFIG_FILE}` names the file
+- `{ENVIRONMENT}` chooses the environment
+
+Other variables that begin with `{PREFIX}` are not configuration.
+"""

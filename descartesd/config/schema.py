@@ -1,0 +1,191 @@
+"""Every setting of a server: its type, default, bounds and meaning, in one place.
+
+File, environment, messages and reference page derive from these fields. `description` says what
+a setting does, with its unit; `title` is what a fault names as expected.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from descartesd.config.endpoint import parse_tcp
+from descartesd.wire.server import Role
+
+LogLevel = Literal["trace", "debug", "info", "warn", "error"]
+LogFormat = Literal["json", "pretty"]
+
+# A leading `~` would name a directory called '~': no shell reads this file.
+Path = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^~\x00][^\x00]*$(?!\n)",
+        title="a path, absolute or relative to the configuration file's directory",
+    ),
+]
+Uid = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,9})$(?!\n)", title="a uid")]
+# To dynaconf a name that begins with dynaconf_ is an instruction.
+Group = Annotated[str, Meta(pattern=r"^(?!dynaconf_)[A-Za-z_][A-Za-z0-9_.-]*\$?$(?!\n)", title="a group")]
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the configuration."""
+
+
+class Runner(Section, frozen=True):
+    """How agents are started."""
+
+    working_dir: Annotated[
+        str,
+        Meta(
+            description="Directory an agent starts in when its spec names none; empty: the home "
+            "directory of the user it runs as.",
+            pattern=r"^([^~\x00][^\x00]*)?$(?!\n)",
+            title="a path, or nothing",
+        ),
+    ] = ""
+    path: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^(/|~/)[^:\x00]*$(?!\n)")], ...],
+        Meta(
+            description="Directories programs are looked up in, first to last; '~/' is the home "
+            "directory of the user the agent runs as.",
+            title="a list of directories that begin with '/' or '~/'",
+        ),
+    ] = ("~/.local/bin", "/usr/local/bin", "/usr/bin", "/bin")
+
+
+class Server(Section, frozen=True):
+    """The server: where it listens, where it keeps its files, how much it takes on."""
+
+    server_id: Annotated[
+        str,
+        Meta(
+            description="Name of this server, unique in a fleet; empty: made from the host's name.",
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,62})?$(?!\n)",
+            title="at most 63 letters, digits, '.', '_' or '-'",
+        ),
+    ] = ""
+    endpoint: Annotated[
+        str,
+        Meta(
+            description="Address to listen on, tcp://HOST:PORT; an IPv6 address in brackets, "
+            "0.0.0.0 for every address, port 0 for any free one.",
+            extra={"check": parse_tcp},
+        ),
+    ] = "tcp://127.0.0.1:5555"
+    local_socket: Annotated[
+        Path,
+        Meta(description="Unix socket for callers on this host; server.pub stands beside it."),
+    ] = "run/control.sock"
+    state_dir: Annotated[
+        Path, Meta(description="Directory of what must survive: registry, trust store, output.")
+    ] = "state"
+    keys_dir: Annotated[
+        Path, Meta(description="Directory of the server's secret keys: host.key, authority.key.")
+    ] = "keys"
+    run_dir: Annotated[Path, Meta(description="Directory of what lives as long as the server.")] = (
+        "run"
+    )
+    max_agents: Annotated[
+        int, Meta(description="Agents that may run at once.", ge=1, le=1_000_000)
+    ] = 100
+    request_timeout_secs: Annotated[
+        int,
+        Meta(
+            description="Seconds the work for one request may take when the request itself sets "
+            "no deadline.",
+            ge=1,
+            le=86_400,
+        ),
+    ] = 60
+    runner: Runner = field(default_factory=Runner)
+
+    @property
+    def trust_dir(self) -> str:
+        """Directory of the certificates that are let in."""
+        return os.path.join(self.state_dir, "trust")
+
+    @property
+    def host_key_file(self) -> str:
+        """The server's CURVE key."""
+        return os.path.join(self.keys_dir, "host.key")
+
+    @property
+    def authority_key_file(self) -> str:
+        """The key certificates are signed with."""
+        return os.path.join(self.keys_dir, "authority.key")
+
+    @property
+    def public_key_file(self) -> str:
+        """The server's public key, for callers on this host."""
+        return os.path.join(os.path.dirname(self.local_socket), "server.pub")
+
+
+class Network(Section, frozen=True):
+    """Bounds of the control socket."""
+
+    max_request_bytes: Annotated[
+        int,
+        Meta(
+            description="Bytes of the largest frame taken in; a larger one is cut before it is "
+            "read, so it also bounds what a peer without a key can make the server hold.",
+            ge=4096,
+            le=10_485_760,
+        ),
+    ] = 262_144
+    max_message_size: Annotated[
+        int, Meta(description="Bytes of the largest message sent.", ge=65_536, le=104_857_600)
+    ] = 10_485_760
+    send_hwm: Annotated[
+        int, Meta(description="Messages kept for a peer that does not read.", ge=1, le=1_000_000)
+    ] = 1000
+    receive_hwm: Annotated[
+        int, Meta(description="Messages of a peer that may wait to be read.", ge=1, le=1_000_000)
+    ] = 1000
+
+
+class Monitoring(Section, frozen=True):
+    """What the server says about itself."""
+
+    log_level: Annotated[LogLevel, Meta(description="The least severe messages logged.")] = "info"
+    log_format: Annotated[
+        LogFormat, Meta(description="One JSON object a line, or text for people.")
+    ] = "json"
+
+
+class Limits(Section, frozen=True):
+    """Limits of an agent whose spec sets none."""
+
+    max_output_buffer_bytes: Annotated[
+        int,
+        Meta(
+            description="Bytes of output kept for each stream of an agent; older ones are dropped.",
+            ge=4096,
+            le=1 << 40,
+        ),
+    ] = 10_485_760
+
+
+class Policy(Section, frozen=True):
+    """Who may do what."""
+
+    local_uids: Annotated[
+        dict[Uid, Role],
+        Meta(description="Roles of users of this host who call over the Unix socket, by uid."),
+    ] = field(default_factory=dict)
+    local_groups: Annotated[
+        dict[Group, Role],
+        Meta(description="Roles of the members of a group of this host, by the group's name."),
+    ] = field(default_factory=dict)
+
+
+class Config(Section, frozen=True):
+    """The configuration of a server; once loaded, its paths are absolute."""
+
+    server: Server = field(default_factory=Server)
+    network: Network = field(default_factory=Network)
+    monitoring: Monitoring = field(default_factory=Monitoring)
+    limits: Limits = field(default_factory=Limits)
+    policy: Policy = field(default_factory=Policy)

@@ -1,0 +1,193 @@
+"""The only printer of descartesctl: stdout is data, stderr everything else.
+
+One command prints one thing: for people, as ids (`--quiet`), or as the wire's own type (`--json`).
+A stream is one flushed line per item. An error is a line and a hint, or one JSON line, on stderr.
+What comes from an agent or a server is escaped in tables and sentences and verbatim in logs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from descartesd.ctl.text import (
+    AGENT_HEADERS,
+    agent_details,
+    agent_row,
+    coloured,
+    pairs,
+    safe,
+    table,
+)
+from descartesd.errors import DescartesError
+
+if TYPE_CHECKING:
+    from descartesd.wire.agent import AgentInfo, OutputChunk
+
+
+class Output:
+    """Where a command prints to, and in which of the three manners."""
+
+    def __init__(
+        self,
+        *,
+        json: bool = False,
+        quiet: bool = False,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+    ) -> None:
+        self.json = json
+        self.quiet = quiet
+        self._stdout = stdout or sys.stdout or _nowhere()
+        self._stderr = stderr or sys.stderr or _nowhere()
+
+    def agent(self, agent: AgentInfo) -> None:
+        """Print one agent after a verb."""
+        self.document(agent, ids=[agent.id], lines=self._agent_lines([agent]))
+
+    def agent_in_full(self, agent: AgentInfo) -> None:
+        """Print everything about one agent."""
+        self.document(agent, ids=[agent.id], lines=pairs(agent_details(agent, time.time())))
+
+    def agents(self, agents: Sequence[AgentInfo], total: int) -> None:
+        """Print a listing."""
+        self.document(
+            {"agents": agents, "total": total},
+            ids=[agent.id for agent in agents],
+            lines=self._agent_lines(agents),
+        )
+
+    def results(self, ids: Sequence[str], results: Sequence[AgentInfo | DescartesError]) -> None:
+        """Print what a verb did to each of several agents; refusals go to stderr as well."""
+        done = [result for result in results if not isinstance(result, DescartesError)]
+        refused = [
+            (name, result)
+            for name, result in zip(ids, results, strict=True)
+            if isinstance(result, DescartesError)
+        ]
+        self.document(
+            {
+                "results": [result_item(*pair) for pair in zip(ids, results, strict=True)],
+                "succeeded": len(done),
+                "failed": len(refused),
+            },
+            ids=[agent.id for agent in done],
+            lines=self._agent_lines(done) if done else [],
+        )
+        if not self.json:
+            for name, error in refused:
+                self._complain(error, f"{name}: ")
+
+    def document(self, value: Any, *, ids: Iterable[str], lines: Iterable[str]) -> None:
+        """Print one value: its JSON, or its ids, or its lines for people."""
+        if self.json:
+            self.json_line(value)
+            return
+        for line in ids if self.quiet else lines:
+            _write(self._stdout, line)
+
+    def json_line(self, value: Any) -> None:
+        """Print a value as one line of JSON and flush it."""
+        import msgspec  # noqa: PLC0415  # start-up time
+
+        self.raw(msgspec.json.encode(value) + b"\n")
+
+    def chunk(self, chunk: OutputChunk) -> None:
+        """Print what an agent wrote: verbatim to the stream of the same name, or as JSON."""
+        if not chunk.data:
+            return
+        if self.json:
+            self.json_line(chunk_item(chunk))
+        else:
+            self.raw(chunk.data, to_stderr=chunk.stream == "stderr")
+
+    def raw(self, data: bytes, *, to_stderr: bool = False) -> None:
+        """Print bytes as they are and flush them."""
+        target = (self._stderr if to_stderr else self._stdout).buffer
+        target.write(data)
+        target.flush()
+
+    def text(self, text: str) -> None:
+        """Print text of our own."""
+        _write(self._stdout, text)
+
+    def error(self, error: DescartesError) -> None:
+        """Print an error and its hint on stderr."""
+        if self.json:
+            import json  # noqa: PLC0415  # errors happen before msgspec is there
+
+            _write(self._stderr, json.dumps({"error": error_item(error)}, default=str))
+        else:
+            self._complain(error)
+        self._stderr.flush()
+
+    def flush(self) -> None:
+        """Hand everything to the kernel; raises BrokenPipeError when nobody reads any more."""
+        self._stdout.flush()
+
+    def discard(self) -> None:
+        """Let what is still buffered go nowhere, so that the interpreter's last flush is quiet."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stdout.fileno())
+        os.close(null)
+
+    def _complain(self, error: DescartesError, prefix: str = "") -> None:
+        _write(self._stderr, f"error: {safe(prefix + error.message)}")
+        if error.hint:
+            _write(self._stderr, f"hint: {safe(error.hint)}")
+
+    def _agent_lines(self, agents: Sequence[AgentInfo]) -> list[str]:
+        now = time.time()
+        header, *lines = table(AGENT_HEADERS, [agent_row(agent, now) for agent in agents])
+        if self._has_colour():
+            lines = [coloured(line, agent.state) for line, agent in zip(lines, agents, strict=True)]
+        return [header, *lines]
+
+    def _has_colour(self) -> bool:
+        if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+            return False
+        return self._stdout.isatty()
+
+
+def _nowhere() -> TextIO:
+    # A standard stream is None when its descriptor was closed by whoever started us.
+    return open(os.devnull, "w")  # noqa: SIM115  # lives as long as the process
+
+
+def _write(stream: TextIO, line: str) -> None:
+    stream.buffer.write(f"{line}\n".encode(stream.encoding, "backslashreplace"))
+
+
+def result_item(name: str, result: AgentInfo | DescartesError) -> dict[str, Any]:
+    """One entry of `results`; `id` is the word the agent was asked for by."""
+    if isinstance(result, DescartesError):
+        return {"id": name, "ok": False, "error": error_item(result)}
+    return {"id": name, "ok": True, "agent": result}
+
+
+def error_item(error: DescartesError) -> dict[str, Any]:
+    """An error as it travels, without the keys it does not use."""
+    item: dict[str, Any] = {
+        "code": error.code,
+        "message": error.message,
+        "retryable": error.retryable,
+    }
+    if error.hint is not None:
+        item["hint"] = error.hint
+    if error.details is not None:
+        item["details"] = error.details
+    return item
+
+
+def chunk_item(chunk: OutputChunk) -> dict[str, Any]:
+    """A piece of output as JSON holds it: text, or base64 where the bytes are not UTF-8."""
+    item: dict[str, Any] = {"stream": chunk.stream, "offset": chunk.offset}
+    try:
+        item["data"] = chunk.data.decode()
+    except UnicodeDecodeError:
+        # JSON has no bytes; msgspec encodes them as base64.
+        item["data_base64"] = chunk.data
+    return {**item, "time": chunk.time}

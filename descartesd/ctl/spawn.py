@@ -1,0 +1,91 @@
+"""`agent spawn`: from words to a spec, and what happens after the start."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
+
+from descartesd.ctl.acting import ended_status
+from descartesd.ctl.command import PROGRAM, Command
+from descartesd.ctl.connect import connect
+from descartesd.ctl.output import Output
+from descartesd.ctl.values import count, duration, pairs, signal, size
+from descartesd.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from descartesd.wire.agent import AgentSpec
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--name", metavar="N", help="unique until the agent is removed; made up when not given")
+    add("--replace", action="store_true", help="end and remove the holder of the name first")
+    add("--cwd", metavar="D", help="working directory")
+    add("--env", metavar="K=V", action="append", default=[], help="environment variable")
+    add("--label", metavar="K=V", action="append", default=[], help="label to select by")
+    add("--stdin", action="store_true", help="keep a pipe to the agent's stdin for 'agent write'")
+    add("--output-bytes", metavar="SIZE", type=size, help="kept of each stream, as 10M")
+    add("--open-files", metavar="N", type=count, help="limit of open files")
+    add("--stop-signal", metavar="S", type=signal, help="what 'agent stop' sends; default TERM")
+    add("--grace", metavar="S", type=duration, help="from the stop signal to KILL; default 10")
+    add("--idem", metavar="KEY", help="spawn once only, however often this is repeated")
+    then = parser.add_mutually_exclusive_group()
+    then.add_argument("--wait", action="store_true", help="wait for the end; 0 when it completed")
+    then.add_argument("--follow", action="store_true", help="the same, printing the output")
+
+
+def _spawn(args: Namespace, out: Output) -> int:
+    if not args.command:
+        hint = f"it stands after '--': {PROGRAM} agent spawn -- sleep 60"
+        raise InvalidArgumentError("the agent's command is missing", hint=hint)
+    spec = _spec(args)
+    with connect(args) as client:
+        agent = client.agent.spawn(spec=spec, replace=args.replace, idem=args.idem)
+        if not (args.wait or args.follow):
+            out.agent(agent)
+            return 0
+        if args.follow:
+            for chunk in client.agent.follow(id=agent.id):
+                out.chunk(chunk)
+        ended = client.agent.wait(id=agent.id)
+    if args.wait:
+        out.agent(ended)
+    return ended_status(ended)
+
+
+def _spec(args: Namespace) -> AgentSpec:
+    from descartesd.wire.agent import AgentSpec, Limits, StopSpec  # noqa: PLC0415  # start-up time
+
+    given: dict[str, Any] = {
+        "name": args.name,
+        "cwd": None if args.cwd is None else _cwd(args.cwd, args.profile),
+        "stdin": "pipe" if args.stdin else None,
+    }
+    stop = {"signal": args.stop_signal, "grace_s": args.grace}
+    return AgentSpec(
+        command=args.command,
+        env=pairs("--env", args.env),
+        labels=pairs("--label", args.label),
+        limits=Limits(open_files=args.open_files, output_bytes=args.output_bytes),
+        stop=StopSpec(**{key: value for key, value in stop.items() if value is not None}),
+        **{key: value for key, value in given.items() if value is not None},
+    )
+
+
+def _cwd(path: str, profile: str | None) -> str:
+    if os.path.isabs(path):
+        return path
+    ...
+
+
+COMMAND = Command(
+    summary="Start an agent; answered when its program runs.",
+    examples=(
+        "agent spawn --name build-7 --cwd /srv/src -- make -j4",
+        "agent spawn --follow -- sh -c 'date; sleep 1; date'",
+    ),
+    run=_spawn,
+    arguments=_arguments,
+    takes_command=True,
+)

@@ -1,0 +1,141 @@
+"""Values as lines for people: tables, ages, and nothing a terminal would obey."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from descartesd.wire.agent import AgentInfo
+
+AGENT_HEADERS = ("ID", "NAME", "STATE", "AGE", "PID", "OUTCOME", "COMMAND")
+STATE_COLUMN = AGENT_HEADERS.index("STATE")
+_COMMAND_WIDTH = 60
+_COLOURS = {
+    "running": "32",
+    "completed": "32",
+    "paused": "33",
+    "backoff": "33",
+    "failed": "31",
+    "lost": "31",
+}
+
+
+def safe(text: str) -> str:
+    """Escape what could move a cursor, hide text or end a line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def age(seconds: float) -> str:
+    """Two units at most: '12s', '3m12s', '2h05m', '4d01h'."""
+    whole = max(0, int(seconds))
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02}h"
+    if hours:
+        return f"{hours}h{minute:02}m"
+    return f"{minutes}m{second:02}s" if minutes else f"{second}s"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table: two spaces between columns, no borders."""
+    cells = [list(headers), *([safe(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines of names and values, the values aligned."""
+    known = [(name, safe(value)) for name, value in rows]
+    width = max((len(name) for name, _ in known), default=0)
+    return [f"{name.ljust(width)}  {value}".rstrip() for name, value in known]
+
+
+def coloured(line: str, state: str) -> str:
+    """Colour the state in a line of the agents' table."""
+    colour = _COLOURS.get(state)
+    if colour is None:
+        return line
+    before, found, after = line.partition(f"  {state}  ")
+    return f"{before}  \x1b[{colour}m{state}\x1b[0m  {after}" if found else line
+
+
+def agent_row(agent: AgentInfo, now: float) -> tuple[str, ...]:
+    """One line of the agents' table; the age runs from the start to the end or to `now`."""
+    command = shlex.join(agent.spec.command)
+    if len(command) > _COMMAND_WIDTH:
+        command = command[: _COMMAND_WIDTH - 1] + "…"
+    began = agent.started_at or agent.created_at
+    return (
+        agent.id,
+        agent.name,
+        agent.state,
+        age((agent.ended_at or now) - began),
+        "-" if agent.pid is None else str(agent.pid),
+        outcome(agent),
+        command,
+    )
+
+
+def outcome(agent: AgentInfo) -> str:
+    """How an agent ended, in a word or two; '-' while it has not."""
+    ended = agent.outcome
+    if ended is None:
+        return "-"
+    if ended.reason == "exit":
+        return f"exit {ended.exit_code}"
+    if ended.reason == "signal":
+        return signal_name(ended.signal)
+    return ended.reason
+
+
+def signal_name(number: int | None) -> str:
+    """'KILL' for 9; the number where it has no name."""
+    import signal  # noqa: PLC0415  # builds enums that only ended agents need
+
+    try:
+        return signal.Signals(number or 0).name.removeprefix("SIG")
+    except ValueError:
+        return f"signal {number}"
+
+
+def agent_details(agent: AgentInfo, now: float) -> list[tuple[str, str]]:
+    """What `agent show` tells; names of environment variables, never their values."""
+    spec, output = agent.spec, agent.output
+    rows = [
+        ("id", agent.id),
+        ("name", agent.name),
+        ("state", agent.state),
+        ("outcome", outcome(agent)),
+        ("owner", agent.owner),
+        ("command", shlex.join(spec.command)),
+        ("cwd", spec.cwd or "-"),
+        ("env", " ".join(sorted(spec.env)) or "-"),
+        (
+            "labels",
+            " ".join(f"{key}={value}" for key, value in sorted(agent.labels.items())) or "-",
+        ),
+        ("pid", "-" if agent.pid is None else str(agent.pid)),
+        ("attempt", str(agent.attempt)),
+        ("created", moment(agent.created_at, now)),
+        ("started", moment(agent.started_at, now)),
+        ("ended", moment(agent.ended_at, now)),
+        ("stdin", spec.stdin),
+        ("stdout", f"{output.stdout.total} bytes"),
+        ("stderr", f"{output.stderr.total} bytes"),
+    ]
+    return [row for row in rows if row[1] != "-"]
+
+
+def moment(when: float | None, now: float) -> str:
+    """A time in UTC and how long ago that was; '-' for None."""
+    if when is None:
+        return "-"
+    import time  # noqa: PLC0415  # only `agent show` needs it
+
+    return f"{time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(when))} ({age(now - when)} ago)"

@@ -1,0 +1,66 @@
+"""Sizes, durations and K=V pairs as people type them."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentTypeError
+from collections.abc import Iterable
+
+from descartesd.errors import InvalidArgumentError
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmgt]?)", re.IGNORECASE)
+_SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SECONDS = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
+_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def size(text: str) -> int:
+    """Bytes of '512K' or '10M'; K, M, G and T are powers of 1024. Raises ArgumentTypeError."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ArgumentTypeError(
+            f"'{text}' is no size: expected bytes, or a number with K, M, G or T"
+        )
+    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+
+
+def duration(text: str) -> float:
+    """Seconds of '90', '1.5s' or '1m30s'. Raises ArgumentTypeError."""
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    if _DURATION.fullmatch(text) is None:
+        raise ArgumentTypeError(
+            f"'{text}' is no duration: expected seconds, or numbers with ms, s, m, h or d"
+        )
+    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _PART.findall(text))
+
+
+def positive_duration(text: str) -> float:
+    """Like `duration`, and not 0. Raises ArgumentTypeError."""
+    seconds = duration(text)
+    if seconds <= 0:
+        raise ArgumentTypeError(f"'{text}' is no time at all: expected more than 0")
+    return seconds
+
+
+def count(text: str) -> int:
+    """A whole number from 0. Raises ArgumentTypeError."""
+    if not (text.isascii() and text.isdecimal()):
+        raise ArgumentTypeError(f"'{text}' is no count: expected a whole number from 0")
+    return int(text)
+
+
+def pairs(option: str, items: Iterable[str]) -> dict[str, str]:
+    """K=V words as a map, the last of a key winning.
+
+    Raises InvalidArgumentError, which tells the position and never the word: it may be a secret.
+    """
+    found = {}
+    for number, item in enumerate(items, 1):
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise InvalidArgumentError(f"{option} number {number} is not of the form K=V")
+        found[key] = value
+    return found

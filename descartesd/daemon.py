@@ -1,0 +1,276 @@
+"""The composition root of descartesd: builds every part, starts and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+from importlib import metadata
+
+from descartesd.agents.fleet import Fleet, FleetOptions
+from descartesd.agents.follow import Watches
+from descartesd.agents.keeper_guard import KeeperGuard, KeeperPaths
+from descartesd.agents.keeper_link import KeeperLink, boot_id
+from descartesd.agents.output import OutputFiles
+from descartesd.agents.recovery import end_leftovers, reconcile
+from descartesd.agents.registry import Registry
+from descartesd.agents.spec import RunnerDefaults
+from descartesd.config.schema import Config
+from descartesd.errors import AbortedError, DescartesError, StartupRefusedError
+from descartesd.keys.authority import load_authority
+from descartesd.keys.curve import load_key_file
+from descartesd.keys.trust import TrustStore
+from descartesd.methods.agent import AgentMethods
+from descartesd.methods.cert import CertMethods, Introduction
+from descartesd.methods.dispatch import Dispatcher
+from descartesd.methods.health import Health
+from descartesd.methods.idempotency import Answers
+from descartesd.methods.policy import LocalRoles, Policy
+from descartesd.methods.server import ServerFacts, ServerMethods
+from descartesd.transport.context import server_context
+from descartesd.transport.listeners import Listener, listen_tcp, listen_unix
+from descartesd.transport.selftest import refuse_unknown_key
+from descartesd.transport.server import RouterOptions, RouterServer
+from descartesd.transport.zap import ZapHandler
+from descartesd.wire.agent import Reason
+
+log = logging.getLogger(__name__)
+
+_KEEPER_RETRY_S = 1.0
+_STOP_MARGIN_S = 10.0
+
+
+class Daemon:
+    """One server. `run` returns after an orderly stop."""
+
+    def __init__(self, config: Config) -> None:
+        server = config.server
+        self._config = config
+        self._lock = _lock_state(server.state_dir)
+        self._registry = Registry(os.path.join(server.state_dir, "registry.sqlite"))
+        self._host_key = load_key_file(server.host_key_file)
+        self._authority = load_authority(server.authority_key_file)
+        self._trust = TrustStore(server.trust_dir, [self._authority.public])
+        self._trust.load()
+        output_dir = os.path.join(server.state_dir, "output")
+        os.makedirs(output_dir, mode=0o750, exist_ok=True)
+        self._keeper_lost = asyncio.Event()
+        self._link = KeeperLink(on_lost=self._keeper_lost.set)
+        self._guard = KeeperGuard(
+            self._link,
+            KeeperPaths(
+                socket=os.path.join(server.run_dir, "keeper.sock"),
+                output_dir=output_dir,
+                log=os.path.join(server.state_dir, "keeper.log"),
+            ),
+        )
+        runner = RunnerDefaults(
+            working_dir=server.runner.working_dir or None,
+            path=server.runner.path,
+            output_bytes=config.limits.max_output_buffer_bytes,
+        )
+        self._fleet = Fleet(
+            self._registry,
+            self._link,
+            OutputFiles(output_dir),
+            FleetOptions(server.server_id, server.max_agents, runner),
+        )
+        self._fleet.load(self._registry.agents())
+        self._answers = Answers(self._registry)
+        self._policy = Policy(
+            self._trust, LocalRoles(config.policy.local_uids, config.policy.local_groups)
+        )
+        self._stopping = asyncio.Event()
+
+    # -- life
+
+    async def run(self) -> None:
+        """Serve until told to stop; raises StartupRefusedError when it may not start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        with contextlib.ExitStack() as parts:
+            parts.callback(self._registry.close)
+            parts.callback(self._link.close)
+            await self._serve(loop, parts)
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop, parts: contextlib.ExitStack) -> None:
+        context = server_context()
+        parts.callback(context.term)
+        zap = ZapHandler(context, self._policy.authenticate)
+        parts.callback(zap.close)
+        zap.start(loop)
+        watches = Watches(loop)
+        parts.callback(watches.close)
+        listeners = self._listen(parts)
+        health = Health(
+            server_id=self._config.server.server_id,
+            version=version(),
+            fleet=self._fleet,
+            keeper=self._link,
+            zap=zap,
+        )
+        health.listeners = [listener.endpoint for listener in listeners]
+        self._health = health
+        dispatcher = self._dispatcher(health, watches)
+        await self._bring_up_keeper()
+        self._close_open_intents()
+        router = RouterServer(
+            context,
+            self._router_options(),
+            on_request=dispatcher.on_request,
+            on_disconnected=dispatcher.on_disconnected,
+            on_shed=dispatcher.on_shed,
+        )
+        parts.callback(router.close)
+        async with asyncio.TaskGroup() as group:
+            dispatcher.start(group, router.send)
+            router.start(loop, listeners)
+            await refuse_unknown_key(
+                context, listeners[0].endpoint, self._host_key.public_text.encode()
+            )
+            guard = group.create_task(self._guard_keeper(), name="keeper guard")
+            log.info("server.ready", extra={"listeners": health.listeners, "pid": os.getpid()})
+            await self._stopping.wait()
+            log.info("server.stopping")
+            guard.cancel()
+            await self._end_agents()
+            dispatcher.stop()
+
+    def _dispatcher(self, health: Health, watches: Watches) -> Dispatcher:
+        config = self._config
+        dispatcher = Dispatcher(
+            self._policy,
+            self._answers,
+            request_timeout_s=float(config.server.request_timeout_secs),
+        )
+        facts = ServerFacts(
+            server_id=config.server.server_id,
+            version=version(),
+            max_request_bytes=config.network.max_request_bytes,
+            max_message_bytes=config.network.max_message_size,
+        )
+        introduction = Introduction(self._host_key.public_text, health.listeners)
+        dispatcher.register(
+            {
+                **AgentMethods(self._fleet, self._registry, watches).handlers(),
+                **ServerMethods(facts, health.report, dispatcher.streams).handlers(),
+                **CertMethods(self._trust, self._authority, introduction).handlers(),
+            }
+        )
+        return dispatcher
+
+    def _listen(self, parts: contextlib.ExitStack) -> list[Listener]:
+        server = self._config.server
+        tcp = listen_tcp(server.endpoint, "control-tcp-0")
+        parts.callback(tcp.socket.close)
+        os.makedirs(os.path.dirname(server.local_socket), mode=0o755, exist_ok=True)
+        unix = listen_unix(server.local_socket, "control-unix")
+        parts.callback(_unlink, server.local_socket)
+        parts.callback(unix.socket.close)
+        _publish(server.public_key_file, f"{self._host_key.public_text}\n".encode())
+        return [tcp, unix]
+
+    def _router_options(self) -> RouterOptions:
+        network = self._config.network
+        return RouterOptions(
+            public_key=self._host_key.public_text.encode(),
+            secret_key=self._host_key.secret_text.encode(),
+            max_request_bytes=network.max_request_bytes,
+            send_hwm=network.send_hwm,
+            receive_hwm=network.receive_hwm,
+        )
+
+    # -- the keeper
+
+    async def _guard_keeper(self) -> None:
+        """Bring a keeper back whenever there is none."""
+        while True:
+            if self._link.connected:
+                await self._keeper_lost.wait()
+            else:
+                await asyncio.sleep(_KEEPER_RETRY_S)
+            await self._bring_up_keeper()
+
+    async def _bring_up_keeper(self) -> None:
+        """Connect to a keeper and agree with it on every agent; without one, serve reads."""
+        self._keeper_lost.clear()
+        try:
+            started = await self._guard.ensure()
+            same_boot = self._registry.meta("boot_id") in (None, boot_id())
+            reason: Reason = "keeper_lost" if same_boot else "host_lost"
+            if started and same_boot:
+                await end_leftovers(self._fleet, self._link)
+            unknown = await reconcile(self._fleet, self._link, reason)
+        except DescartesError as exc:
+            log.error("keeper.unavailable", extra={"cause": exc.message})  # noqa: TRY400
+            self._health.keeper_problem = exc.message
+            self._link.close()
+            return
+        self._health.keeper_problem = None
+        self._health.unknown_agents = unknown
+        self._registry.set_meta("boot_id", boot_id())
+        self._registry.commit()
+
+    def _close_open_intents(self) -> None:
+        """Answer what an earlier life of this daemon left open, so that it never runs again."""
+        for intent in self._registry.open_intents():
+            agent = self._fleet.get(intent.agent_id) if intent.agent_id else None
+            if intent.method == "agent.spawn" and agent is not None:
+                self._answers.close(intent, self._fleet.info(agent))
+            else:
+                error = AbortedError(
+                    f"{intent.method} was cut short by a restart of the server",
+                    hint="look at the agent, then ask again with a new key",
+                )
+                self._answers.close(intent, error)
+
+    async def _end_agents(self) -> None:
+        """End every agent in order, then the keeper: a stop of the foreground means stop."""
+        if not self._link.connected:
+            return
+        self._fleet.draining = True
+        patience = _STOP_MARGIN_S + self._fleet.longest_grace_s()
+        with contextlib.suppress(TimeoutError, DescartesError):
+            async with asyncio.timeout(patience):
+                await self._link.request("shutdown")
+        await self._guard.gone(_STOP_MARGIN_S)
+
+
+def version() -> str:
+    """The installed version."""
+    return metadata.version("descartesd")
+
+
+def _lock_state(state_dir: str) -> int:
+    os.makedirs(state_dir, mode=0o700, exist_ok=True)
+    fd = os.open(os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(fd)
+        raise StartupRefusedError(
+            f"another descartesd runs on the state directory '{state_dir}'",
+            hint="stop it first, or give this one its own server.state_dir",
+        ) from exc
+    return fd
+
+
+def _publish(path: str, content: bytes) -> None:
+    """Put a file that everyone may read in place, whole or not at all."""
+    fresh = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(fresh)
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, 0o644)
+        file.write(content)
+    os.rename(fresh, path)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

@@ -1,0 +1,175 @@
+"""What the keeper knows of an agent, and the table of all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from descartesd.errors import ConflictError, NotFoundError
+from descartesd.keeper.loop import Task, Timer
+from descartesd.keeper.output import Pump, Stream
+from descartesd.keeper.protocol import STREAMS, Status
+from descartesd.keeper.stdin import Stdin, Writers
+
+# Descriptors a running agent may come to hold: two pipes, two files, two indexes, a pidfd, stdin.
+DESCRIPTORS: Final = 8
+
+
+class Agent:
+    """One agent: its present or last attempt, its streams over all of them."""
+
+    __slots__ = (
+        "agent_id", "attempt", "ended_at", "ended_by", "exit_code", "fence_at", "fence_timer",
+        "is_swept", "leftovers", "name", "paused_at", "pid", "pidfd", "signal", "signalled",
+        "start_time", "started_at", "state", "stderr", "stdin", "stdout", "stop_grace_s",
+        "stop_signal", "task", "writers",
+    )  # fmt: skip
+
+    def __init__(self, pump: Pump, agent_id: str) -> None:
+        self.agent_id = agent_id
+        self.name = ""
+        self.attempt = 0
+        self.stdout, self.stderr = (Stream(pump, agent_id, stream) for stream in STREAMS)
+        self.writers = Writers()
+        self.stop_signal: int = signal.SIGTERM
+        self.stop_grace_s = 0.0
+        self.task: Task | None = None
+        self.fence_timer: Timer | None = None
+        self.forget_attempt()
+
+    def forget_attempt(self) -> None:
+        """Return to what holds before an attempt has started."""
+        self.state = "exited"
+        self.pid = 0
+        self.pidfd = -1
+        self.start_time = 0
+        self.started_at = 0.0
+        self.paused_at: float | None = None
+        self.ended_at: float | None = None
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+        self.ended_by: str | None = None
+        self.leftovers = 0
+        self.stdin: Stdin | None = None
+        self.fence_at: float | None = None
+        # While a stop or kill of ours is under way, whom it has reached, as (pid, start_time).
+        self.signalled: set[tuple[int, int]] | None = None
+        self.is_swept = True
+
+    def begin(self, pid: int, pidfd: int, start_time: int) -> None:
+        """Note that the leader of a new attempt runs."""
+        self.forget_attempt()
+        self.attempt += 1
+        self.state = "running"
+        self.pid = pid
+        self.pidfd = pidfd
+        self.start_time = start_time
+        self.started_at = time.time()
+        self.is_swept = False
+
+    def finish(self, *, exit_code: int | None, signum: int | None) -> None:
+        """Note how the leader ended; its status has been reaped."""
+        self.state = "exited"
+        self.paused_at = None
+        self.ended_at = time.time()
+        self.exit_code = exit_code
+        self.signal = signum
+        os.close(self.pidfd)
+        self.pidfd = -1
+
+    @property
+    def runs(self) -> bool:
+        """Whether the leader has not been reaped."""
+        return self.pidfd >= 0
+
+    @property
+    def streams(self) -> tuple[Stream, Stream]:
+        """stdout and stderr."""
+        return self.stdout, self.stderr
+
+    @property
+    def eof(self) -> bool:
+        """Whether no output of this attempt can come any more."""
+        return not (self.stdout.is_open or self.stderr.is_open)
+
+    def status(self) -> Status:
+        """The facts the daemon is told."""
+        return {
+            "agent_id": self.agent_id,
+            "name": self.name,
+            "attempt": self.attempt,
+            "pid": self.pid,
+            "start_time": self.start_time,
+            "started_at": self.started_at,
+            "state": self.state,
+            "paused_at": self.paused_at,
+            "ended_at": self.ended_at,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "ended_by": self.ended_by,
+            "leftovers": self.leftovers,
+            "eof": self.eof,
+            "stdin_open": self.stdin is not None and self.stdin.is_open,
+            "totals": {"stdout": self.stdout.total, "stderr": self.stderr.total},
+            "output_error": self.stdout.error or self.stderr.error,
+        }
+
+
+class Agents:
+    """Every agent not forgotten, by id; every leader whose tree may still run, by pid."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Agent] = {}
+        self.leaders: dict[int, Agent] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Agent]:
+        return iter(list(self._by_id.values()))
+
+    def add(self, agent: Agent) -> None:
+        """Know an agent whose leader has just been started."""
+        self._by_id[agent.agent_id] = agent
+        self.leaders[agent.pid] = agent
+
+    def drop(self, agent: Agent) -> None:
+        """Forget an agent."""
+        self._by_id.pop(agent.agent_id, None)
+
+    def find(self, agent_id: str) -> Agent | None:
+        """The agent of this id, if it is known."""
+        return self._by_id.get(agent_id)
+
+    def get(self, agent_id: str) -> Agent:
+        """The agent of this id.
+
+        Raises NotFoundError.
+        """
+        agent = self._by_id.get(agent_id)
+        if agent is None:
+            raise NotFoundError(f"no agent '{agent_id}': it was never started or is forgotten")
+        return agent
+
+    def get_running(self, agent_id: str, verb: str) -> Agent:
+        """The agent of this id, whose leader runs.
+
+        Raises NotFoundError, ConflictError.
+        """
+        agent = self.get(agent_id)
+        if not agent.runs:
+            raise ConflictError(f"agent '{agent_id}' has exited: {verb} needs a running one")
+        return agent
+
+    def page(self, after: str, limit: int) -> list[Agent]:
+        """Up to `limit` agents with ids greater than `after`, in the order of their ids."""
+        return [
+            self._by_id[key] for key in sorted(key for key in self._by_id if key > after)[:limit]
+        ]
+
+    def descriptors(self) -> int:
+        """How many descriptors the known agents may come to hold."""
+        return sum(DESCRIPTORS for agent in self._by_id.values() if agent.runs or not agent.eof)

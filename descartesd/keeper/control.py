@@ -1,0 +1,256 @@
+"""Pause, resume, signal, stop, kill, fence: what is done to the whole tree of an agent.
+
+Each is a task in steps of at most STEP processes, so that no tree, however large or however fast
+it forks, holds up the loop. The caller has found the agent; its leader runs.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Generator
+from typing import Final
+
+from descartesd.errors import ConflictError, DeadlineExceededError, DescartesError
+from descartesd.keeper import procfs
+from descartesd.keeper.agent import Agent, Agents
+from descartesd.keeper.loop import Loop, Steps, boottime
+from descartesd.keeper.server import Request
+from descartesd.keeper.tree import Tree
+
+STEP: Final = 64
+PAUSE_LIMIT_S: Final = 5.0
+KILL_FREEZE_S: Final = 0.25
+DELAY_MIN_S: Final = 0.001
+DELAY_MAX_S: Final = 0.05
+SWEEP_DELAY_MAX_S: Final = 1.0
+SECOND_LOOK_S: Final = 0.02
+
+
+class Control:
+    """Carries out the verbs; at most one task an agent, signals apart."""
+
+    def __init__(self, loop: Loop, agents: Agents, tree: Tree) -> None:
+        self._loop = loop
+        self._agents = agents
+        self._tree = tree
+        # Requests for a pause or a resume that is under way, by agent id.
+        self._waiting: dict[str, list[Request]] = {}
+
+    def pause(self, agent: Agent, request: Request) -> None:
+        """Answer when nothing of the tree runs any more, or undo it after PAUSE_LIMIT_S.
+
+        Raises ConflictError for an agent that is stopping.
+        """
+        self._refuse_stopping(agent, "pause")
+        if agent.state == "paused" and agent.agent_id not in self._waiting:
+            request.reply({})
+        elif agent.state == "running" and agent.agent_id in self._waiting:
+            self._waiting[agent.agent_id].append(request)
+        else:
+            self._drop(agent, ConflictError(f"agent '{agent.agent_id}' was paused meanwhile"))
+            self._begin(agent, self._pausing(agent), request)
+
+    def resume(self, agent: Agent, request: Request) -> None:
+        """Answer when the whole tree has been continued.
+
+        Raises ConflictError for an agent that is stopping.
+        """
+        self._refuse_stopping(agent, "resume")
+        if agent.state == "running" and agent.agent_id not in self._waiting:
+            request.reply({})
+            return
+        self._drop(agent, ConflictError(f"agent '{agent.agent_id}' was resumed meanwhile"))
+        self._begin(agent, self._resuming(agent), request)
+
+    def signal(self, agent: Agent, signum: int, request: Request) -> None:
+        """Send exactly this signal to the whole tree, then answer."""
+        self._loop.start(self._signalling(agent, signum, request))
+
+    def stop(self, agent: Agent, signum: int, grace_s: float) -> None:
+        """Ask the tree to end and kill it after `grace_s`; nothing new if it is ending already."""
+        if agent.state == "stopping":
+            return
+        was_frozen = agent.state == "paused" or agent.agent_id in self._waiting
+        self._drop(agent, ConflictError(f"agent '{agent.agent_id}' was stopped meanwhile"))
+        self._note_end(agent, "stop")
+        agent.task = self._loop.start(self._stopping(agent, signum, grace_s, thaw=was_frozen))
+
+    def kill(self, agent: Agent, *, ended_by: str) -> None:
+        """End the tree now."""
+        self._drop(agent, ConflictError(f"agent '{agent.agent_id}' was killed meanwhile"))
+        self._note_end(agent, ended_by)
+        agent.task = self._loop.start(self._killing(agent))
+
+    def fence(self, agent: Agent, deadline: float | None) -> None:
+        """Kill the agent at `deadline` (a `boottime()`) unless it is fenced anew before."""
+        agent.fence_at = deadline
+        if deadline is None:
+            return
+        timer = agent.fence_timer
+        if timer is None or deadline < timer.when:
+            if timer is not None:
+                timer.cancel()
+            agent.fence_timer = self._loop.call_at(deadline, lambda: self._check_fence(agent))
+
+    def sweep(self, agent: Agent) -> None:
+        """Kill what the dead leader has left and count it; to be called before it is reaped."""
+        self._drop(agent, ConflictError(f"agent '{agent.agent_id}' has exited"))
+        agent.task = self._loop.start(self._sweeping(agent))
+
+    def _refuse_stopping(self, agent: Agent, verb: str) -> None:
+        if agent.state == "stopping":
+            raise ConflictError(
+                f"agent '{agent.agent_id}' is stopping: {verb} needs a running or paused one"
+            )
+
+    def _note_end(self, agent: Agent, ended_by: str) -> None:
+        agent.state = "stopping"
+        agent.paused_at = None
+        agent.ended_by = ended_by
+        agent.signalled = agent.signalled or set()
+
+    def _check_fence(self, agent: Agent) -> None:
+        agent.fence_timer = None
+        if agent.fence_at is None or not agent.runs:
+            return
+        if boottime() < agent.fence_at:
+            self.fence(agent, agent.fence_at)
+        else:
+            self.kill(agent, ended_by="fence")
+
+    def _begin(self, agent: Agent, steps: Steps, request: Request) -> None:
+        self._waiting[agent.agent_id] = [request]
+        agent.task = self._loop.start(steps)
+
+    def _drop(self, agent: Agent, error: DescartesError) -> None:
+        if agent.task is not None:
+            agent.task.cancel()
+            agent.task = None
+        self._answer(agent, error)
+
+    def _answer(self, agent: Agent, error: DescartesError | None = None) -> None:
+        for request in self._waiting.pop(agent.agent_id, ()):
+            if error is None:
+                request.reply({})
+            else:
+                request.fail(error)
+
+    def _pausing(self, agent: Agent) -> Steps:
+        restless = yield from self._freeze(agent, PAUSE_LIMIT_S)
+        if restless is None:
+            agent.state = "paused"
+            agent.paused_at = time.time()
+            self._answer(agent)
+            return
+        yield from self._send(agent, signal.SIGCONT)
+        self._answer(
+            agent,
+            DeadlineExceededError(
+                f"process {restless} of agent '{agent.agent_id}' still ran after"
+                f" {PAUSE_LIMIT_S:g} s: the agent runs on",
+                hint="a process of another user cannot be paused; stop or kill still work",
+            ),
+        )
+
+    def _resuming(self, agent: Agent) -> Steps:
+        agent.state = "running"
+        agent.paused_at = None
+        yield from self._send(agent, signal.SIGCONT)
+        self._answer(agent)
+
+    def _signalling(self, agent: Agent, signum: int, request: Request) -> Steps:
+        yield from self._send(agent, signum)
+        if signum == signal.SIGCONT and agent.state == "paused":
+            agent.state = "running"
+            agent.paused_at = None
+        request.reply({})
+
+    def _stopping(self, agent: Agent, signum: int, grace_s: float, *, thaw: bool) -> Steps:
+        deadline = boottime() + grace_s
+        yield from self._send(agent, signum)
+        if thaw:
+            yield from self._send(agent, signal.SIGCONT)
+        yield max(deadline - boottime(), 0.0)
+        yield from self._killing(agent)
+
+    def _killing(self, agent: Agent) -> Steps:
+        delay_s = DELAY_MIN_S
+        while True:
+            # Frozen first: what runs while its parent is killed could fork out of reach.
+            yield from self._freeze(agent, KILL_FREEZE_S)
+            yield from self._send(agent, signal.SIGKILL)
+            yield delay_s
+            delay_s = min(2 * delay_s, SWEEP_DELAY_MAX_S)
+
+    def _sweeping(self, agent: Agent) -> Steps:
+        counted: set[tuple[int, int]] = set()
+        delay_s = 0.0
+        looks = 0
+        while True:
+            looks += 1
+            if (yield from self._sweep_once(agent, counted)):
+                yield delay_s
+                delay_s = min(2 * delay_s + DELAY_MIN_S, SWEEP_DELAY_MAX_S)
+                yield from self._freeze(agent, KILL_FREEZE_S)
+            elif looks == 1 and self._tree.orphans().get(None):
+                # In the middle of execve(2) a process shows no environment to be known by.
+                yield SECOND_LOOK_S
+            else:
+                break
+        agent.is_swept = True
+        agent.signalled = None
+        if self._agents.leaders.get(agent.pid) is agent:
+            del self._agents.leaders[agent.pid]
+
+    def _sweep_once(
+        self, agent: Agent, counted: set[tuple[int, int]]
+    ) -> Generator[float, None, bool]:
+        found = False
+        for count, process in enumerate(self._tree.walk(agent), 1):
+            if process.state not in procfs.GONE:
+                found = True
+                key = (process.pid, process.start_time)
+                if key not in counted:
+                    counted.add(key)
+                    agent.leftovers += key not in (agent.signalled or ())
+                self._tree.signal(agent, process, signal.SIGKILL)
+            if count % STEP == 0:
+                yield 0.0
+        return found
+
+    def _send(self, agent: Agent, signum: int) -> Steps:
+        for count, process in enumerate(self._tree.walk(agent), 1):
+            if process.state not in procfs.GONE:
+                if agent.signalled is not None:
+                    agent.signalled.add((process.pid, process.start_time))
+                self._tree.signal(agent, process, signum)
+            if count % STEP == 0:
+                yield 0.0
+
+    def _freeze(self, agent: Agent, limit_s: float) -> Generator[float, None, int | None]:
+        """Stop the tree until a whole round meets nothing new and nothing running.
+
+        Returns None, or after `limit_s` the pid of a process that was new or running.
+        """
+        deadline = boottime() + limit_s
+        stopped: set[tuple[int, int]] = set()
+        delay_s = 0.0
+        while True:
+            restless = None
+            for count, process in enumerate(self._tree.walk(agent), 1):
+                key = (process.pid, process.start_time)
+                if process.state not in procfs.GONE and not (
+                    key in stopped and procfs.is_still(process)
+                ):
+                    restless = process.pid
+                    stopped.add(key)
+                    self._tree.signal(agent, process, signal.SIGSTOP)
+                if count % STEP == 0:
+                    yield 0.0
+            if restless is None:
+                return None
+            if boottime() >= deadline:
+                return restless
+            yield delay_s
+            delay_s = min(2 * delay_s + DELAY_MIN_S, DELAY_MAX_S)

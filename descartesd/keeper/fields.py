@@ -1,0 +1,132 @@
+"""Reads the fields of a request: right type and range, or an error that names the field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from descartesd.errors import InvalidArgumentError
+
+Fields = Mapping[str, Any]
+
+
+def text(fields: Fields, key: str) -> str:
+    """A text without NUL.
+
+    Raises InvalidArgumentError.
+    """
+    value = fields.get(key)
+    if not isinstance(value, str) or "\0" in value:
+        raise _wrong(key, "a text without NUL", value)
+    return value
+
+
+def agent_id(fields: Fields) -> str:
+    """`agent_id`: 1 to 64 of a-z, A-Z, 0-9, '-' and '_', as it becomes a file name.
+
+    Raises InvalidArgumentError.
+    """
+    value = text(fields, "agent_id")
+    plain = value.replace("-", "").replace("_", "")
+    if not (plain.isascii() and plain.isalnum() and len(value) <= 64):
+        raise InvalidArgumentError(
+            f"agent_id: expected 1 to 64 letters and digits, got {value!r:.80}"
+        )
+    return value
+
+
+def number(fields: Fields, key: str, *, least: int = 0, most: int = 2**63 - 1) -> int:
+    """An integer.
+
+    Raises InvalidArgumentError.
+    """
+    value = fields.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise _wrong(key, f"an integer from {least} to {most}", value)
+    return value
+
+
+def seconds(fields: Fields, key: str) -> float:
+    """A finite number of seconds, not negative.
+
+    Raises InvalidArgumentError.
+    """
+    value = fields.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(key, "a number of seconds", value)
+    if not math.isfinite(value) or value < 0:
+        raise _wrong(key, "a finite number of seconds from 0 up", value)
+    return float(value)
+
+
+def texts(fields: Fields, key: str, *, least: int = 0) -> list[str]:
+    """A list of texts without NUL.
+
+    Raises InvalidArgumentError.
+    """
+    value = fields.get(key)
+    if not isinstance(value, list) or len(value) < least or not all(map(_is_text, value)):
+        raise _wrong(key, f"a list of at least {least} texts without NUL", value)
+    return value
+
+
+def environment(fields: Fields, key: str) -> dict[str, str]:
+    """A map of texts to texts whose names are not empty and hold no '='.
+
+    Raises InvalidArgumentError; the message never shows a value of the map.
+    """
+    value = fields.get(key)
+    if not isinstance(value, dict):
+        raise _wrong(key, "a map of texts", value)
+    for name, content in value.items():
+        if not _is_text(name) or not name or "=" in name:
+            raise InvalidArgumentError(f"{key}: expected names without '=' and NUL, got {name!r}")
+        if not _is_text(content):
+            raise InvalidArgumentError(f"{key}: expected a text without NUL as value of '{name}'")
+    return value
+
+
+def mapping(fields: Fields, key: str) -> Fields:
+    """A map; an empty one where the key is missing.
+
+    Raises InvalidArgumentError.
+    """
+    value = fields.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _wrong(key, "a map", value)
+    return value
+
+
+def mappings(fields: Fields, key: str) -> list[Fields]:
+    """A list of maps.
+
+    Raises InvalidArgumentError.
+    """
+    value = fields.get(key)
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise _wrong(key, "a list of maps", value)
+    return value
+
+
+def data(fields: Fields, key: str) -> bytes:
+    """Bytes.
+
+    Raises InvalidArgumentError.
+    """
+    value = fields.get(key)
+    if not isinstance(value, bytes):
+        raise _wrong(key, "bytes", value)
+    return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _wrong(key: str, expected: str, value: Any) -> InvalidArgumentError:
+    if isinstance(value, int | float):
+        return InvalidArgumentError(f"{key}: expected {expected}, got {value}")
+    return InvalidArgumentError(f"{key}: expected {expected}, got {type(value).__name__}")

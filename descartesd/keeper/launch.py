@@ -1,0 +1,247 @@
+"""Starts the leader of an agent, or says exactly why it cannot be started.
+
+Two ways: without limits the interpreter uses vfork(2), whose cost does not grow with this process;
+with limits it forks and runs one small function before execve(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import stat
+import subprocess
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from descartesd.errors import (
+    DescartesError,
+    InternalError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+)
+from descartesd.keeper import procfs
+
+UMASK: Final = 0o022
+HEADROOM: Final = 48  # descriptors for the keeper itself: sockets, epolls, /proc, one start
+SPARES: Final = 4
+LIMITS: Final = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+_OOM_SCORE: Final = "/proc/self/oom_score_adj"
+_SHORTAGES: Final = (
+    errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT,
+)  # fmt: skip
+_HINTS: Final = {
+    errno.EACCES: "it needs to be a file with execute permission, in directories one may search",
+    errno.ENOENT: "if the file is there, the interpreter it names is not",
+    errno.ENOEXEC: "a script needs a first line such as #!/bin/sh",
+    errno.E2BIG: "one argument may have 128 KiB: send more by stdin or a file",
+}
+
+
+class Launch(NamedTuple):
+    """What to start."""
+
+    argv: list[str]
+    cwd: str
+    env: dict[str, str]
+    path: list[str]
+    has_stdin: bool
+    rlimits: dict[str, int]
+
+
+class Leader(NamedTuple):
+    """What was started: our ends of its pipes (stdin -1 without one) and its identity."""
+
+    pid: int
+    pidfd: int
+    start_time: int
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class Launcher:
+    """Starts leaders under the limits this process was started with."""
+
+    def __init__(self) -> None:
+        self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.descriptors_max = self._nofile[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._nofile[1], self._nofile[1]))
+        with open(_OOM_SCORE, encoding="ascii") as file:
+            self._resets_oom_score = file.read().strip() != "0"
+        self._spares = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(SPARES)]
+
+    def launch(self, launch: Launch) -> Leader:
+        """Start a leader.
+
+        Raises InvalidArgumentError (program, cwd, limits) and ResourceExhaustedError; then there
+        is no process and no descriptor of it.
+        """
+        program = _find(launch)
+        ours: list[int] = []
+        theirs: list[int] = []
+        try:
+            stdin, stdout, stderr = _open_pipes(launch.has_stdin, ours, theirs)
+            pid = self._start(launch, program, theirs)
+            pidfd, start_time = _identify(pid)
+        except OSError as exc:
+            _close(ours)
+            raise _explain(exc, launch) from exc
+        except DescartesError:
+            _close(ours)
+            raise
+        finally:
+            _close(theirs)
+        return Leader(pid, pidfd, start_time, stdin, stdout, stderr)
+
+    def _start(self, launch: Launch, program: bytes, stdio: list[int]) -> int:
+        is_lowered = self._nofile[0] != self._nofile[1]
+        if is_lowered:
+            # The agent inherits the soft limit of this moment; the spares leave low numbers free.
+            _close(self._spares)
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._nofile)
+        try:
+            process = subprocess.Popen(
+                [argument.encode() for argument in launch.argv],
+                executable=program,
+                stdin=stdio[0],
+                stdout=stdio[1],
+                stderr=stdio[2],
+                cwd=launch.cwd.encode(),
+                env={name.encode(): value.encode() for name, value in launch.env.items()},
+                umask=UMASK,
+                start_new_session=True,
+                preexec_fn=self._preparation(launch.rlimits),
+            )
+        except subprocess.SubprocessError as exc:
+            limits = ", ".join(sorted(launch.rlimits)) or "oom_score_adj"
+            raise InvalidArgumentError(f"the kernel refuses the limits asked for: {limits}") from exc
+        finally:
+            if is_lowered:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (self._nofile[1], self._nofile[1]))
+                null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+                self._spares = [null, *(os.dup(null) for _ in range(SPARES - 1))]
+        # Reaped by us, exactly once: subprocess must never wait for it.
+        process.returncode = 0
+        return process.pid
+
+    def _preparation(self, rlimits: dict[str, int]) -> Callable[[], None] | None:
+        if not rlimits and not self._resets_oom_score:
+            return None
+        wanted = [(LIMITS[name], (value, value)) for name, value in rlimits.items()]
+        oom_score = _OOM_SCORE if self._resets_oom_score else None
+
+        def prepare() -> None:
+            for kind, limits in wanted:
+                resource.setrlimit(kind, limits)
+            if oom_score is not None:
+                with open(oom_score, "wb", buffering=0) as file:
+                    file.write(b"0")
+
+        return prepare
+
+
+def check_limits(rlimits: dict[str, int]) -> None:
+    """Refuse limits that do not exist or are over this process's hard limit.
+
+    Raises InvalidArgumentError.
+    """
+    for name, value in rlimits.items():
+        if name not in LIMITS:
+            raise InvalidArgumentError(
+                f"rlimits: no limit '{name}', expected one of {', '.join(LIMITS)}"
+            )
+        hard = resource.getrlimit(LIMITS[name])[1]
+        if hard != resource.RLIM_INFINITY and value > hard:
+            raise InvalidArgumentError(
+                f"rlimits: {name} {value} is over the keeper's own hard limit of {hard}",
+                hint="raise the limit of the service that runs the keeper",
+            )
+
+
+def explain_output(exc: OSError) -> DescartesError:
+    """Why the output files of an agent cannot be opened."""
+    message = f"output file '{exc.filename}': {exc.strerror}"
+    if exc.errno in _SHORTAGES:
+        return ResourceExhaustedError(message)
+    return InternalError(message)
+
+
+def _open_pipes(has_stdin: bool, ours: list[int], theirs: list[int]) -> tuple[int, int, int]:
+    stdin = -1
+    if has_stdin:
+        reader, stdin = os.pipe()
+        theirs.append(reader)
+        ours.append(stdin)
+    else:
+        theirs.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    for _ in range(2):
+        reader, writer = os.pipe()
+        ours.append(reader)
+        theirs.append(writer)
+    # Only our ends: O_NONBLOCK belongs to an end, and programs expect theirs to block.
+    for fd in ours:
+        os.set_blocking(fd, False)
+    return stdin, ours[-2], ours[-1]
+
+
+def _identify(pid: int) -> tuple[int, int]:
+    process = procfs.read(pid)
+    try:
+        if process is None:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        return os.pidfd_open(pid), process.start_time
+    except OSError:
+        # Our own child, not reaped yet: the pid cannot be another's.
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _find(launch: Launch) -> bytes:
+    name = launch.argv[0]
+    if "/" in name:
+        return name.encode()
+    refused = None
+    for directory in launch.path:
+        candidate = os.path.join(launch.cwd, directory, name).encode()
+        if not _is_file(candidate):
+            continue
+        if os.access(candidate, os.X_OK):
+            return candidate
+        refused = refused or candidate.decode()
+    if refused is not None:
+        raise InvalidArgumentError(
+            f"program '{name}': '{refused}' has no execute permission", hint=f"chmod +x {refused}"
+        )
+    raise InvalidArgumentError(
+        f"program '{name}': not in any of {', '.join(launch.path) or 'no directories'}",
+        hint="name it with its whole path, or add its directory to runner.path",
+    )
+
+
+def _is_file(path: bytes) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _explain(exc: OSError, launch: Launch) -> DescartesError:
+    reason = os.strerror(exc.errno or 0)
+    if exc.errno in _SHORTAGES:
+        return ResourceExhaustedError(
+            f"no process for program '{launch.argv[0]}': {reason}", hint="try again later"
+        )
+    if exc.filename == launch.cwd.encode():
+        return InvalidArgumentError(
+            f"cwd '{launch.cwd}': {reason}", hint="name a directory the agent may enter"
+        )
+    hint = _HINTS.get(exc.errno or 0)
+    return InvalidArgumentError(f"program '{launch.argv[0]}': {reason}", hint=hint)
+
+
+def _close(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())

@@ -1,0 +1,228 @@
+"""From an agent's pipes into files, with the disk bound kept before each write.
+
+Offset n of a stream is offset n of its file for ever: what is too old becomes a hole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+from descartesd.keeper import kernel
+from descartesd.keeper.index import TimeIndex
+from descartesd.keeper.loop import Loop
+from descartesd.keeper.protocol import data_path, index_path
+
+READ_BYTES: Final = 64 * 1024
+BLOCK: Final = 4096
+RETRY_S: Final = 1.0
+STEP_MIN: Final = 64 * 1024
+PIPE_BYTES_MAX: Final = 1024 * 1024
+_NO_HOLES: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class Pump:
+    """What all streams share: the loop, one read buffer, and whether holes can be punched."""
+
+    __slots__ = ("buffer", "loop", "output_dir", "punches", "say", "view")
+
+    def __init__(self, loop: Loop, output_dir: str, say: Callable[[str], None]) -> None:
+        self.loop = loop
+        self.output_dir = output_dir
+        self.say = say
+        self.buffer = bytearray(READ_BYTES)
+        self.view = memoryview(self.buffer)
+        self.punches = True
+        if not _can_punch(output_dir):
+            self.note_no_holes()
+
+    def note_no_holes(self) -> None:
+        """Say once that old output will keep its space on the disk."""
+        self.punches = False
+        self.say(f"the file system of '{self.output_dir}' punches no holes: old output is skipped")
+
+    def remove(self, agent_id: str, stream: str) -> None:
+        """Delete the files of a stream, if there are any.
+
+        Raises OSError.
+        """
+        for path in (
+            data_path(self.output_dir, agent_id, stream),
+            index_path(self.output_dir, agent_id, stream),
+        ):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+
+
+class Stream:
+    """stdout or stderr of one agent, over all its attempts."""
+
+    __slots__ = (
+        "_file", "_held", "_index", "_is_overdue", "_limit", "_on_end", "_path", "_pipe", "_pump",
+        "_punched", "_window", "error", "total",
+    )  # fmt: skip
+
+    def __init__(self, pump: Pump, agent_id: str, name: str) -> None:
+        self._pump = pump
+        self._path = data_path(pump.output_dir, agent_id, name)
+        self._index = TimeIndex(index_path(pump.output_dir, agent_id, name))
+        self._file = -1
+        self._pipe = -1
+        self._held = b""
+        self._is_overdue = False
+        self._limit = 0
+        self._punched = 0
+        self._window = [pump.view]
+        self._on_end: Callable[[], None] | None = None
+        self.total = 0
+        self.error: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more may come: the pipe is open, or bytes wait for room on the disk."""
+        return self._pipe >= 0 or bool(self._held)
+
+    def open(self, limit: int) -> bool:
+        """Open the file, of which about `limit` bytes will be kept; True if it is new.
+
+        Raises OSError.
+        """
+        is_new = not os.path.exists(self._path)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.open(self._path, flags, 0o640)
+        self.total = os.fstat(self._file).st_size
+        self._limit = max(limit, BLOCK)
+        self._window = [self._pump.view[: self._limit]]
+        return is_new
+
+    def attach(self, pipe: int, on_end: Callable[[], None]) -> None:
+        """Own the reading end of a pipe from now on; `on_end` is called when no more can come."""
+        self._pipe = pipe
+        self._on_end = on_end
+        self._is_overdue = False
+        self._pump.loop.watch_pipe(pipe, self._on_readable)
+
+    def end(self) -> None:
+        """Take what the pipe holds now and close it, whoever else still has it open."""
+        self._is_overdue = True
+        turns = PIPE_BYTES_MAX // len(self._window[0])
+        while self._pipe >= 0 and not self._held:
+            turns -= 1
+            if not self._take() or turns <= 0:
+                break
+        if self._pipe >= 0 and not self._held:
+            self._close_pipe()
+
+    def abandon(self) -> None:
+        """Close everything and drop what waits for room on the disk; `on_end` is not called."""
+        if self._pipe >= 0:
+            if not self._held:
+                self._pump.loop.unwatch_pipe(self._pipe)
+            os.close(self._pipe)
+            self._pipe = -1
+        self._held = b""
+        self._close_files()
+
+    def close_unused(self, *, delete: bool) -> None:
+        """Close after `open` where no pipe followed, and delete the file if it was new."""
+        self._close_files()
+        if delete:
+            os.unlink(self._path)
+
+    def _on_readable(self, _mask: int) -> None:
+        self._take()
+
+    def _take(self) -> bool:
+        try:
+            count = os.readv(self._pipe, self._window)
+        except BlockingIOError:
+            return False
+        if count == 0:
+            self._close_pipe()
+            return False
+        self._write(self._pump.view[:count])
+        if self._held:
+            self._pump.loop.unwatch_pipe(self._pipe)
+        return not self._held
+
+    def _close_pipe(self) -> None:
+        self._pump.loop.unwatch_pipe(self._pipe)
+        os.close(self._pipe)
+        self._pipe = -1
+        self._close_files()
+        if self._on_end is not None:
+            self._on_end()
+
+    def _close_files(self) -> None:
+        self._index.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _write(self, left: memoryview) -> None:
+        try:
+            self._make_room(len(left))
+            self._index.mark(self.total, time.time())
+            while left:
+                written = os.write(self._file, left)
+                self.total += written
+                left = left[written:]
+        except OSError as exc:
+            self.error = f"writing '{self._path}' stopped at {self.total}: {exc.strerror}"
+            self._held = bytes(left)
+            self._pump.loop.call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        if not self._held:
+            return
+        held, self._held = self._held, b""
+        self._write(memoryview(held))
+        if self._held:
+            return
+        self.error = None
+        self._pump.loop.watch_pipe(self._pipe, self._on_readable)
+        if self._is_overdue:
+            self.end()
+
+    def _make_room(self, count: int) -> None:
+        excess = self.total + count - self._index.head - self._limit
+        if excess <= 0:
+            return
+        step = min(max(self._limit // 8, STEP_MIN), self._limit // 2)
+        head = min(self._index.head + excess + step, self.total)
+        head -= head % BLOCK
+        if head > self._index.head:
+            # The reader's view first: it must never take a hole for what the agent wrote.
+            self._index.move_head(head)
+            self._punch(head)
+
+    def _punch(self, head: int) -> None:
+        if not self._pump.punches:
+            return
+        try:
+            kernel.punch_hole(self._file, self._punched, head - self._punched)
+        except OSError as exc:
+            if exc.errno not in _NO_HOLES:
+                raise
+            self._pump.note_no_holes()
+        self._punched = head
+
+
+def _can_punch(output_dir: str) -> bool:
+    path = f"{output_dir}/.holes-{os.getpid()}"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        kernel.punch_hole(fd, 0, BLOCK)
+    except OSError as exc:
+        if exc.errno not in _NO_HOLES:
+            raise
+        return False
+    finally:
+        os.close(fd)
+        os.unlink(path)
+    return True

@@ -1,0 +1,118 @@
+"""What /proc says about processes (proc(5)); a process that is gone reads as None or empty."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NamedTuple
+
+ID_VARIABLE: Final = b"DESCARTES_AGENT_ID="
+
+# Of a task in one of these nothing runs: stopped, traced, zombie, dead, and asleep in the kernel
+# without heeding signals, where a pending SIGSTOP takes it before its next instruction.
+STILL: Final = "TtZXD"
+GONE: Final = "ZX"
+
+
+class Process(NamedTuple):
+    """One line of /proc/PID/stat; start_time in ticks since the host started."""
+
+    pid: int
+    start_time: int
+    ppid: int
+    group: int
+    session: int
+    state: str
+    threads: int
+
+
+def read(pid: int) -> Process | None:
+    """One process."""
+    line = _contents(f"/proc/{pid}/stat")
+    if not line:
+        return None
+    fields = line[line.rindex(b")") + 2 :].split(None, 20)
+    return Process(
+        pid=pid,
+        start_time=int(fields[19]),
+        ppid=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        state=fields[0].decode(),
+        threads=int(fields[17]),
+    )
+
+
+def is_still(process: Process) -> bool:
+    """Whether no thread of it runs."""
+    if process.threads == 1:
+        return process.state in STILL
+    for tid in _names(f"/proc/{process.pid}/task"):
+        line = _contents(f"/proc/{process.pid}/task/{tid}/stat")
+        if line and chr(line[line.rindex(b")") + 2]) not in STILL:
+            return False
+    return True
+
+
+def knows_children() -> bool:
+    """Whether this kernel lists children (CONFIG_PROC_CHILDREN)."""
+    return os.path.exists("/proc/self/task/self/children") or os.path.exists(
+        f"/proc/self/task/{os.getpid()}/children"
+    )
+
+
+def children(pid: int, threads: int) -> list[int]:
+    """The pids of its children, those of all its threads."""
+    tids = [str(pid)] if threads == 1 else _names(f"/proc/{pid}/task")
+    listed = b"".join(_contents(f"/proc/{pid}/task/{tid}/children") for tid in tids)
+    return [int(child) for child in listed.split()]
+
+
+def agent_id(pid: int) -> str | None:
+    """The value of DESCARTES_AGENT_ID it was started with."""
+    environ = _contents(f"/proc/{pid}/environ")
+    if environ.startswith(ID_VARIABLE):
+        start = len(ID_VARIABLE)
+    else:
+        found = environ.find(b"\0" + ID_VARIABLE)
+        if found < 0:
+            return None
+        start = found + 1 + len(ID_VARIABLE)
+    end = environ.find(b"\0", start)
+    return environ[start : end if end >= 0 else None].decode(errors="replace")
+
+
+def command(pid: int) -> str:
+    """Its command line, at most 200 characters, or its name in brackets when it has none."""
+    line = _contents(f"/proc/{pid}/cmdline").rstrip(b"\0").replace(b"\0", b" ")
+    if not line:
+        line = b"[" + _contents(f"/proc/{pid}/comm").strip() + b"]"
+    return line.decode(errors="replace")[:200]
+
+
+def pids() -> list[int]:
+    """Every process of the host that may be seen."""
+    return [int(name) for name in _names("/proc") if name.isdigit()]
+
+
+def _contents(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        # A seq_file hands out whole records: a short read does not mean the end.
+        parts = []
+        while part := os.read(fd, 4096):
+            parts.append(part)
+        return b"".join(parts)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []

@@ -1,0 +1,233 @@
+"""The control socket: one daemon at a time, its requests, our replies and facts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from descartesd.errors import DescartesError, InternalError, UnimplementedError
+from descartesd.keeper import protocol
+from descartesd.keeper.agent import Agent
+from descartesd.keeper.loop import Loop
+
+REQUESTS_PER_TURN: Final = 16
+ACCEPT_RETRY_S: Final = 1.0
+_NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
+_PEER: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+# What a mistake in one operation raises; answered as `internal`, the others are served on.
+_BUGS: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+
+Message = Mapping[str, Any]
+Operation = Callable[["Request"], Message | None]
+
+
+class Request:
+    """One request, answered once: by its operation's result, or later."""
+
+    __slots__ = ("_connection", "_request_id", "fields", "op")
+
+    def __init__(self, connection: Connection, fields: Message) -> None:
+        self._connection = connection
+        self._request_id = fields.get("id")
+        self.op = fields.get("op")
+        self.fields = fields
+
+    def reply(self, result: Message) -> None:
+        """Answer; dropped when the daemon has gone."""
+        self._connection.send({"id": self._request_id, "ok": result})
+
+    def fail(self, error: DescartesError) -> None:
+        """Answer with an error; dropped when the daemon has gone."""
+        told = {"code": error.code, "message": error.message}
+        if error.hint is not None:
+            told["hint"] = error.hint
+        self._connection.send({"id": self._request_id, "error": told})
+
+    @property
+    def peer_pid(self) -> int:
+        """The process that asked."""
+        return self._connection.peer_pid
+
+
+class Connection:
+    """One connected daemon. While replies wait for room no further request is read."""
+
+    def __init__(self, sock: socket.socket, server: Server) -> None:
+        self._sock = sock
+        self._server = server
+        self._outbox: deque[Message] = deque()
+        self._is_open = True
+        self._is_full = False
+        self.peer_pid = peer_of(sock)[0]
+        server.loop.watch(sock.fileno(), self._on_ready)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether a fact can be sent now."""
+        return self._is_open and not self._outbox
+
+    def send(self, message: Message) -> None:
+        """Send, or queue behind what waits already."""
+        if not self._is_open:
+            return
+        self._outbox.append(message)
+        if len(self._outbox) == 1:
+            self._drain()
+
+    def close(self) -> None:
+        """End the connection; replies still to come are dropped."""
+        if self._is_open:
+            self._is_open = False
+            self._server.loop.unwatch(self._sock.fileno())
+            self._sock.close()
+
+    def _on_ready(self, mask: int) -> None:
+        if mask & select.EPOLLOUT:
+            self._drain()
+        for _ in range(REQUESTS_PER_TURN):
+            if not self.is_clear or not self._serve_one():
+                return
+
+    def _serve_one(self) -> bool:
+        try:
+            message = protocol.receive(self._sock)
+        except BlockingIOError:
+            return False
+        except (OSError, RecursionError, TypeError, ValueError) as exc:
+            self._server.say(f"connection of process {self.peer_pid} closed: {exc}")
+            message = None
+        if message is None:
+            self._server.lose(self)
+            return False
+        self._server.handle(Request(self, message))
+        return True
+
+    def _drain(self) -> None:
+        try:
+            while self._outbox:
+                protocol.send(self._sock, self._outbox[0])
+                self._outbox.popleft()
+        except BlockingIOError:
+            self._expect_room(is_full=True)
+        except OSError:
+            self._server.lose(self)
+        else:
+            self._expect_room(is_full=False)
+
+    def _expect_room(self, *, is_full: bool) -> None:
+        if is_full != self._is_full:
+            self._is_full = is_full
+            events = select.EPOLLOUT if is_full else select.EPOLLIN
+            self._server.loop.rewatch(self._sock.fileno(), events=events)
+
+
+class Server:
+    """Accepts the daemon, dispatches its requests, tells it what happened to its agents."""
+
+    def __init__(self, loop: Loop, listener: socket.socket, *, say: Callable[[str], None]) -> None:
+        self.loop = loop
+        self.say = say
+        self.operations: dict[str, Operation] = {}
+        self.on_connection: Callable[[], None] = _nothing
+        self._listener = listener
+        self._connection: Connection | None = None
+        # At most one entry an agent and fact, however long the daemon does not read.
+        self._unsent: dict[tuple[str, str], Agent] = {}
+        loop.watch(listener.fileno(), self._on_connect)
+        loop.call_after_turn(self.flush)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a daemon is there."""
+        return self._connection is not None
+
+    def tell(self, event: str, agent: Agent) -> None:
+        """Send this fact as soon as there is room; dropped without a daemon, who begins by list."""
+        if self._connection is not None:
+            self._unsent[agent.agent_id, event] = agent
+
+    def untell(self, agent: Agent) -> None:
+        """Drop the unsent facts of an attempt that is over for the daemon too."""
+        for event in ("exited", "eof"):
+            self._unsent.pop((agent.agent_id, event), None)
+
+    def flush(self) -> None:
+        """Send unsent facts while there is room."""
+        while self._unsent and self._connection is not None and self._connection.is_clear:
+            (agent_id, event), agent = next(iter(self._unsent.items()))
+            del self._unsent[agent_id, event]
+            self._connection.send({"event": event, "agent": agent.status()})
+
+    def handle(self, request: Request) -> None:
+        """Carry out a request; whatever it raises becomes its answer."""
+        try:
+            result = self._operate(request)
+        except DescartesError as error:
+            request.fail(error)
+        except _BUGS as bug:
+            sys.excepthook(type(bug), bug, bug.__traceback__)
+            request.fail(InternalError(f"operation '{request.op}' met {type(bug).__name__}"))
+        else:
+            if result is not None:
+                request.reply(result)
+
+    def lose(self, connection: Connection) -> None:
+        """Close a connection; the agents do not notice."""
+        connection.close()
+        if connection is self._connection:
+            self._connection = None
+            self._unsent.clear()
+            self.on_connection()
+
+    def close(self) -> None:
+        """Stop listening and close the connection."""
+        self.loop.unwatch(self._listener.fileno())
+        self._listener.close()
+        if self._connection is not None:
+            self.lose(self._connection)
+
+    def _operate(self, request: Request) -> Message | None:
+        operation = self.operations.get(request.op) if isinstance(request.op, str) else None
+        if operation is None:
+            raise UnimplementedError(f"no operation {request.op!r:.80}")
+        return operation(request)
+
+    def _on_connect(self, _mask: int) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError as exc:
+            if exc.errno in _NO_DESCRIPTOR:
+                self.loop.rewatch(self._listener.fileno(), events=0)
+                self.loop.call_later(ACCEPT_RETRY_S, self._accept_again)
+            return
+        pid, uid = peer_of(sock)
+        if uid not in (os.geteuid(), 0):
+            self.say(f"connection of process {pid} refused: its user is {uid}")
+            sock.close()
+            return
+        sock.setblocking(False)
+        if self._connection is not None:
+            self._connection.close()
+        self._unsent.clear()
+        self._connection = Connection(sock, self)
+        self.on_connection()
+
+    def _accept_again(self) -> None:
+        self.loop.rewatch(self._listener.fileno(), events=select.EPOLLIN)
+
+
+def peer_of(sock: socket.socket) -> tuple[int, int]:
+    """Process id and user id of the other end, by the kernel's word (unix(7), SO_PEERCRED)."""
+    pid, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return pid, uid
+
+
+def _nothing() -> None:
+    return None

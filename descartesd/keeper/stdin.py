@@ -1,0 +1,135 @@
+"""An agent's stdin: a bounded buffer before the pipe, and how far each writer has come."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Final
+
+from descartesd.errors import ConflictError, WouldBlockError
+from descartesd.keeper.loop import Loop
+
+BUFFER_BYTES: Final = 256 * 1024
+WRITERS_MAX: Final = 64
+_WRITE_BYTES: Final = 64 * 1024
+
+
+class Writers:
+    """The offset each of the last writers of an agent has reached, over all its attempts."""
+
+    __slots__ = ("_offsets",)
+
+    def __init__(self) -> None:
+        self._offsets: dict[str, int] = {}
+
+    def known(self, writer: str, offset: int) -> int:
+        """How many bytes from `offset` on this writer has already delivered.
+
+        Raises ConflictError where bytes before `offset` never came.
+        """
+        reached = self._offsets.get(writer, 0)
+        if offset > reached:
+            raise ConflictError(
+                f"writer '{writer}' is at offset {reached}: offset {offset} leaves a hole",
+                hint=f"send the bytes from offset {reached} on",
+            )
+        return reached - offset
+
+    def advance(self, writer: str, count: int) -> int:
+        """Note `count` more bytes; returns the offset expected next."""
+        reached = self._offsets.pop(writer, 0) + count
+        self._offsets[writer] = reached
+        if len(self._offsets) > WRITERS_MAX:
+            del self._offsets[next(iter(self._offsets))]
+        return reached
+
+
+class Stdin:
+    """The writing end of the pipe of one attempt."""
+
+    __slots__ = ("_buffer", "_fd", "_is_ending", "_loop")
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._buffer = bytearray()
+        self._is_ending = False
+        # Waiting for nothing still reports EPOLLERR, which is the reader closing its end.
+        loop.watch_pipe(fd, self._on_ready, events=0)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still takes bytes."""
+        return self._fd >= 0 and not self._is_ending
+
+    def room(self) -> int:
+        """How many bytes `write` would take; 0 only while the agent does not read."""
+        return BUFFER_BYTES - len(self._buffer)
+
+    def write(self, data: memoryview) -> None:
+        """Deliver `data`, at most `room()` bytes, in the background."""
+        self._buffer += data
+        self._drain()
+
+    def end(self) -> None:
+        """Close as soon as everything taken has been delivered."""
+        self._is_ending = True
+        self._drain()
+
+    def close(self) -> None:
+        """Close now, dropping what has not been delivered."""
+        if self._fd >= 0:
+            self._loop.unwatch_pipe(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+        self._buffer.clear()
+
+    def _on_ready(self, mask: int) -> None:
+        if mask & select.EPOLLERR:
+            self.close()
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        if self._fd < 0:
+            return
+        try:
+            while self._buffer:
+                with memoryview(self._buffer) as whole:
+                    written = os.write(self._fd, whole[:_WRITE_BYTES])
+                del self._buffer[:written]
+        except BlockingIOError:
+            self._loop.rewatch_pipe(self._fd, events=select.EPOLLOUT)
+            return
+        except BrokenPipeError:
+            self.close()
+            return
+        self._loop.rewatch_pipe(self._fd, events=0)
+        if self._is_ending:
+            self.close()
+
+
+def deliver(
+    stdin: Stdin | None, writers: Writers, data: bytes, *, writer: str | None, offset: int
+) -> tuple[int, int | None]:
+    """Take as much of `data` as there is room for, less what this writer sent before.
+
+    Returns the number of bytes settled and the offset expected next of this writer.
+    Raises ConflictError (stdin closed, or a hole) and WouldBlockError (no room at all).
+    """
+    if stdin is None or not stdin.is_open:
+        raise ConflictError(
+            "stdin is closed" if stdin else "stdin is not a pipe",
+            hint="spawn the agent with stdin 'pipe'; what was closed stays closed",
+        )
+    old = 0 if writer is None else min(writers.known(writer, offset), len(data))
+    fresh = memoryview(data)[old : old + stdin.room()]
+    if data and not old and not fresh:
+        raise WouldBlockError(
+            f"the agent does not read its stdin: {BUFFER_BYTES} bytes wait already",
+            hint="try again later",
+        )
+    stdin.write(fresh)
+    if writer is None:
+        return len(fresh), None
+    return old + len(fresh), writers.advance(writer, len(fresh))

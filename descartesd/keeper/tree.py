@@ -1,0 +1,154 @@
+"""Which processes are an agent's: its leader, the descendants, and the orphans it left behind.
+
+The process group is not the agent: tools run in sessions of their own. The keeper is a child
+subreaper (prctl(2)), so whatever loses its parent becomes its child; such an orphan belongs to the
+agent in whose tree it was seen, whose session or group it is in, or whose id its environment has.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from descartesd.keeper import procfs
+from descartesd.keeper.agent import Agent, Agents
+from descartesd.keeper.loop import Loop
+from descartesd.keeper.procfs import Process
+
+KIN_MAX: Final = 1024
+
+
+class Tree:
+    """Finds and signals the processes of agents."""
+
+    def __init__(self, loop: Loop, agents: Agents) -> None:
+        self._loop = loop
+        self._agents = agents
+        self._pid = os.getpid()
+        self._lists_children = procfs.knows_children()
+        # Processes other than leaders seen in a tree: pid -> (start_time, agent).
+        self._kin: dict[int, tuple[int, Agent]] = {}
+        self._kin_max = KIN_MAX
+        self._orphans: dict[Agent | None, list[Process]] = {}
+        self._orphans_turn = -1
+        self._families: dict[int, list[int]] = {}
+        self._families_turn = -1
+
+    def walk(self, agent: Agent) -> Iterator[Process]:
+        """Every process of the agent, parents before their children.
+
+        The children of one are looked up after it has been dealt with: stopped, it has no more.
+        """
+        queue: deque[tuple[int, int]] = deque()
+        if agent.runs:
+            queue.append((agent.pid, self._pid))
+        yield from self._descend(agent, queue)
+        queue.extend((orphan.pid, self._pid) for orphan in self.orphans().get(agent, ()))
+        yield from self._descend(agent, queue)
+
+    def signal(self, agent: Agent, process: Process, signum: int) -> bool:
+        """Signal that very process; False when it is gone or not ours to signal."""
+        if process.pid == agent.pid and agent.runs:
+            return _send(agent.pidfd, signum)
+        return signal_process(process, signum)
+
+    def orphans(self, *, refresh: bool = False) -> dict[Agent | None, list[Process]]:
+        """The orphans of each agent, and under None those of no agent; read once a turn.
+
+        With `refresh` they are read again, for what became an orphan within this turn.
+        """
+        if refresh or self._orphans_turn != self._loop.turn:
+            self._orphans = self._find_orphans(refresh=refresh)
+            self._orphans_turn = self._loop.turn
+        return self._orphans
+
+    def _descend(self, agent: Agent, queue: deque[tuple[int, int]]) -> Iterator[Process]:
+        while queue:
+            pid, ppid = queue.popleft()
+            process = procfs.read(pid)
+            if process is None or process.ppid != ppid:
+                continue
+            if pid != agent.pid:
+                self._remember(process, agent)
+            yield process
+            queue.extend((child, pid) for child in self._children(pid, process.threads))
+
+    def _find_orphans(self, *, refresh: bool) -> dict[Agent | None, list[Process]]:
+        found: dict[Agent | None, list[Process]] = {}
+        if refresh:
+            self._families_turn = -1
+        leaders = self._agents.leaders
+        for pid in self._children(self._pid, 1):
+            leader = leaders.get(pid)
+            if leader is not None and leader.runs:
+                continue
+            process = procfs.read(pid)
+            if process is not None and process.ppid == self._pid:
+                found.setdefault(self._owner(process), []).append(process)
+        return found
+
+    def _owner(self, process: Process) -> Agent | None:
+        start_time, agent = self._kin.get(process.pid, (0, None))
+        if agent is not None and start_time == process.start_time:
+            return agent
+        leaders = self._agents.leaders
+        owner = leaders.get(process.session) or leaders.get(process.group)
+        if owner is None and (agent_id := procfs.agent_id(process.pid)) is not None:
+            owner = self._agents.find(agent_id)
+        if owner is not None:
+            self._remember(process, owner)
+        return owner
+
+    def _remember(self, process: Process, agent: Agent) -> None:
+        self._kin[process.pid] = (process.start_time, agent)
+        if len(self._kin) > self._kin_max:
+            self._kin = {pid: kin for pid, kin in self._kin.items() if _lives(pid, kin[0])}
+            self._kin_max = max(KIN_MAX, 2 * len(self._kin))
+
+    def _children(self, pid: int, threads: int) -> list[int]:
+        if self._lists_children:
+            return procfs.children(pid, threads)
+        if self._families_turn != self._loop.turn:
+            self._families = _families()
+            self._families_turn = self._loop.turn
+        return self._families.get(pid, [])
+
+
+def signal_process(process: Process, signum: int) -> bool:
+    """Signal that very process, not one that has its pid by now; False when it is gone."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        return False
+    try:
+        now = procfs.read(process.pid)
+        if now is None or now.start_time != process.start_time:
+            return False
+        return _send(pidfd, signum)
+    finally:
+        os.close(pidfd)
+
+
+def _send(pidfd: int, signum: int) -> bool:
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _lives(pid: int, start_time: int) -> bool:
+    process = procfs.read(pid)
+    return process is not None and process.start_time == start_time
+
+
+def _families() -> dict[int, list[int]]:
+    families: dict[int, list[int]] = {}
+    for pid in procfs.pids():
+        process = procfs.read(pid)
+        if process is not None:
+            families.setdefault(process.ppid, []).append(pid)
+    return families

@@ -1,0 +1,113 @@
+"""The authority: the Ed25519 key that signs certificates, on line, without a passphrase."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+
+from descartesd.errors import DescartesError, InvalidArgumentError, StartupRefusedError
+from descartesd.keys.certificate import ID_BYTES, Certificate, authority_id, sign
+from descartesd.keys.files import create_public
+from descartesd.keys.keyfile import create_key_text, fingerprint, read_key_text
+from descartesd.keys.z85 import encode_key
+from descartesd.wire.agent import NAME_PATTERN
+from descartesd.wire.methods import ROLES
+
+TITLE = "authority key"
+DAY_S = 86_400
+DAYS_MAX = 3650
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Authority:
+    """An authority that can sign; only its fingerprint shows in its repr."""
+
+    public: bytes
+    seed: bytes = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"Authority({fingerprint(self.public)})"
+
+    @property
+    def id(self) -> bytes:
+        """What its certificates name it by."""
+        return authority_id(self.public)
+
+    def issue(
+        self, name: str, public_key: bytes, role: str, *, now: float, days: int = 365
+    ) -> bytes:
+        """Sign a client certificate for a CURVE public key, valid from `now` for some days.
+
+        Raises InvalidArgumentError for a name, role or number of days that cannot be.
+        """
+        check_request(name, role, days)
+        start = int(now)
+        end = start + days * DAY_S
+        certificate = Certificate(
+            kind="client",
+            serial=os.urandom(ID_BYTES),
+            name=name,
+            key=public_key,
+            roles=(role,),
+            not_before=start,
+            not_after=end,
+            renew_until=end,
+            authority=self.id,
+        )
+        return sign(certificate, self.seed)
+
+
+def check_request(name: str, role: str, days: int) -> None:
+    """Raise InvalidArgumentError when no certificate can be issued like this."""
+    if not re.search(NAME_PATTERN, name):
+        raise InvalidArgumentError(
+            f"name '{name[:64]}' is not possible, expected a lower-case letter and up to 62 "
+            "lower-case letters, digits, '.', '_' or '-'"
+        )
+    if role not in ROLES:
+        raise InvalidArgumentError(
+            f"unknown role '{role[:64]}', expected {', '.join(ROLES[:-1])} or {ROLES[-1]}"
+        )
+    if not 1 <= days <= DAYS_MAX:
+        raise InvalidArgumentError(f"expected 1 to {DAYS_MAX} days, got {days}")
+
+
+def create_authority(path: str) -> Authority:
+    """Make an authority: its secret in a new file `path`, its public key beside it in `.pub`.
+
+    Raises AlreadyExistsError when either exists, otherwise as `create_secret`; then neither is
+    left.
+    """
+    authority = _of_seed(os.urandom(32))
+    create_key_text(path, TITLE, authority.public, authority.seed)
+    try:
+        create_public(public_file(path), f"{encode_key(authority.public)}\n".encode())
+    except DescartesError:
+        os.unlink(path)
+        raise
+    return authority
+
+
+def public_file(path: str) -> str:
+    """Where the public key of the authority whose secret is at `path` stands."""
+    return f"{path.removesuffix('.key')}.pub"
+
+
+def load_authority(path: str) -> Authority:
+    """Read an authority back.
+
+    Raises StartupRefusedError when others can read the file, when it is malformed or when its two
+    keys do not belong together.
+    """
+    public, seed = read_key_text(path, TITLE)
+    authority = _of_seed(seed)
+    if authority.public != public:
+        raise StartupRefusedError(f"the public key in '{path}' is not that of its secret key")
+    return authority
+
+
+def _of_seed(seed: bytes) -> Authority:
+    from nacl.signing import SigningKey  # noqa: PLC0415  # only signing and checking need it
+
+    return Authority(SigningKey(seed).verify_key.encode(), seed)

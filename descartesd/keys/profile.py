@@ -1,0 +1,204 @@
+"""Profiles: where a client finds its server and which keys it uses.
+
+A TOML file of mode 0600. The profile of a Unix socket has no keys: the server's stands beside the
+socket, and the kernel tells the server who calls. Imports stay few: every command reads one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from descartesd.config.endpoint import parse_tcp, unix_path_fault
+from descartesd.config.toml_text import toml_lines, toml_text
+from descartesd.errors import InvalidArgumentError, NotFoundError, UnauthenticatedError
+from descartesd.keys.files import create_secret, read_contents
+from descartesd.keys.z85 import decode_key
+
+UNIX = "ipc://"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """How patient a client is. The names are those of the table [client]; times are seconds."""
+
+    connection_timeout_secs: float = 3.0
+    """Until the handshake with a server is done."""
+    request_timeout_secs: float = 30.0
+    """Until a request without a deadline of its own is answered."""
+    auto_reconnect: bool = True
+    """Whether a lost connection is made again."""
+    max_reconnect_attempts: int = 0
+    """How often in a row that is tried; 0: until the request's time is over."""
+    reconnect_delay_secs: float = 0.1
+    """Before the first attempt; each further one waits longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the servers are, and who the client is. Keys are Z85 text of 40 characters.
+
+    `server_keys` belong to `endpoints` in their order; one alone is that of all. A Unix socket
+    needs none.
+    """
+
+    endpoints: tuple[str, ...]
+    server_keys: tuple[str, ...] = ()
+    public_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    certificate: str | None = field(default=None, repr=False)
+    client: ClientSettings = ClientSettings()
+
+
+def load_profile(path: str) -> Profile:
+    """Read a profile.
+
+    Raises NotFoundError when there is none, UnauthenticatedError when others can read its secret
+    key, InvalidArgumentError when it is malformed.
+    """
+    try:
+        contents = read_contents(path)
+    except FileNotFoundError as exc:
+        raise NotFoundError(f"there is no profile '{path}'") from exc
+    except OSError as exc:
+        raise InvalidArgumentError(f"cannot read the profile '{path}': {exc.strerror}") from exc
+    try:
+        table = tomllib.loads(contents.data.decode())
+    except ValueError as exc:
+        raise InvalidArgumentError(f"'{path}' is not valid TOML: {exc}") from exc
+    if "secret_key" in table and contents.fault is not None:
+        raise UnauthenticatedError(contents.fault, hint=contents.hint)
+    try:
+        return _profile(table)
+    except ValueError as exc:
+        raise InvalidArgumentError(f"{path}: {exc}") from exc
+
+
+def create_profile(path: str, profile: Profile) -> None:
+    """Write a profile to a new file of mode 0600.
+
+    Raises AlreadyExistsError when anything has that name, otherwise as `create_secret`.
+    """
+    secrecy = "local use needs no keys" if profile.secret_key is None else "keep it secret"
+    lines = [
+        f"# descartesctl profile; {secrecy}",
+        f"endpoints = {toml_text(profile.endpoints)}",
+    ]
+    if profile.server_keys:
+        lines.append(f"server_keys = {toml_text(profile.server_keys)}")
+    if profile.public_key is not None:
+        lines.append(f"public_key = {toml_text(profile.public_key)}")
+    if profile.secret_key is not None:
+        lines.append(f"secret_key = {toml_text(profile.secret_key)}")
+    if profile.certificate is not None:
+        lines.append(f"certificate = {toml_lines(profile.certificate)}")
+    changed = [
+        f"{each.name} = {toml_text(getattr(profile.client, each.name))}"
+        for each in fields(ClientSettings)
+        if getattr(profile.client, each.name) != each.default
+    ]
+    if changed:
+        lines += ["", "[client]", *changed]
+    create_secret(path, "\n".join([*lines, ""]).encode())
+
+
+def _profile(table: Mapping[str, Any]) -> Profile:
+    _refuse_unknown(table, [each.name for each in fields(Profile)])
+    profile = Profile(
+        endpoints=_texts(table, "endpoints"),
+        server_keys=_texts(table, "server_keys"),
+        public_key=_text(table, "public_key"),
+        secret_key=_text(table, "secret_key"),
+        certificate=_text(table, "certificate"),
+        client=_client(table.get("client", {})),
+    )
+    if not profile.endpoints:
+        raise ValueError("endpoints: expected at least one, 'tcp://HOST:PORT' or 'ipc:///PATH'")
+    for endpoint in profile.endpoints:
+        _check_endpoint(endpoint)
+    _check_keys(profile)
+    return profile
+
+
+def _check_endpoint(endpoint: str) -> None:
+    if endpoint.startswith(f"{UNIX}/"):
+        fault = unix_path_fault(endpoint.removeprefix(UNIX))
+    elif endpoint.startswith("tcp://"):
+        fault = None if parse_tcp(endpoint).port else f"expected a port over 0, got '{endpoint}'"
+    else:
+        fault = f"expected 'tcp://HOST:PORT' or 'ipc:///PATH', got '{endpoint}'"
+    if fault is not None:
+        raise ValueError(f"endpoints: {fault}")
+
+
+def _check_keys(profile: Profile) -> None:
+    keys = {"public_key": profile.public_key, "secret_key": profile.secret_key}
+    for name, key in [*keys.items(), *(("server_keys", each) for each in profile.server_keys)]:
+        if key is not None:
+            try:
+                decode_key(key)
+            except ValueError as exc:
+                raise ValueError(f"{name}: {exc}") from exc
+    if None in keys.values() and any(keys.values()):
+        raise ValueError("expected both public_key and secret_key, or neither")
+    if len(profile.server_keys) not in {0, 1, len(profile.endpoints)}:
+        raise ValueError(
+            f"server_keys: expected one, or one for each of {len(profile.endpoints)} endpoints, "
+            f"got {len(profile.server_keys)}"
+        )
+    if any(each.startswith("tcp://") for each in profile.endpoints):
+        missing = [name for name, key in keys.items() if key is None]
+        missing += [] if profile.server_keys else ["server_keys"]
+        if missing:
+            raise ValueError(f"a tcp endpoint needs {' and '.join(sorted(missing))}")
+
+
+def _client(table: Any) -> ClientSettings:
+    if not isinstance(table, dict):
+        raise ValueError(f"client: expected a table, got {table!r}")
+    _refuse_unknown(table, [each.name for each in fields(ClientSettings)], "client.")
+    values: dict[str, Any] = {}
+    for each in fields(ClientSettings):
+        if each.name in table:
+            value = values[each.name] = table[each.name]
+            if (expected := _expected_setting(each.default, value)) is not None:
+                raise ValueError(f"client.{each.name}: expected {expected}, got {value!r}")
+    return ClientSettings(**values)
+
+
+def _expected_setting(default: object, value: object) -> str | None:
+    match default:
+        case bool():
+            return None if isinstance(value, bool) else "true or false"
+        case int():
+            fits = type(value) is int and 0 <= value <= 1_000_000
+            return None if fits else "an integer from 0 to 1000000"
+        case _:
+            fits = type(value) in {int, float} and 0 < float(str(value)) <= 86_400
+            return None if fits else "seconds, over 0 and at most 86400"
+
+
+def _refuse_unknown(table: Iterable[str], known: list[str], prefix: str = "") -> None:
+    for name in table:
+        if name not in known:
+            from descartesd.wire.codec import nearest  # noqa: PLC0415  # only errors need it
+
+            near = nearest(name, known)
+            meant = f" (did you mean '{near}'?)" if near else ""
+            raise ValueError(f"{prefix}{name}: unknown key{meant}")
+
+
+def _text(table: Mapping[str, Any], name: str) -> str | None:
+    value = table.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name}: expected a text")
+    return value
+
+
+def _texts(table: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = table.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{name}: expected a list of texts")
+    return tuple(value)

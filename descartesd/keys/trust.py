@@ -1,0 +1,179 @@
+"""The trust store: who a public key is, from one certificate file per identity.
+
+Files are `NAME.cert` in one directory. A certificate added there by another process is let in
+without a restart (`reload_if_changed`); a file removed is let in no more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from descartesd.errors import AlreadyExistsError, DescartesError, StartupRefusedError
+from descartesd.keys.certificate import (
+    Certificate,
+    armour,
+    authority_id,
+    unarmour,
+    utc,
+    verify_signature,
+)
+from descartesd.keys.files import create_secret, read_contents
+from descartesd.keys.keyfile import fingerprint
+
+SUFFIX = ".cert"
+
+# A directory changed this recently may change again under the same time stamp: the kernel's
+# clock for files stands still for up to 10 ms.
+_SETTLED_NS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a key is. Times are seconds since the epoch, UTC."""
+
+    name: str
+    roles: tuple[str, ...]
+    not_before: int
+    not_after: int
+    serial: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    stamp: tuple[int, int, int]
+    key: bytes
+    identity: Identity
+
+
+class TrustStore:
+    """The certificates of a directory that one of `authorities` (Ed25519 public keys) signed."""
+
+    def __init__(
+        self,
+        directory: str,
+        authorities: Iterable[bytes],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.problems: tuple[str, ...] = ()
+        self._directory = directory
+        self._authorities = {authority_id(key): key for key in authorities}
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._by_key: dict[bytes, Identity] = {}
+        self._changed_at: int | None = None
+
+    def load(self) -> None:
+        """Read every certificate; what is malformed is left out and named in `problems`.
+
+        Raises StartupRefusedError when the directory cannot be read; then nothing changes.
+        """
+        try:
+            changed_at = os.stat(self._directory).st_mtime_ns
+            names = sorted(name for name in os.listdir(self._directory) if name.endswith(SUFFIX))
+        except OSError as exc:
+            raise StartupRefusedError(
+                f"cannot read the trust store '{self._directory}': {exc.strerror}"
+            ) from exc
+        entries: dict[str, _Entry] = {}
+        by_key: dict[bytes, Identity] = {}
+        problems: list[str] = []
+        for name in names:
+            try:
+                entry = self._entry(name)
+                if entry.key in by_key:
+                    raise AlreadyExistsError(f"its key is that of '{by_key[entry.key].name}'")
+            except OSError as exc:
+                problems.append(f"'{name}': {exc.strerror}")
+            except DescartesError as exc:
+                problems.append(f"'{name}': {exc.message}")
+            else:
+                entries[name] = entry
+                by_key[entry.key] = entry.identity
+        self._entries, self._by_key, self.problems = entries, by_key, tuple(problems)
+        settled = abs(time.time_ns() - changed_at) > _SETTLED_NS
+        self._changed_at = changed_at if settled else None
+
+    def reload_if_changed(self) -> bool:
+        """Load again if a certificate was added or removed; whether it was loaded.
+
+        Raises StartupRefusedError as `load`.
+        """
+        try:
+            if os.stat(self._directory).st_mtime_ns == self._changed_at:
+                return False
+        except OSError:
+            self._changed_at = None
+        self.load()
+        return True
+
+    def lookup(self, public_key: bytes) -> Identity | None:
+        """The identity of a key whose certificate is valid now."""
+        identity = self._by_key.get(public_key)
+        if identity is None or not identity.not_before <= self._clock() < identity.not_after:
+            return None
+        return identity
+
+    def explain(self, public_key: bytes) -> str:
+        """Why `lookup` finds nobody, for the log: a peer is not told."""
+        identity = self._by_key.get(public_key)
+        if identity is None:
+            return f"key {fingerprint(public_key)} is unknown"
+        if self._clock() < identity.not_before:
+            return f"certificate of '{identity.name}' is not valid before {utc(identity.not_before)}"
+        return f"certificate of '{identity.name}' expired at {utc(identity.not_after)}"
+
+    def identities(self) -> list[Identity]:
+        """Everybody with a certificate, expired ones included, by name."""
+        return [entry.identity for entry in self._entries.values()]
+
+    def add(self, signed: bytes) -> Identity:
+        """Store a signed client certificate and let its holder in.
+
+        Raises AlreadyExistsError when its name or its key is taken, UnauthenticatedError when its
+        signature does not hold, otherwise as `create_secret`.
+        """
+        certificate = verify_signature(signed, self._authorities, kind="client")
+        self.reload_if_changed()
+        holder = self._by_key.get(certificate.key)
+        if holder is not None and holder.name != certificate.name:
+            raise AlreadyExistsError(f"the key is already that of '{holder.name}'")
+        path = os.path.join(self._directory, f"{certificate.name}{SUFFIX}")
+        try:
+            create_secret(path, armour(signed).encode())
+        except AlreadyExistsError as exc:
+            raise AlreadyExistsError(
+                f"there is a certificate named '{certificate.name}' already",
+                hint="choose another name; the taken ones: descartesctl cert list",
+            ) from exc
+        self.load()
+        return _identity(certificate)
+
+    def _entry(self, name: str) -> _Entry:
+        path = os.path.join(self._directory, name)
+        status = os.stat(path)
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
+        known = self._entries.get(name)
+        if known is not None and known.stamp == stamp:
+            return known
+        # A byte that is not ASCII is refused with everything else that does not belong there.
+        signed = unarmour(read_contents(path).data.decode("ascii", "replace"))
+        certificate = verify_signature(signed, self._authorities, kind="client")
+        if f"{certificate.name}{SUFFIX}" != name:
+            raise AlreadyExistsError(f"it names '{certificate.name}', expected the file's name")
+        return _Entry(stamp, certificate.key, _identity(certificate))
+
+
+def _identity(certificate: Certificate) -> Identity:
+    return Identity(
+        name=certificate.name,
+        roles=certificate.roles,
+        not_before=certificate.not_before,
+        not_after=certificate.not_after,
+        serial=certificate.serial.hex(),
+        fingerprint=fingerprint(certificate.key),
+    )

@@ -1,0 +1,88 @@
+"""The program `descartesd`: runs the server, checks a configuration, makes a directory."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from descartesd.errors import DescartesError
+
+_EPILOG = """examples:
+  descartesd init /srv/descartes
+  descartesd --config /srv/descartes/descartesd.toml
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "init":
+            return _init(options.directory, options.endpoint)
+        return _serve(options.config, check=options.check_config)
+    except DescartesError as exc:
+        print(f"error: {exc.message}", file=sys.stderr)  # noqa: T201
+        if exc.hint:
+            print(f"hint: {exc.hint}", file=sys.stderr)  # noqa: T201
+        return 2 if options.check_config else exc.exit_status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="descartesd",
+        description="Spawn, supervise and control agent processes for many clients.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"descartesd {_version()}")
+    parser.add_argument("--config", metavar="FILE", help="the configuration; or set"
+                        " DESCARTES_CONFIG_FILE")  # fmt: skip
+    parser.add_argument(
+        "--check-config", action="store_true", help="say what is wrong with it, and end"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    init = commands.add_parser("init", help="make a self-contained server directory")
+    init.add_argument("directory", metavar="DIR")
+    init.add_argument("--endpoint", default="tcp://127.0.0.1:5555", metavar="tcp://HOST:PORT")
+    return parser
+
+
+def _version() -> str:
+    from importlib import metadata  # noqa: PLC0415  # costs more than the parser
+
+    return metadata.version("descartesd")
+
+
+def _init(directory: str, endpoint: str) -> int:
+    from descartesd.init import init_directory  # noqa: PLC0415  # only this command needs keys
+
+    summary = init_directory(directory, endpoint)
+    print(summary)  # noqa: T201
+    return 0
+
+
+def _serve(path: str | None, *, check: bool) -> int:
+    from descartesd.config.load import load_config  # noqa: PLC0415  # not for `init`
+
+    config = load_config(path, environ=os.environ)
+    if check:
+        return 0
+    import asyncio  # noqa: PLC0415  # only the server itself needs all this
+
+    from descartesd.daemon import Daemon  # noqa: PLC0415
+    from descartesd.observe.logs import set_up  # noqa: PLC0415
+
+    os.umask(0o077)
+    set_up(config.monitoring.log_level, config.monitoring.log_format)
+
+    async def serve() -> None:
+        await Daemon(config).run()
+
+    asyncio.run(serve())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

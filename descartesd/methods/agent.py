@@ -1,0 +1,171 @@
+"""The methods about agents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from descartesd.agents.fleet import Fleet
+from descartesd.agents.follow import Watches
+from descartesd.agents.record import Agent
+from descartesd.agents.registry import Registry
+from descartesd.agents.spec import signal_number
+from descartesd.errors import (
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnimplementedError,
+)
+from descartesd.methods.call import Call, Handler
+from descartesd.methods.following import follow
+from descartesd.wire import agent as wire
+from descartesd.wire.server import Done
+
+
+class AgentMethods:
+    """One function per method."""
+
+    def __init__(self, fleet: Fleet, registry: Registry, watches: Watches) -> None:
+        self._fleet = fleet
+        self._registry = registry
+        self._watches = watches
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """The functions by method name."""
+        return {
+            "agent.spawn": self.spawn,
+            "agent.list": self.list,
+            "agent.get": self.get,
+            "agent.wait": self.wait,
+            "agent.pause": self.pause,
+            "agent.resume": self.resume,
+            "agent.stop": self.stop,
+            "agent.kill": self.kill,
+            "agent.signal": self.signal,
+            "agent.write": self.write,
+            "agent.close_stdin": self.close_stdin,
+            "agent.output": self.output,
+            "agent.follow": self.follow,
+            "agent.remove": self.remove,
+        }
+
+    async def spawn(self, call: Call, params: wire.AgentSpawn) -> wire.AgentInfo:
+        if params.replace and params.spec.name is not None:
+            await self._clear(params.spec.name)
+        agent = self._fleet.reserve(params.spec, call.caller.id)
+        if call.idem is not None:
+            self._registry.bind_intent(call.caller.id, call.idem, agent.id)
+        await self._fleet.start(agent)
+        return self._fleet.info(agent)
+
+    async def _clear(self, name: str) -> None:
+        try:
+            holder = self._fleet.resolve(name)
+        except NotFoundError:
+            return
+        await self._fleet.kill(holder)
+        await self._fleet.remove(holder)
+
+    def list(self, _call: Call, params: wire.AgentList) -> wire.AgentPage:
+        wanted = [agent for agent in self._fleet.agents() if _matches(agent, params)]
+        rest = [agent for agent in wanted if params.cursor is None or agent.id > params.cursor]
+        page = rest[: params.limit]
+        return wire.AgentPage(
+            agents=[self._fleet.info(agent) for agent in page],
+            total=len(wanted),
+            next=page[-1].id if len(rest) > len(page) else None,
+        )
+
+    def get(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
+        return self._fleet.info(self._fleet.resolve(params.id))
+
+    async def wait(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
+        agent = self._fleet.resolve(params.id)
+        await self._fleet.ended(agent)
+        return self._fleet.info(agent)
+
+    async def pause(self, _call: Call, params: wire.AgentPause) -> wire.AgentInfo:
+        agent = self._fleet.resolve(params.id)
+        if params.mode == "cooperative":
+            raise UnimplementedError(
+                f"agent '{agent.name}' runs a command, which cannot be asked to pause",
+                hint="pause it with mode 'freeze'",
+            )
+        await self._fleet.pause(agent)
+        return self._fleet.info(agent)
+
+    async def resume(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
+        agent = self._fleet.resolve(params.id)
+        await self._fleet.resume(agent)
+        return self._fleet.info(agent)
+
+    async def stop(self, _call: Call, params: wire.AgentStop) -> wire.AgentInfo:
+        agent = self._fleet.resolve(params.id)
+        number = None if params.signal is None else signal_number(params.signal)
+        await self._fleet.stop(agent, number, params.grace_s)
+        return self._fleet.info(agent)
+
+    async def kill(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
+        agent = self._fleet.resolve(params.id)
+        await self._fleet.kill(agent)
+        return self._fleet.info(agent)
+
+    async def signal(self, _call: Call, params: wire.AgentSignal) -> wire.Signalled:
+        agent = self._fleet.resolve(params.id)
+        reached = await self._fleet.signal(agent, signal_number(params.signal))
+        return wire.Signalled(processes=reached)
+
+    async def write(self, _call: Call, params: wire.AgentWrite) -> wire.Written:
+        if params.offset is not None and params.writer is None:
+            raise InvalidArgumentError("offset: it counts the bytes of a writer, and none is given")
+        agent = self._fleet.resolve(params.id)
+        accepted, offset = await self._fleet.write(agent, params.data, params.writer, params.offset)
+        return wire.Written(accepted=accepted, offset=offset)
+
+    async def close_stdin(self, _call: Call, params: wire.AgentRef) -> Done:
+        await self._fleet.close_stdin(self._fleet.resolve(params.id))
+        return Done()
+
+    async def output(self, _call: Call, params: wire.AgentOutput) -> wire.OutputChunk:
+        agent = self._fleet.resolve(params.id)
+        # Asked before the read: an end seen after it might have come with unread bytes.
+        complete = agent.eof
+        try:
+            return await asyncio.to_thread(self._read, agent, params, complete)
+        except OSError as exc:
+            raise InternalError(f"the output of '{agent.name}' cannot be read: {exc}") from exc
+
+    def _read(self, agent: Agent, params: wire.AgentOutput, complete: bool) -> wire.OutputChunk:
+        files = self._fleet.output
+        offset = params.offset
+        if params.tail is not None:
+            offset = files.tail_offset(agent.id, params.stream, params.tail)
+        piece = files.read(agent.id, params.stream, offset, params.limit)
+        following = piece.offset + len(piece.data)
+        return wire.OutputChunk(
+            stream=params.stream,
+            data=piece.data,
+            offset=piece.offset,
+            next_offset=following,
+            total=piece.total,
+            truncated_before=piece.truncated_before,
+            eof=complete and following >= piece.total,
+            time=piece.time,
+        )
+
+    async def follow(self, call: Call, params: wire.AgentFollow) -> None:
+        agent = self._fleet.resolve(params.id)
+        if call.stream is None:
+            raise InternalError("agent.follow was called without a stream")
+        await follow(self._fleet, self._watches, agent, params, call.stream)
+
+    async def remove(self, _call: Call, params: wire.AgentRef) -> Done:
+        await self._fleet.remove(self._fleet.resolve(params.id))
+        return Done()
+
+
+def _matches(agent: Agent, wanted: wire.AgentList) -> bool:
+    if wanted.states and agent.state not in wanted.states:
+        return False
+    labels = agent.spec.labels
+    return all(labels.get(key) == value for key, value in wanted.labels.items())

@@ -1,0 +1,302 @@
+"""Takes a request from its bytes to its answer: decode, identify, authorise, decode, call."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from descartesd.errors import (
+    DeadlineExceededError,
+    DescartesError,
+    InternalError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnimplementedError,
+)
+from descartesd.methods.call import Call, Handler
+from descartesd.methods.idempotency import Answer, Answers
+from descartesd.methods.policy import RANKS, Policy, refusal
+from descartesd.transport.server import Peer
+from descartesd.transport.streams import Key, Stream, Streams
+from descartesd.wire import codec
+from descartesd.wire.envelope import VERSION, Request, Result
+from descartesd.wire.methods import METHODS, Method
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_OPEN_PER_PEER = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    method: Method[Any, Any]
+    rank: int
+    decode: codec.ParamsDecoder
+    handler: Handler
+    waits: bool
+    keyed: bool
+
+    def run(self, call: Call, params: Struct) -> Any:
+        """Call the function; the coroutine it is, when it waits."""
+        return self.handler(call, params)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request that is being worked on; its answer goes to `peer`."""
+
+    fd: int
+    task: asyncio.Task[None]
+
+
+class Dispatcher:
+    """Calls the function of each method; every request gets exactly one answer."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        answers: Answers,
+        *,
+        request_timeout_s: float,
+    ) -> None:
+        self._rows: dict[str, _Row] = {}
+        self._policy = policy
+        self._answers = answers
+        self._request_timeout_s = request_timeout_s
+        self._open: dict[Key, _Open] = {}
+        self._per_peer: Counter[bytes] = Counter()
+        self._work: set[asyncio.Task[Any]] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._send: Callable[[Peer, bytes], bool] = _unsent
+        self.streams = Streams(self._send_now)
+        self.requests = 0
+        self.failures = 0
+
+    def register(self, handlers: Mapping[str, Handler]) -> None:
+        """Take the function of every method; raises ValueError when one is missing."""
+        missing = METHODS.keys() - handlers.keys()
+        if missing:
+            raise ValueError(f"methods without a function: {', '.join(sorted(missing))}")
+        self._rows = {
+            name: _Row(
+                method=METHODS[name],
+                rank=RANKS[METHODS[name].permission],
+                decode=codec.ParamsDecoder(METHODS[name].request),
+                handler=handler,
+                waits=inspect.iscoroutinefunction(handler),
+                keyed=METHODS[name].resend == "idem",
+            )
+            for name, handler in handlers.items()
+        }
+
+    def start(self, group: asyncio.TaskGroup, send: Callable[[Peer, bytes], bool]) -> None:
+        """Begin to answer; waiting requests run as tasks of `group`."""
+        self._group = group
+        self._send = send
+
+    def stop(self) -> None:
+        """End: what still waits is told that the server is stopping."""
+        self._group = None
+        for task in [opened.task for opened in self._open.values()] + list(self._work):
+            task.cancel()
+
+    def _send_now(self, peer: Peer, payload: bytes) -> bool:
+        return self._send(peer, payload)
+
+    def on_request(self, peer: Peer, payload: bytes) -> None:
+        """Work on one request."""
+        self.requests += 1
+        try:
+            request = codec.decode_request(payload)
+        except DescartesError as exc:
+            self._fail(peer, codec.read_id(payload), exc)
+            return
+        try:
+            row, call, params = self._admit(peer, request)
+            if row.waits:
+                self._begin(row, call, request, params)
+            else:
+                result = row.handler(call, params)
+                self._send(peer, codec.encode(Result(v=VERSION, id=request.id, result=result)))
+        except DescartesError as exc:
+            self._fail(peer, request.id, exc)
+        except Exception as exc:  # the boundary: a bug of ours is answered and logged
+            self._fail(peer, request.id, incident(exc, request.method))
+
+    def on_disconnected(self, fd: int) -> None:
+        """A connection closed: what only it was waiting for ends."""
+        self.streams.drop_connection(fd)
+        for opened in [o for o in self._open.values() if o.fd == fd]:
+            opened.task.cancel()
+
+    def on_shed(self, peer: Peer) -> None:
+        """A peer does not read: its streams end and its requests are dropped."""
+        log.warning("peer.shed", extra={"identity": peer.user_id})
+        self.streams.drop_peer(peer)
+        for key, opened in list(self._open.items()):
+            if key[0] == peer.route:
+                opened.task.cancel()
+
+    def _admit(self, peer: Peer, request: Request) -> tuple[_Row, Call, Struct]:
+        row = self._rows.get(request.method)
+        if row is None:
+            near = codec.nearest(request.method, self._rows)
+            raise UnimplementedError(
+                f"this server has no method '{request.method}'",
+                hint=f"did you mean '{near}'" if near else "see what it has: server.methods",
+            )
+        caller = self._policy.identify(peer.user_id)
+        if caller.rank < row.rank:
+            raise refusal(caller, row.method)
+        params = row.decode(request.params)
+        idem = request.idem if isinstance(request.idem, str) else None
+        return row, Call(caller=caller, peer=peer, idem=idem), params
+
+    def _begin(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
+        key = (call.peer.route, request.id)
+        if key in self._open:
+            raise InvalidArgumentError(
+                f"id: a request '{request.id}' is open on this connection already"
+            )
+        if self._per_peer[call.peer.route] >= _OPEN_PER_PEER:
+            raise ResourceExhaustedError(
+                f"{_OPEN_PER_PEER} requests are open on this connection",
+                hint="wait for answers before asking on",
+            )
+        if self._group is None:
+            raise UnavailableError("the server is not serving")
+        run = self._stream if row.method.stream else self._wait
+        task = self._group.create_task(
+            run(row, call, request, params), name=f"{request.method} {request.id}"
+        )
+        self._open[key] = _Open(call.peer.fd, task)
+        self._per_peer[call.peer.route] += 1
+        task.add_done_callback(lambda _: self._close(key))
+
+    def _close(self, key: Key) -> None:
+        del self._open[key]
+        self._per_peer[key[0]] -= 1
+        if not self._per_peer[key[0]]:
+            del self._per_peer[key[0]]
+
+    async def _wait(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
+        try:
+            async with asyncio.timeout(self._limit(row, request)):
+                if row.method.resend == "read":
+                    result: Any = await row.run(call, params)
+                else:
+                    result = await self._finish(row, call, request, params)
+            self._send(call.peer, codec.encode(Result(v=VERSION, id=request.id, result=result)))
+        except TimeoutError:
+            self._fail(call.peer, request.id, _too_late(row, request))
+        except asyncio.CancelledError:
+            if self._group is None:
+                self._fail(call.peer, request.id, UnavailableError("the server is stopping"))
+            raise
+        except DescartesError as exc:
+            self._fail(call.peer, request.id, exc)
+        except Exception as exc:  # the boundary: a bug of ours is answered and logged
+            self._fail(call.peer, request.id, incident(exc, request.method))
+
+    async def _finish(self, row: _Row, call: Call, request: Request, params: Struct) -> Any:
+        """Let work that changes something run to its end, whoever still waits for it."""
+        if row.keyed and call.idem is not None:
+            digest = hashlib.sha256(request.params).digest()
+            answer = self._answers.find(call.caller.id, call.idem, request.method, digest)
+            if answer is None:
+                answer = self._answers.begin(call.caller.id, call.idem, request.method, digest)
+                self._work_on(self._answered(row, call, params, answer))
+            return await answer.result()
+        outcome = await asyncio.shield(
+            self._work_on(_settled(row.run(call, params), row.method.name))
+        )
+        if isinstance(outcome, DescartesError):
+            raise outcome
+        return outcome
+
+    def _work_on(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        if self._group is None:
+            work.close()
+            raise UnavailableError("the server is stopping")
+        task = self._group.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
+
+    async def _answered(self, row: _Row, call: Call, params: Struct, answer: Answer) -> None:
+        outcome = await _settled(row.run(call, params), row.method.name)
+        self._answers.finish(answer, outcome)
+
+    async def _stream(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
+        stream = self.streams.make(call.peer, request.id, request.credit)
+        try:
+            self._register(stream)
+            opened = Call(caller=call.caller, peer=call.peer, stream=stream)
+            await row.run(opened, params)
+            stream.end()
+        except ConnectionResetError:
+            log.debug("stream.client_gone", extra={"stream": request.id})
+        except DescartesError as exc:
+            stream.end(exc)
+        except Exception as exc:  # the boundary: a bug of ours is answered and logged
+            stream.end(incident(exc, request.method))
+
+    def _register(self, stream: Stream) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self.streams.add(stream, task)
+
+    def _limit(self, row: _Row, request: Request) -> float | None:
+        if isinstance(request.deadline_s, float):
+            return request.deadline_s
+        return None if row.method.name == "agent.wait" else self._request_timeout_s
+
+    def _fail(self, peer: Peer, request_id: str | int | None, error: DescartesError) -> None:
+        self.failures += 1
+        self._send(peer, codec.failure(request_id, error))
+
+
+def _too_late(row: _Row, request: Request) -> DeadlineExceededError:
+    limit = f" within {request.deadline_s} s" if isinstance(request.deadline_s, float) else ""
+    return DeadlineExceededError(
+        f"{row.method.name} was not done{limit}; it may still happen",
+        hint="ask again with the same idempotency key, or look at the agent",
+        retryable=row.method.resend != "never",
+    )
+
+
+async def _settled(work: Any, method: str) -> Struct | DescartesError:
+    """Run work that nobody may be waiting for any more; its error is its result."""
+    try:
+        result: Struct = await work
+    except DescartesError as exc:
+        return exc
+    except Exception as exc:  # the boundary: a bug of ours is answered and logged
+        return incident(exc, method)
+    return result
+
+
+def incident(exc: Exception, method: str) -> InternalError:
+    """Log a bug of ours under an incident id, and make the error that names it."""
+    number = secrets.token_hex(4)
+    log.error("internal", extra={"incident": number, "method": method}, exc_info=exc)
+    return InternalError(
+        f"a bug in the server, incident {number}",
+        hint="report it with the server's log lines of this incident",
+    )
+
+
+def _unsent(_peer: Peer, _payload: bytes) -> bool:
+    return False

@@ -1,0 +1,132 @@
+"""Makes a re-sent request harmless: one key, one piece of work, one answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from descartesd.agents.registry import Intent, Registry
+from descartesd.errors import ConflictError, DescartesError
+from descartesd.wire import codec
+from descartesd.wire.envelope import WireError
+
+_EXPIRE_EVERY = 1000
+
+
+class _Stored(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An answer as the registry keeps it."""
+
+    result: Raw | UnsetType = UNSET
+    error: WireError | UnsetType = UNSET
+
+
+class Answer:
+    """The answer under a key, there already or still in the making."""
+
+    __slots__ = ("_future", "identity", "key")
+
+    def __init__(self, identity: str, key: str) -> None:
+        self.identity = identity
+        self.key = key
+        self._future: asyncio.Future[Raw | DescartesError] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    async def result(self) -> Raw:
+        """Wait for the answer; raises the error it was."""
+        outcome = await asyncio.shield(self._future)
+        if isinstance(outcome, DescartesError):
+            raise outcome
+        return outcome
+
+    def settle(self, outcome: Raw | DescartesError) -> None:
+        """Give the answer to everyone who waits."""
+        if not self._future.done():
+            self._future.set_result(outcome)
+
+
+class Answers:
+    """All keys: those being worked on in memory, the answered ones in the registry."""
+
+    def __init__(self, registry: Registry, *, clock: Callable[[], float] = time.time) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._open: dict[tuple[str, str], tuple[Answer, str, bytes]] = {}
+        self._finished = 0
+
+    def find(self, identity: str, key: str, method: str, digest: bytes) -> Answer | None:
+        """Find the answer under a key.
+
+        Raises ConflictError when the key belongs to another request.
+        """
+        running = self._open.get((identity, key))
+        if running is not None:
+            answer, known_method, known_digest = running
+            _same(key, method, digest, known_method, known_digest)
+            return answer
+        intent = self._registry.intent(identity, key)
+        if intent is None:
+            return None
+        _same(key, method, digest, intent.method, intent.digest)
+        answer = Answer(identity, key)
+        if intent.reply is not None:
+            answer.settle(_restore(intent.reply))
+        return answer
+
+    def begin(self, identity: str, key: str, method: str, digest: bytes) -> Answer:
+        """Record that the work under a key begins; durable with the registry's next commit."""
+        intent = Intent(identity, key, method, digest, None, self._clock(), None)
+        self._registry.begin_intent(intent)
+        answer = Answer(identity, key)
+        self._open[identity, key] = (answer, method, digest)
+        return answer
+
+    def finish(self, answer: Answer, outcome: Struct | DescartesError) -> None:
+        """Record the answer, then give it."""
+        settled: Raw | DescartesError
+        if isinstance(outcome, DescartesError):
+            stored = _Stored(error=codec.wire_error(outcome))
+            settled = outcome
+        else:
+            settled = Raw(codec.encode(outcome))
+            stored = _Stored(result=settled)
+        self._record(answer.identity, answer.key, stored)
+        self._open.pop((answer.identity, answer.key), None)
+        answer.settle(settled)
+
+    def close(self, intent: Intent, outcome: Struct | DescartesError) -> None:
+        """Answer what a daemon that died left open."""
+        stored = (
+            _Stored(error=codec.wire_error(outcome))
+            if isinstance(outcome, DescartesError)
+            else _Stored(result=Raw(codec.encode(outcome)))
+        )
+        self._record(intent.identity, intent.key, stored)
+
+    def _record(self, identity: str, key: str, stored: _Stored) -> None:
+        now = self._clock()
+        self._registry.finish_intent(identity, key, codec.encode(stored), now)
+        self._finished += 1
+        if self._finished % _EXPIRE_EVERY == 0:
+            self._registry.expire_intents(now)
+        self._registry.commit()
+
+
+def _same(key: str, method: str, digest: bytes, known_method: str, known_digest: bytes) -> None:
+    if (method, digest) != (known_method, known_digest):
+        raise ConflictError(
+            f"the idempotency key '{key}' was used for another request, {known_method}",
+            hint="use a new key for a new request",
+        )
+
+
+def _restore(reply: bytes) -> Raw | DescartesError:
+    stored: Any = msgspec.msgpack.decode(reply, type=_Stored)
+    if isinstance(stored.error, WireError):
+        return codec.error_of(stored.error)
+    return Raw(bytes(stored.result))

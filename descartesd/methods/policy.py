@@ -1,0 +1,128 @@
+"""Decides who a peer is and what it may do: by its key on tcp, by its uid on the Unix socket."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from descartesd.errors import PermissionDeniedError, UnauthenticatedError
+from descartesd.keys.trust import TrustStore
+from descartesd.wire.methods import ROLES, Method
+from descartesd.wire.server import Role
+
+RANKS: dict[Role, int] = {role: rank for rank, role in enumerate(ROLES)}
+_LOCAL = re.compile(r"localhost:(\d+):(\d+):(-?\d+)")
+_GROUPS_TTL_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An identity: `uid:N` or `key:SHA256:…`, with its role."""
+
+    id: str
+    role: Role
+    rank: int
+    name: str | None = None
+    uid: int | None = None
+
+
+class LocalRoles:
+    """Roles of local users: root and the server's own uid are admin, the rest as configured."""
+
+    def __init__(
+        self,
+        uids: Mapping[str, Role],
+        groups: Mapping[str, Role],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._uids = dict(uids)
+        self._groups = dict(groups)
+        self._own_uid = os.getuid()
+        self._clock = clock
+        self._cache: dict[int, tuple[float, Role | None]] = {}
+
+    def role(self, uid: int) -> Role | None:
+        """The role of a uid, or None when it has none."""
+        if uid in (0, self._own_uid):
+            return "admin"
+        configured = self._uids.get(str(uid))
+        if configured is not None or not self._groups:
+            return configured
+        now = self._clock()
+        known = self._cache.get(uid)
+        if known is None or known[0] <= now:
+            known = (now + _GROUPS_TTL_S, self._by_group(uid))
+            self._cache[uid] = known
+        return known[1]
+
+    def _by_group(self, uid: int) -> Role | None:
+        try:
+            account = pwd.getpwuid(uid)
+        except KeyError:
+            return None
+        found: list[Role] = []
+        for gid in os.getgrouplist(account.pw_name, account.pw_gid):
+            try:
+                role = self._groups.get(grp.getgrgid(gid).gr_name)
+            except KeyError:
+                continue
+            if role is not None:
+                found.append(role)
+        return max(found, key=RANKS.__getitem__, default=None)
+
+
+class Policy:
+    """Answers at the handshake whether a peer may enter, and at each message who it is now."""
+
+    def __init__(self, trust: TrustStore, local: LocalRoles) -> None:
+        self._trust = trust
+        self._local = local
+        self._keys: dict[str, bytes] = {}
+
+    def authenticate(self, address: str, key: bytes) -> str | None:
+        """Return the user id a peer enters under, or None to refuse it."""
+        peer = _LOCAL.fullmatch(address)
+        if peer is not None:
+            uid = int(peer[1])
+            return f"uid:{uid}" if self._local.role(uid) is not None else None
+        identity = self._trust.lookup(key)
+        if identity is None and self._trust.reload_if_changed():
+            identity = self._trust.lookup(key)
+        if identity is None:
+            return None
+        user_id = f"key:{identity.fingerprint}"
+        self._keys[user_id] = key
+        return user_id
+
+    def identify(self, user_id: str) -> Caller:
+        """Tell who sent a message; raises UnauthenticatedError when it is let in no longer."""
+        if user_id.startswith("uid:"):
+            uid = int(user_id[4:])
+            role = self._local.role(uid)
+            if role is not None:
+                return Caller(user_id, role, RANKS[role], uid=uid)
+        else:
+            key = self._keys.get(user_id)
+            identity = self._trust.lookup(key) if key is not None else None
+            if identity is not None:
+                best = max(identity.roles, key=RANKS.__getitem__)
+                return Caller(user_id, best, RANKS[best], name=identity.name)
+        raise UnauthenticatedError(
+            f"{user_id} is not authorised any more",
+            hint="ask an administrator for a new certificate",
+        )
+
+
+def refusal(caller: Caller, method: Method[Any, Any]) -> PermissionDeniedError:
+    """Say that a caller's role is too small for a method."""
+    return PermissionDeniedError(
+        f"{method.name} needs the role {method.permission}; {caller.id} is {caller.role}",
+        hint="ask an administrator for a certificate with that role",
+    )

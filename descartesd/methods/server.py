@@ -1,0 +1,93 @@
+"""The methods about the server itself and about open streams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from descartesd.methods.call import Call, Handler
+from descartesd.transport.streams import Streams
+from descartesd.wire import server as wire
+from descartesd.wire.envelope import CURVE_OVERHEAD, VERSION
+from descartesd.wire.methods import METHODS, Method
+
+FEATURES = ["streams", "idempotency", "writer-offsets", "unix-identity"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What the server says of itself; sizes in bytes."""
+
+    server_id: str
+    version: str
+    max_request_bytes: int
+    max_message_bytes: int
+
+
+class ServerMethods:
+    """One function per method."""
+
+    def __init__(
+        self, facts: ServerFacts, health: Callable[[], wire.ServerHealth], streams: Streams
+    ) -> None:
+        self._facts = facts
+        self._health = health
+        self._streams = streams
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """The functions by method name."""
+        return {
+            "server.hello": self.hello,
+            "server.health": self.health,
+            "server.methods": self.methods,
+            "stream.credit": self.credit,
+            "stream.cancel": self.cancel,
+        }
+
+    def hello(self, call: Call, _params: wire.Empty) -> wire.ServerHello:
+        return wire.ServerHello(
+            server_id=self._facts.server_id,
+            version=self._facts.version,
+            protocol=VERSION,
+            features=FEATURES,
+            limits=wire.ServerLimits(
+                max_request_bytes=self._facts.max_request_bytes - CURVE_OVERHEAD,
+                max_message_bytes=self._facts.max_message_bytes,
+            ),
+            identity=wire.IdentityInfo(
+                id=call.caller.id, role=call.caller.role, name=call.caller.name
+            ),
+            time=time.time(),
+        )
+
+    def health(self, _call: Call, _params: wire.Empty) -> wire.ServerHealth:
+        return self._health()
+
+    def methods(self, _call: Call, _params: wire.Empty) -> wire.MethodTable:
+        return wire.MethodTable(methods=[describe(method) for method in METHODS.values()])
+
+    def credit(self, call: Call, params: wire.StreamCredit) -> wire.Done:
+        self._streams.grant(call.peer, params.stream, params.items, params.bytes)
+        return wire.Done()
+
+    def cancel(self, call: Call, params: wire.StreamCancel) -> wire.Done:
+        self._streams.cancel(call.peer, params.stream)
+        return wire.Done()
+
+
+def describe(method: Method[Any, Any]) -> wire.MethodInfo:
+    """One row of the table as clients see it."""
+    return wire.MethodInfo(
+        name=method.name,
+        summary=method.summary,
+        permission=method.permission,
+        resend=method.resend,
+        stream=method.stream,
+        since=method.since,
+        request=msgspec.json.schema(method.request),
+        reply=msgspec.json.schema(method.reply),
+    )

@@ -1,0 +1,134 @@
+"""Why no connection came about, said so that the reader knows what to do next."""
+
+from __future__ import annotations
+
+import grp
+import os
+import stat
+
+from descartesd.errors import (
+    DescartesError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from descartesd.keys.curve import fingerprint
+
+UNIX = "ipc://"
+
+
+def unreachable(endpoint: str) -> UnavailableError:
+    """Nobody accepts connections there."""
+    return UnavailableError(
+        f"nobody answers at '{endpoint}'", hint=f"is the server running? {how_to_start(endpoint)}"
+    )
+
+
+def silent(endpoint: str, seconds: float) -> UnavailableError:
+    """No handshake within the time for one attempt."""
+    return UnavailableError(
+        f"nobody answers at '{endpoint}': no handshake within {seconds:g} s",
+        hint="check the host's name and that no firewall drops the packets; if the server hangs, "
+        "its journal tells why: journalctl -u descartesd",
+    )
+
+
+def undecided(endpoint: str) -> UnavailableError:
+    """The server let nobody in because it could not look up the key."""
+    return UnavailableError(
+        f"the server at '{endpoint}' could not check the key of this client",
+        hint="its journal tells why: journalctl -u descartesd",
+    )
+
+
+def broken(endpoint: str) -> UnavailableError:
+    """The handshake failed without a reason, so far less than three times in a row."""
+    return UnavailableError(
+        f"the handshake with the server at '{endpoint}' failed",
+        hint="it may be restarting, or another program listens there",
+    )
+
+
+def denied(endpoint: str, public_key: bytes) -> UnauthenticatedError:
+    """The server knows neither this key nor, over its Unix socket, this user."""
+    if endpoint.startswith(UNIX):
+        uid = os.getuid()
+        return UnauthenticatedError(
+            f"uid {uid} has no role on the server at '{endpoint}'",
+            hint="an administrator maps it with these lines in descartesd.toml, then "
+            f'descartesctl server reload:\n[policy.local_uids]\n{uid} = "operator"',
+        )
+    return UnauthenticatedError(
+        f"key not authorised {fingerprint(public_key)} by the server at '{endpoint}'",
+        hint="ask an administrator for a join string (descartesctl cert token --role operator) and "
+        "use it: descartesctl login JOIN-STRING",
+    )
+
+
+def wrong_server_key(endpoint: str, expected: tuple[bytes, ...]) -> UnauthenticatedError:
+    """Somebody answers there and cannot prove to hold any expected key."""
+    known = " or ".join(fingerprint(key) for key in expected)
+    return UnauthenticatedError(
+        f"wrong server key: the server at '{endpoint}' does not hold {known}",
+        hint="compare with the server.pub of the server (in its run directory) and correct "
+        "server_keys in the profile; if the server's key was not changed, somebody else answers "
+        "at this address",
+    )
+
+
+def malformed_endpoint(endpoint: str, why: str) -> InvalidArgumentError:
+    """The profile names something that cannot be connected to."""
+    return InvalidArgumentError(
+        f"endpoint '{endpoint}' cannot be used: {why}",
+        hint="an endpoint is tcp://HOST:PORT or ipc:///PATH",
+    )
+
+
+def check_unix_socket(path: str) -> None:
+    """See beforehand what libzmq would not tell.
+
+    Raises UnavailableError when no socket is there, PermissionDeniedError when it may not be used.
+    """
+    try:
+        found = os.stat(path)
+    except PermissionError as exc:
+        raise _not_permitted(path, None) from exc
+    except OSError as exc:
+        raise unreachable(UNIX + path) from exc
+    if not stat.S_ISSOCK(found.st_mode):
+        raise malformed_endpoint(UNIX + path, "it is not a socket")
+    if not os.access(path, os.W_OK, effective_ids=True):
+        raise _not_permitted(path, found)
+
+
+def _not_permitted(path: str, found: os.stat_result | None) -> PermissionDeniedError:
+    if found is None:
+        hint = f"its directory may not be searched: see ls -ld {os.path.dirname(path)}"
+    else:
+        hint = f"its mode is {stat.filemode(found.st_mode)}, its group '{_group(found.st_gid)}'"
+    return PermissionDeniedError(f"the socket '{path}' may not be used by this user", hint=hint)
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def how_to_start(endpoint: str) -> str:
+    """The command that starts the server of this endpoint, as far as the endpoint tells."""
+    if endpoint.startswith(UNIX):
+        home = os.path.dirname(os.path.dirname(endpoint.removeprefix(UNIX)))
+        config = os.path.join(home, "descartesd.toml")
+        if os.path.exists(config):
+            return f"start it with: descartesd --config {config}"
+    return "start it with: systemctl start descartesd, or descartesd --config FILE"
+
+
+def fresh(error: DescartesError) -> DescartesError:
+    """The same error once more, for another caller to raise."""
+    return type(error)(
+        error.message, hint=error.hint, retryable=error.retryable, details=error.details
+    )

@@ -1,0 +1,158 @@
+"""One attempt to connect and the connection it becomes: a DEALER and its monitor.
+
+libzmq's own reconnection is off. It never retries after a refused key, repeats a wrong server key
+for ever, and keeps messages of the old connection; here one socket is one connection, and each
+attempt ends in exactly one of the events below (seen with libzmq 4.3.5):
+
+key refused by ZAP           HANDSHAKE_FAILED_AUTH with the ZAP status, DISCONNECTED
+server holds another key     HANDSHAKE_FAILED_NO_DETAIL with EPIPE, DISCONNECTED
+another protocol answers     DISCONNECTED after CONNECTED
+accepted, then silent        HANDSHAKE_FAILED_NO_DETAIL with EAGAIN after HANDSHAKE_IVL
+connection refused           CLOSED
+name does not resolve        nothing at all
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import struct
+from typing import Literal, NamedTuple
+
+import zmq
+
+HANDSHAKE_MS = 3000
+HEARTBEAT_MS = 3000
+HEARTBEAT_TIMEOUT_MS = 6000
+
+_EVENT = struct.Struct("=HI")
+_UP = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+_DENIED = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+_NO_DETAIL = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+_PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+_CLOSED = int(zmq.EVENT_CLOSED)
+_DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
+_WATCHED = _UP | _DENIED | _NO_DETAIL | _PROTOCOL | _CLOSED | _DISCONNECTED
+_ZAP_REFUSED = 400
+_NOBLOCK = int(zmq.NOBLOCK)
+_POLLIN = int(zmq.POLLIN)
+_POLLOUT = int(zmq.POLLOUT)
+
+# up: the handshake succeeded · lost: the connection ended after that · denied: the key is refused
+# · undecided: the server could not check the key · broken: the handshake failed without a reason
+# · silent: no handshake in time · unreachable: nobody accepts connections
+Change = Literal["up", "lost", "denied", "undecided", "broken", "silent", "unreachable"]
+
+
+class CurveKeys(NamedTuple):
+    """Z85 keys of one connection."""
+
+    server: bytes
+    public: bytes
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return "CurveKeys((hidden))"
+
+
+class Link:
+    """Owns both sockets; no call blocks."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: CurveKeys
+    ) -> None:
+        """Begin to connect.
+
+        Raises zmq.ZMQError when the endpoint is malformed, ValueError when a key is.
+        """
+        self.is_up = False
+        self._is_over = False
+        self._socket = context.socket(zmq.DEALER)
+        self._monitor = context.socket(zmq.PAIR)
+        try:
+            _configure(self._socket, keys)
+            self._watch()
+            self._socket.connect(endpoint)
+        except BaseException:
+            self.close()
+            raise
+        self.descriptors: tuple[int, int] = (self._socket.FD, self._monitor.FD)
+        self._monitor_readable = select.poll()
+        self._monitor_readable.register(self.descriptors[1], select.POLLIN)
+
+    def _watch(self) -> None:
+        address = f"inproc://link-{self._socket.FD}"
+        self._socket.monitor(address, _WATCHED)
+        self._monitor.linger = 0
+        self._monitor.connect(address)
+
+    def change(self) -> Change | None:
+        """The next thing that happened to the connection, None when nothing has."""
+        while not self._is_over and self._monitor_readable.poll(0):
+            try:
+                event = self._monitor.recv(_NOBLOCK)
+                self._monitor.recv(_NOBLOCK)
+            except zmq.Again:
+                return None
+            change = self._read(*_EVENT.unpack_from(event))
+            if change is not None:
+                self._is_over = change != "up"
+                return change
+        return None
+
+    def _read(self, event: int, value: int) -> Change | None:
+        if event == _UP:
+            self.is_up = True
+            return "up"
+        if self.is_up:
+            self.is_up = event != _DISCONNECTED
+            return None if self.is_up else "lost"
+        if event == _DENIED:
+            return "denied" if value == _ZAP_REFUSED else "undecided"
+        if event == _NO_DETAIL:
+            return "silent" if value == errno.EAGAIN else "broken"
+        return "unreachable" if event == _CLOSED else "broken"
+
+    def send(self, payload: bytes) -> bool:
+        """Hand one message over; False while the queue to the server is full."""
+        try:
+            self._socket.send(payload, _NOBLOCK)
+        except zmq.Again:
+            # libzmq looks at its inbox only now and then while sending: ask it to, and try again.
+            if not int(self._socket.get(zmq.EVENTS)) & _POLLOUT:
+                return False
+            return self.send(payload)
+        return True
+
+    def is_readable(self) -> bool:
+        """Whether a message waits; true as well after a send has swallowed the signal for it."""
+        return int(self._socket.get(zmq.EVENTS)) & _POLLIN != 0
+
+    def receive(self) -> bytes | None:
+        """The next frame, None when there is none."""
+        try:
+            return self._socket.recv(_NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close; what was handed over still goes out, for at most `linger_ms`."""
+        self.is_up = False
+        self._is_over = True
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+            self._monitor.close(linger=0)
+            self._socket.close(linger=linger_ms)
+
+
+def _configure(socket: zmq.Socket[bytes], keys: CurveKeys) -> None:
+    socket.curve_publickey = keys.public
+    socket.curve_secretkey = keys.secret
+    socket.curve_serverkey = keys.server
+    socket.linger = 0
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)

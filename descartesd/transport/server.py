@@ -1,0 +1,207 @@
+"""The server's ROUTER, drained from its descriptor inside the event loop.
+
+The invariants of this loop: the descriptor is edge-triggered, so it is drained until nothing is
+left after the last receive or send; a message has at most three frames and the rest is dropped
+piecemeal; nothing a request does may leave the drain by an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import zmq
+
+from descartesd.transport.listeners import Listener
+from descartesd.transport.monitor import Monitor
+from descartesd.transport.zap import DOMAIN
+
+log = logging.getLogger(__name__)
+
+_BUDGET = 64
+_HANDSHAKE_MS = 3000
+_HEARTBEAT_MS = 3000
+_HEARTBEAT_TIMEOUT_MS = 6000
+_LINGER_MS = 1000
+
+
+class Peer(NamedTuple):
+    """Where a request came from; valid for answering that request, never as an identity."""
+
+    route: bytes
+    delimited: bool
+    user_id: str
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouterOptions:
+    """Socket limits: bytes of an inbound frame, messages queued each way per peer."""
+
+    public_key: bytes
+    secret_key: bytes
+    max_request_bytes: int
+    send_hwm: int
+    receive_hwm: int
+
+    def __repr__(self) -> str:
+        return f"RouterOptions(max_request_bytes={self.max_request_bytes}, keys=(hidden))"
+
+
+class RouterServer:
+    """Receives requests of all clients and sends what they are answered."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        options: RouterOptions,
+        *,
+        on_request: Callable[[Peer, bytes], None],
+        on_disconnected: Callable[[int], None],
+        on_shed: Callable[[Peer], None],
+    ) -> None:
+        self._socket = context.socket(zmq.ROUTER)
+        self._configure(options)
+        self._on_request = on_request
+        self._on_shed = on_shed
+        self.monitor = Monitor(self._socket, on_disconnected)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining = False
+        self._scheduled = False
+        self._discarding = False
+        self.oversized = 0
+        self.shed = 0
+        self.unreachable = 0
+
+    def _configure(self, options: RouterOptions) -> None:
+        sock = self._socket
+        sock.linger = 0
+        sock.curve_server = True
+        sock.curve_publickey = options.public_key
+        sock.curve_secretkey = options.secret_key
+        sock.zap_domain = DOMAIN
+        sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        sock.setsockopt(zmq.MAXMSGSIZE, options.max_request_bytes)
+        sock.sndhwm = options.send_hwm
+        sock.rcvhwm = options.receive_hwm
+        sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        sock.setsockopt(zmq.ROUTER_HANDOVER, 0)
+        sock.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+        sock.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+        sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+
+    def start(self, loop: asyncio.AbstractEventLoop, listeners: Sequence[Listener]) -> None:
+        """Serve on the listeners; the ZAP handler must be bound already."""
+        self._loop = loop
+        for listener in listeners:
+            self._socket.setsockopt(zmq.USE_FD, listener.duplicate())
+            # With USE_FD the endpoint only chooses the transport.
+            unix = listener.endpoint.startswith("ipc://")
+            self._socket.bind("ipc:///nonexistent" if unix else "tcp://127.0.0.1:1")
+        self._socket.setsockopt(zmq.USE_FD, -1)
+        self.monitor.start(loop)
+        loop.add_reader(self._socket.FD, self._drain)
+        self._schedule()
+
+    def close(self) -> None:
+        """Stop receiving; what has been sent still goes out, for at most a second."""
+        if self._socket.closed:
+            return
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket.FD)
+        self.monitor.close()
+        self._socket.close(linger=_LINGER_MS)
+
+    def send(self, peer: Peer, payload: bytes) -> bool:
+        """Send one message; False when the peer is gone or does not read."""
+        sock = self._socket
+        if sock.closed:
+            return False
+        try:
+            sock.send(peer.route, zmq.SNDMORE | zmq.NOBLOCK)
+            if peer.delimited:
+                sock.send(b"", zmq.SNDMORE | zmq.NOBLOCK)
+            sock.send(payload, zmq.NOBLOCK)
+        except zmq.ZMQError as exc:
+            self._undeliverable(peer, exc)
+            return False
+        finally:
+            if not self._draining:
+                self._schedule()
+        return True
+
+    def _undeliverable(self, peer: Peer, exc: zmq.ZMQError) -> None:
+        if exc.errno == errno.EAGAIN:
+            self.shed += 1
+            if self._loop is not None:
+                self._loop.call_soon(self._on_shed, peer)
+        elif exc.errno == errno.EHOSTUNREACH:
+            self.unreachable += 1
+        else:
+            log.error("send.failed", extra={"errno": exc.errno, "error": str(exc)})
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._scheduled_drain)
+
+    def _scheduled_drain(self) -> None:
+        self._scheduled = False
+        self._drain()
+
+    def _drain(self) -> None:
+        if self._socket.closed:
+            return
+        self._draining = True
+        try:
+            for _ in range(_BUDGET):
+                if not self._receive():
+                    return
+        finally:
+            self._draining = False
+        self._schedule()
+
+    def _receive(self) -> bool:
+        """Take one message, or go on dropping one; False when nothing is left."""
+        if self._discarding:
+            return self._discard()
+        sock = self._socket
+        try:
+            route = sock.recv(zmq.NOBLOCK)
+            frame = sock.recv(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        delimited = False
+        if frame.more and not len(frame.buffer):
+            delimited = True
+            frame = sock.recv(zmq.NOBLOCK, copy=False)
+        if frame.more:
+            self._discarding = True
+            self.oversized += 1
+            log.warning("message.too_many_frames", extra={"identity": frame.get("User-Id")})
+            return self._discard()
+        try:
+            peer = Peer(route, delimited, str(frame.get("User-Id")), int(frame.get(zmq.SRCFD)))
+        except zmq.ZMQError:
+            # ZAP names every peer it lets in: one without a name did not come through it.
+            log.error("message.without_identity")  # noqa: TRY400  # the message says it all
+            return True
+        self._on_request(peer, frame.bytes)
+        return True
+
+    def _discard(self) -> bool:
+        """Drop frames of an overlong message, a bounded number at a time."""
+        for _ in range(_BUDGET):
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return False
+            if not frame.more:
+                self._discarding = False
+                return True
+        return True

@@ -1,0 +1,132 @@
+"""Streams: items pushed to a client under the credit it grants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct, UnsetType
+
+from descartesd.errors import DescartesError, NotFoundError
+from descartesd.transport.server import Peer
+from descartesd.wire import codec
+from descartesd.wire.envelope import VERSION, Credit, StreamEnd, StreamItem, StreamOpened
+
+Key = tuple[bytes, str | int]
+Send = Callable[[Peer, bytes], bool]
+
+
+class Stream:
+    """One open stream. An item is sent when at least one item and one byte of credit are left."""
+
+    __slots__ = ("_bytes", "_items", "_room", "_send", "_seq", "id", "peer")
+
+    def __init__(self, peer: Peer, stream_id: str | int, credit: Credit, send: Send) -> None:
+        self.peer = peer
+        self.id = stream_id
+        self._items = credit.items
+        self._bytes = credit.bytes
+        self._send = send
+        self._seq = 0
+        self._room: asyncio.Future[None] | None = None
+
+    def open(self) -> None:
+        """Tell the client that items follow."""
+        self._send(self.peer, codec.encode(StreamOpened(v=VERSION, id=self.id)))
+
+    async def room(self) -> int:
+        """Wait for credit; the bytes an item may have."""
+        while self._items <= 0 or self._bytes <= 0:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+        return self._bytes
+
+    async def push(self, item: Struct, size: int) -> None:
+        """Send an item of `size` payload bytes once there is credit.
+
+        Raises ConnectionResetError when the client is gone or does not read.
+        """
+        await self.room()
+        self._items -= 1
+        self._bytes -= size
+        message = StreamItem(v=VERSION, id=self.id, seq=self._seq, item=item)
+        self._seq += 1
+        if not self._send(self.peer, codec.encode(message)):
+            raise ConnectionResetError(f"stream {self.id}: the client is gone")
+
+    def grant(self, items: int, size: int) -> None:
+        """Add credit."""
+        self._items += items
+        self._bytes += size
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def end(self, error: DescartesError | None = None) -> None:
+        """Tell the client that nothing more comes, and why."""
+        last = (
+            codec.encode(StreamEnd(v=VERSION, id=self.id))
+            if error is None
+            else codec.failure(self.id, error)
+        )
+        self._send(self.peer, last)
+
+
+class Streams:
+    """All open streams, found by the request that opened them or by their connection."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._open: dict[Key, tuple[Stream, asyncio.Task[None]]] = {}
+        self._by_fd: defaultdict[int, set[Key]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def make(self, peer: Peer, stream_id: str | int, credit: Credit | UnsetType | None) -> Stream:
+        """Make a stream, not yet open."""
+        given = credit if isinstance(credit, Credit) else Credit()
+        return Stream(peer, stream_id, given, self._send)
+
+    def add(self, stream: Stream, task: asyncio.Task[None]) -> None:
+        """Register an open stream until its task is done."""
+        key = (stream.peer.route, stream.id)
+        self._open[key] = (stream, task)
+        self._by_fd[stream.peer.fd].add(key)
+        task.add_done_callback(lambda _: self._forget(key, stream.peer.fd))
+
+    def grant(self, peer: Peer, stream_id: str | int, items: int, size: int) -> None:
+        """Add credit to a stream of this connection; raises NotFoundError."""
+        self._find(peer, stream_id)[0].grant(items, size)
+
+    def cancel(self, peer: Peer, stream_id: str | int) -> None:
+        """End a stream of this connection; raises NotFoundError."""
+        stream, task = self._find(peer, stream_id)
+        task.cancel()
+        stream.end()
+
+    def drop_connection(self, fd: int) -> None:
+        """The connection is closed: its streams end."""
+        self._cancel(self._by_fd.get(fd, ()))
+
+    def drop_peer(self, peer: Peer) -> None:
+        """The peer does not read: its streams end."""
+        self._cancel(key for key in self._open if key[0] == peer.route)
+
+    def _cancel(self, keys: Iterable[Key]) -> None:
+        for key in tuple(keys):
+            self._open[key][1].cancel()
+
+    def _find(self, peer: Peer, stream_id: str | int) -> tuple[Stream, asyncio.Task[None]]:
+        try:
+            return self._open[peer.route, stream_id]
+        except KeyError:
+            raise NotFoundError(f"no stream '{stream_id}' is open on this connection") from None
+
+    def _forget(self, key: Key, fd: int) -> None:
+        self._open.pop(key, None)
+        keys = self._by_fd.get(fd)
+        if keys is not None:
+            keys.discard(key)
+            if not keys:
+                del self._by_fd[fd]
