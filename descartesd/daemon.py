@@ -132,6 +132,7 @@ class Daemon:
             await refuse_unknown_key(
                 context, listeners[0].endpoint, self._host_key.public_text.encode()
             )
+            router.watch_connections()
             guard = group.create_task(self._guard_keeper(), name="keeper guard")
             log.info("server.ready", extra={"listeners": health.listeners, "pid": os.getpid()})
             await self._stopping.wait()
@@ -171,6 +172,7 @@ class Daemon:
         unix = listen_unix(server.local_socket, "control-unix")
         parts.callback(_unlink, server.local_socket)
         parts.callback(unix.socket.close)
+        os.makedirs(server.run_dir, mode=0o755, exist_ok=True)
         _publish(server.public_key_file, f"{self._host_key.public_text}\n".encode())
         return [tcp, unix]
 
@@ -206,7 +208,8 @@ class Daemon:
                 await end_leftovers(self._fleet, self._link)
             unknown = await reconcile(self._fleet, self._link, reason)
         except DescartesError as exc:
-            log.error("keeper.unavailable", extra={"cause": exc.message})  # noqa: TRY400
+            if exc.message != self._health.keeper_problem:
+                log.error("keeper.unavailable", extra={"cause": exc.message})  # noqa: TRY400
             self._health.keeper_problem = exc.message
             self._link.close()
             return

@@ -64,7 +64,27 @@ def load_config(
     faults += _socket_faults(layers, directory)
     if faults:
         raise StartupRefusedError("\n".join(faults), details={"faults": faults})
-    return _resolved(_merged(settings, layers), directory)
+    return resolved(_merged(settings, layers), directory)
+
+
+def resolved(config: Config, directory: str) -> Config:
+    """The configuration with paths made absolute from `directory`, and a name for the server."""
+    server, runner = config.server, config.server.runner
+    return replace(
+        config,
+        server=replace(
+            server,
+            server_id=server.server_id or _id_of_host(),
+            local_socket=_absolute(server.local_socket, directory),
+            state_dir=_absolute(server.state_dir, directory),
+            keys_dir=_absolute(server.keys_dir, directory),
+            run_dir=_absolute(server.run_dir, directory),
+            runner=replace(
+                runner,
+                working_dir=runner.working_dir and _absolute(runner.working_dir, directory),
+            ),
+        ),
+    )
 
 
 def _dynaconf() -> Dynaconf:
@@ -124,25 +144,6 @@ def _merged(settings: Dynaconf, layers: Iterable[Layer]) -> Config:
     merged = settings.as_dict()
     sections = {name: merged.get(name.upper(), {}) for name in Config.__struct_fields__}
     return msgspec.convert(sections, Config)
-
-
-def _resolved(config: Config, directory: str) -> Config:
-    server, runner = config.server, config.server.runner
-    return replace(
-        config,
-        server=replace(
-            server,
-            server_id=server.server_id or _id_of_host(),
-            local_socket=_absolute(server.local_socket, directory),
-            state_dir=_absolute(server.state_dir, directory),
-            keys_dir=_absolute(server.keys_dir, directory),
-            run_dir=_absolute(server.run_dir, directory),
-            runner=replace(
-                runner,
-                working_dir=runner.working_dir and _absolute(runner.working_dir, directory),
-            ),
-        ),
-    )
 
 
 def _absolute(path: str, directory: str) -> str:

@@ -27,7 +27,9 @@ Path = Annotated[
 ]
 Uid = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,9})$(?!\n)", title="a uid")]
 # To dynaconf a name that begins with dynaconf_ is an instruction.
-Group = Annotated[str, Meta(pattern=r"^(?!dynaconf_)[A-Za-z_][A-Za-z0-9_.-]*\$?$(?!\n)", title="a group")]
+Group = Annotated[
+    str, Meta(pattern=r"^(?!dynaconf_)[A-Za-z_][A-Za-z0-9_.-]*\$?$(?!\n)", title="a group")
+]
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -59,10 +59,10 @@ class Agent:
         self.signalled: set[tuple[int, int]] | None = None
         self.is_swept = True
 
-    def begin(self, pid: int, pidfd: int, start_time: int) -> None:
+    def begin(self, attempt: int, pid: int, pidfd: int, start_time: int) -> None:
         """Note that the leader of a new attempt runs."""
         self.forget_attempt()
-        self.attempt += 1
+        self.attempt = attempt
         self.state = "running"
         self.pid = pid
         self.pidfd = pidfd
@@ -92,8 +92,8 @@ class Agent:
 
     @property
     def eof(self) -> bool:
-        """Whether no output of this attempt can come any more."""
-        return not (self.stdout.is_open or self.stderr.is_open)
+        """Whether the leader has exited and no output of it can come any more."""
+        return not (self.runs or self.stdout.is_open or self.stderr.is_open)
 
     def status(self) -> Status:
         """The facts the daemon is told."""
@@ -124,6 +124,8 @@ class Agents:
     def __init__(self) -> None:
         self._by_id: dict[str, Agent] = {}
         self.leaders: dict[int, Agent] = {}
+        # Those whose leader runs or whose output has not ended: they hold descriptors.
+        self.holders: set[Agent] = set()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -135,10 +137,12 @@ class Agents:
         """Know an agent whose leader has just been started."""
         self._by_id[agent.agent_id] = agent
         self.leaders[agent.pid] = agent
+        self.holders.add(agent)
 
     def drop(self, agent: Agent) -> None:
         """Forget an agent."""
         self._by_id.pop(agent.agent_id, None)
+        self.holders.discard(agent)
 
     def find(self, agent_id: str) -> Agent | None:
         """The agent of this id, if it is known."""
@@ -169,7 +173,3 @@ class Agents:
         return [
             self._by_id[key] for key in sorted(key for key in self._by_id if key > after)[:limit]
         ]
-
-    def descriptors(self) -> int:
-        """How many descriptors the known agents may come to hold."""
-        return sum(DESCRIPTORS for agent in self._by_id.values() if agent.runs or not agent.eof)

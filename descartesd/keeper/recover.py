@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from descartesd.errors import DeadlineExceededError
 from descartesd.keeper import fields, procfs
@@ -18,12 +18,29 @@ LIMIT_S: Final = 5.0
 DELAY_MAX_S: Final = 0.05
 
 
-class Lost(NamedTuple):
-    """An agent of an earlier keeper: its id and its leader's identity."""
+class Lost:
+    """Agents of an earlier keeper: their ids, and the start times of their leaders by pid."""
 
-    agent_id: str
-    pid: int
-    start_time: int
+    def __init__(self, agents: list[fields.Fields]) -> None:
+        self._ids = {fields.agent_id(each) for each in agents}
+        self._leaders = {
+            fields.number(each, "pid", least=1): fields.number(each, "start_time")
+            for each in agents
+        }
+
+    def has(self, process: Process, processes: Mapping[int, Process]) -> bool:
+        """Whether it is a leader, in a leader's session or group, or has an id of theirs."""
+        if self._leaders.get(process.pid) == process.start_time:
+            return True
+        for number in (process.session, process.group):
+            started = self._leaders.get(number)
+            if started is None or process.start_time < started:
+                continue
+            leader = processes.get(number)
+            # Another process under the leader's pid means that the old session is gone.
+            if leader is None or leader.start_time == started:
+                return True
+        return procfs.agent_id(process.pid) in self._ids
 
 
 class Recovery:
@@ -34,21 +51,18 @@ class Recovery:
 
     def recover(self, request: Request) -> None:
         """`{agents: [{agent_id, pid, start_time}]}` -> `{ended}`, when nothing of them is left."""
-        lost = [
-            Lost(
-                fields.agent_id(each),
-                fields.number(each, "pid", least=1),
-                fields.number(each, "start_time"),
-            )
-            for each in fields.mappings(request.fields, "agents")
-        ]
+        agents = fields.mappings(request.fields, "agents")
+        if not agents:
+            request.reply({"ended": 0})
+            return
+        lost = Lost(agents)
         self._loop.start(self._recovering(lost, request))
 
-    def _recovering(self, lost: list[Lost], request: Request) -> Steps:
+    def _recovering(self, lost: Lost, request: Request) -> Steps:
         deadline = boottime() + LIMIT_S
         ended: set[tuple[int, int]] = set()
         delay_s = 0.0
-        while remains := list(_remains(lost, spared={os.getpid(), request.peer_pid})):
+        while remains := list(_remains(lost, spared={request.peer_pid})):
             if boottime() > deadline:
                 request.fail(
                     DeadlineExceededError(
@@ -65,24 +79,32 @@ class Recovery:
         request.reply({"ended": len(ended)})
 
 
-def _remains(lost: list[Lost], *, spared: set[int]) -> Iterator[Process]:
+def _remains(lost: Lost, *, spared: set[int]) -> Iterator[Process]:
     """Every living process of the lost agents, by one look over the host, parents first."""
-    if not lost:
-        return
     processes = {pid: process for pid in procfs.pids() if (process := procfs.read(pid))}
     families: dict[int, list[int]] = {}
     for process in processes.values():
         families.setdefault(process.ppid, []).append(process.pid)
-    # Children of this keeper are its own agents; an ancestor would take it along.
-    kept = spared | set(_ancestors(processes, os.getpid())) | set(_family(families, os.getpid()))
-    roots = (pid for pid, process in processes.items() if _belongs(process, lost, processes))
-    found: set[int] = set()
-    for root in roots:
-        for pid in (root, *_family(families, root)):
-            if pid not in kept and pid not in found:
-                found.add(pid)
+    # Descendants of this keeper are its own agents; its ancestors would take it along.
+    done = {*spared, *_ancestors(processes, os.getpid()), *_family(families, os.getpid())}
+    for root in processes.values():
+        if not lost.has(root, processes):
+            continue
+        for pid in _family(families, root.pid):
+            if pid not in done:
+                done.add(pid)
                 if processes[pid].state not in procfs.GONE:
                     yield processes[pid]
 
 
-...
+def _family(families: Mapping[int, list[int]], root: int) -> list[int]:
+    members = [root]
+    for member in members:
+        members.extend(families.get(member, ()))
+    return members
+
+
+def _ancestors(processes: Mapping[int, Process], pid: int) -> Iterator[int]:
+    while (process := processes.get(pid)) is not None:
+        yield pid
+        pid = process.ppid

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from descartesd.keeper.agent import Agent, Agents
 from descartesd.keeper.control import Control
 from descartesd.keeper.loop import Loop
+from descartesd.keeper.server import Server
 from descartesd.keeper.tree import Tree
 
 LEADERS_PER_TURN: Final = 64
 ORPHANS_PER_TURN: Final = 256
+EOF_LIMIT_S: Final = 2.0
 
 
 class Reaper:
-    """Tells `on_exit` of each leader once, when its status is known and its tree signalled."""
+    """Takes each leader's status once, tells the daemon, and brings the output to its end."""
 
     def __init__(
-        self, loop: Loop, agents: Agents, tree: Tree, control: Control,
-        *, on_exit: Callable[[Agent], None],
-    ) -> None:  # fmt: skip
+        self, loop: Loop, agents: Agents, tree: Tree, control: Control, *, server: Server
+    ) -> None:
         self._loop = loop
         self._agents = agents
         self._tree = tree
         self._control = control
-        self._on_exit = on_exit
+        self._server = server
         self._leaders: dict[int, Agent] = {}
         self._pidfds = select.epoll()
         loop.watch(self._pidfds.fileno(), self._on_leaders)
@@ -36,6 +37,12 @@ class Reaper:
         """Wait for the leader of an agent that has just been started."""
         self._leaders[agent.pidfd] = agent
         self._pidfds.register(agent.pidfd, select.EPOLLIN)
+
+    def note_stream_end(self, agent: Agent) -> None:
+        """Tell the daemon when the leader has exited and both streams have ended."""
+        if agent.eof:
+            self._agents.holders.discard(agent)
+            self._server.tell("eof", agent)
 
     def reap_orphans(self) -> None:
         """Reap children that are nobody's leader.
@@ -62,8 +69,16 @@ class Reaper:
         for agent in dead:
             self._control.sweep(agent)
             self._reap(agent)
-            self._on_exit(agent)
+            self._tell(agent)
         self.reap_orphans()
+
+    def _tell(self, agent: Agent) -> None:
+        if agent.stdin is not None:
+            agent.stdin.close()
+        self._server.tell("exited", agent)
+        self.note_stream_end(agent)
+        if not agent.eof:
+            self._loop.call_later(EOF_LIMIT_S, partial(_end_output, agent, agent.attempt))
 
     def _reap(self, agent: Agent) -> None:
         ended = os.waitid(os.P_PIDFD, agent.pidfd, os.WEXITED)
@@ -73,3 +88,9 @@ class Reaper:
             agent.finish(exit_code=ended.si_status, signum=None)
         elif ended is not None:
             agent.finish(exit_code=None, signum=ended.si_status)
+
+
+def _end_output(agent: Agent, attempt: int) -> None:
+    if agent.attempt == attempt:
+        for stream in agent.streams:
+            stream.end()

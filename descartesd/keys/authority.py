@@ -10,7 +10,7 @@ from descartesd.errors import DescartesError, InvalidArgumentError, StartupRefus
 from descartesd.keys.certificate import ID_BYTES, Certificate, authority_id, sign
 from descartesd.keys.files import create_public
 from descartesd.keys.keyfile import create_key_text, fingerprint, read_key_text
-from descartesd.keys.z85 import encode_key
+from descartesd.keys.z85 import KEY_BYTES, encode_key
 from descartesd.wire.agent import NAME_PATTERN
 from descartesd.wire.methods import ROLES
 
@@ -42,6 +42,10 @@ class Authority:
         Raises InvalidArgumentError for a name, role or number of days that cannot be.
         """
         check_request(name, role, days)
+        if len(public_key) != KEY_BYTES:
+            raise InvalidArgumentError(
+                f"expected a CURVE public key of {KEY_BYTES} bytes, got {len(public_key)}"
+            )
         start = int(now)
         end = start + days * DAY_S
         certificate = Certificate(

@@ -1,4 +1,4 @@
-"""Creates and reads key files: whole or not at all, never over another file, secrets unread by others."""
+"""Creates key files whole, never over another file, and reads secrets only if others cannot."""
 
 from __future__ import annotations
 

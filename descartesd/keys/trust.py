@@ -11,7 +11,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from descartesd.errors import AlreadyExistsError, DescartesError, StartupRefusedError
+from descartesd.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DescartesError,
+    StartupRefusedError,
+)
 from descartesd.keys.certificate import (
     Certificate,
     armour,
@@ -86,7 +91,7 @@ class TrustStore:
             try:
                 entry = self._entry(name)
                 if entry.key in by_key:
-                    raise AlreadyExistsError(f"its key is that of '{by_key[entry.key].name}'")
+                    raise ConflictError(f"its key is that of '{by_key[entry.key].name}'")
             except OSError as exc:
                 problems.append(f"'{name}': {exc.strerror}")
             except DescartesError as exc:
@@ -124,7 +129,9 @@ class TrustStore:
         if identity is None:
             return f"key {fingerprint(public_key)} is unknown"
         if self._clock() < identity.not_before:
-            return f"certificate of '{identity.name}' is not valid before {utc(identity.not_before)}"
+            return (
+                f"certificate of '{identity.name}' is not valid before {utc(identity.not_before)}"
+            )
         return f"certificate of '{identity.name}' expired at {utc(identity.not_after)}"
 
     def identities(self) -> list[Identity]:
@@ -164,7 +171,7 @@ class TrustStore:
         signed = unarmour(read_contents(path).data.decode("ascii", "replace"))
         certificate = verify_signature(signed, self._authorities, kind="client")
         if f"{certificate.name}{SUFFIX}" != name:
-            raise AlreadyExistsError(f"it names '{certificate.name}', expected the file's name")
+            raise ConflictError(f"it names '{certificate.name}', expected the file's name")
         return _Entry(stamp, certificate.key, _identity(certificate))
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-FIRST_S = 0.1
 LONGEST_S = 30.0
 
 
 class Backoff:
-    """Doubling pauses with full jitter: a random share of 0.1 s, 0.2 s, 0.4 s … 30 s."""
+    """Doubling pauses with full jitter: a random share of the first, twice that … 30 s."""
 
-    __slots__ = ("_ceiling", "_share")
+    __slots__ = ("_ceiling", "_first_s", "_share")
 
-    def __init__(self, share: Callable[[], float] = random.random) -> None:
+    def __init__(self, first_s: float, share: Callable[[], float] = random.random) -> None:
+        self._first_s = first_s
         self._share = share
-        self._ceiling = FIRST_S
+        self._ceiling = first_s
 
     def pause(self) -> float:
         """Seconds to wait now; the next pause may be twice as long."""
@@ -26,4 +26,4 @@ class Backoff:
 
     def reset(self) -> None:
         """Begin again with the shortest pause."""
-        self._ceiling = FIRST_S
+        self._ceiling = self._first_s

@@ -1,32 +1,34 @@
-"""What a client has under way: single calls, and streams that outlive a lost connection."""
+"""One request of a client, from the wait for a connection to its result."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from descartesd.errors import DeadlineExceededError, DescartesError, UnavailableError
-from descartesd.transport.follow import FollowPosition
 from descartesd.wire import codec
-from descartesd.wire.agent import AgentFollow, OutputChunk
-from descartesd.wire.envelope import (
-    DEFAULT_CREDIT_BYTES,
-    DEFAULT_CREDIT_ITEMS,
-    VERSION,
-    Credit,
-    Incoming,
-    Request,
-)
-from descartesd.wire.methods import AGENT_WAIT, STREAM_CANCEL, STREAM_CREDIT, Method
-from descartesd.wire.server import StreamCancel, StreamCredit
+from descartesd.wire.envelope import VERSION, Incoming, Request
+from descartesd.wire.methods import AGENT_WAIT, Method
 
-_RESENDS = 2
-_SOON_S = 0.001
+RESENDS = 2
+# What is left of a deadline is never sent as less than this: 0 is not a deadline.
+LEAST_S = 0.001
+
+
+class Patience(NamedTuple):
+    """Seconds a request waits for a connection: always, and when asked to wait for the server."""
+
+    connect_s: float
+    server_s: float = 0.0
+
+    def limit_s(self, deadline_s: float | None) -> float:
+        """Seconds until a request that could not be sent fails."""
+        connect_s = self.connect_s if deadline_s is None else min(self.connect_s, deadline_s)
+        return max(connect_s, self.server_s)
 
 
 class Exchange(Protocol):
@@ -39,7 +41,7 @@ class Exchange(Protocol):
     def was_sent(self) -> bool:
         """Whether the server may have seen it."""
 
-    def begin(self, number: int, now: float, patience_s: float) -> None:
+    def begin(self, number: int, now: float, patience: Patience) -> None:
         """Take a number; give up at `limit` unless it could be sent before."""
 
     def encode(self, now: float) -> bytes:
@@ -112,18 +114,18 @@ class Call:
         """Whether the server may have seen it."""
         return self._sends > 0
 
-    def begin(self, number: int, now: float, patience_s: float) -> None:
+    def begin(self, number: int, now: float, patience: Patience) -> None:
         """Take a number and begin to wait, first for the connection."""
         self.id = number
         self._started = now
-        self.limit = now + patience_s
-        self._waits_first = self._deadline_s is not None and patience_s > self._deadline_s
+        self.limit = now + patience.limit_s(self._deadline_s)
+        self._waits_first = patience.server_s > 0
 
     def encode(self, now: float) -> bytes:
         """The request as it is sent now, with what is left of its deadline."""
         deadline_s = self._deadline_s
         if deadline_s is not None and not self._waits_first:
-            deadline_s = max(deadline_s - (now - self._started), _SOON_S)
+            deadline_s = max(deadline_s - (now - self._started), LEAST_S)
         return codec.encode(
             Request(
                 v=VERSION,
@@ -157,9 +159,9 @@ class Call:
         """Whether it may be sent again; a wait is, as often as it takes."""
         if not self.was_sent:
             return True
-        if self.is_repeatable and (self._sends <= _RESENDS or self.method is AGENT_WAIT):
+        if self.is_repeatable and (self._sends <= RESENDS or self.method is AGENT_WAIT):
             return True
-        self.fail(_cut(self.method.name, endpoint, is_repeatable=self.is_repeatable))
+        self.fail(cut(self.method.name, endpoint, is_repeatable=self.is_repeatable))
         return False
 
     def expire(self, reason: Callable[[], DescartesError]) -> None:
@@ -167,13 +169,7 @@ class Call:
         if not self.was_sent:
             self.fail(reason())
             return
-        self.fail(
-            DeadlineExceededError(
-                f"no answer to '{self.method.name}' within {self._deadline_s:g} s",
-                hint="it may still happen; a longer time is given with --timeout or deadline_s",
-                retryable=self.method.resend != "never",
-            )
-        )
+        self.fail(too_late(self.method, self._deadline_s))
 
     def fail(self, error: DescartesError) -> None:
         """End with this error."""
@@ -186,10 +182,20 @@ class Call:
             self._on_over()
 
 
-def _cut(method: str, endpoint: str, *, is_repeatable: bool) -> UnavailableError:
+def too_late(method: Method[Any, Any], allowed_s: float | None) -> DeadlineExceededError:
+    """The time of a request is over."""
+    return DeadlineExceededError(
+        f"no answer to '{method.name}' within {allowed_s:g} s",
+        hint="it may still happen; a longer time is given with --timeout or deadline_s",
+        retryable=method.resend != "never",
+    )
+
+
+def cut(method: str, endpoint: str, *, is_repeatable: bool) -> UnavailableError:
+    """The connection was lost and the request is not sent again."""
     if is_repeatable:
         return UnavailableError(
-            f"the connection to '{endpoint}' was lost {_RESENDS + 1} times while '{method}' was "
+            f"the connection to '{endpoint}' was lost {RESENDS + 1} times while '{method}' was "
             "under way",
             hint="the journal of the server tells why: journalctl -u descartesd",
         )

@@ -40,7 +40,9 @@ class Connector:
         self._context = context
         self._attempt_s = attempt_s / len(profile.endpoints)
         self._keys = _client_keys(profile)
-        self._backoff = Backoff()
+        self._first_pause_s = profile.client.reconnect_delay_secs
+        self._backoff = Backoff(self._first_pause_s)
+        self._rounds_left = math.inf
         self._plan: deque[str] = deque()
         self._routes: deque[_Route] = deque()
         self._route = _Route(profile.endpoints[0], b"")
@@ -74,9 +76,14 @@ class Connector:
             return
         if self._retry_at == math.inf:
             self._retry_at = now
-            return
-        self._backoff.reset()
-        self._retry_at = min(self._retry_at, now + self._backoff.pause())
+        elif self._retry_at - now > self._first_pause_s:
+            self._backoff.reset()
+            self._retry_at = now + self._backoff.pause()
+
+    def retry(self, now: float) -> None:
+        """The connection was lost and is still wanted."""
+        self._rounds_left = self._profile.client.max_reconnect_attempts or math.inf
+        self._retry_at = now + self._backoff.pause()
 
     def advance(self, now: float) -> Change | DescartesError | None:
         """What has happened: `up`, `lost`, or the error that ends all hope; else None."""
@@ -132,6 +139,7 @@ class Connector:
 
     def _forget_failures(self) -> None:
         self._backoff.reset()
+        self._rounds_left = math.inf
         self._strikes.clear()
         self._verdicts.clear()
         self._trouble = None
@@ -147,10 +155,11 @@ class Connector:
         """Begin with the next route; the error when every endpoint has refused for good."""
         while self.link is None:
             if len(self._verdicts) == len(self._profile.endpoints):
-                error = self.reason()
-                self._forget_failures()
-                return error
+                return self._give_up()
             if not self._routes and not self._plan:
+                self._rounds_left -= 1
+                if self._rounds_left <= 0:
+                    return self._give_up()
                 self._retry_at = now + self._backoff.pause()
                 return None
             try:
@@ -163,6 +172,11 @@ class Connector:
             except DescartesError as error:
                 self._verdicts[self._route.endpoint] = error
         return None
+
+    def _give_up(self) -> DescartesError:
+        error = self.reason()
+        self._forget_failures()
+        return error
 
     def _attempt(self, route: _Route, now: float) -> None:
         self._route = route
@@ -213,8 +227,11 @@ def _client_keys(profile: Profile) -> tuple[bytes, bytes]:
 
 def _routes(endpoint: str, profile: Profile) -> list[_Route]:
     """Every way to reach this endpoint; raises DescartesError when there is none now."""
-    if not endpoint.startswith(causes.UNIX):
-        return [_Route(endpoint, decode_key(key)) for key in profile.server_keys]
-    path = endpoint.removeprefix(causes.UNIX)
-    causes.check_unix_socket(path)
-    return [_Route(endpoint, read_server_public(path))]
+    if endpoint.startswith(causes.UNIX):
+        path = endpoint.removeprefix(causes.UNIX)
+        causes.check_unix_socket(path)
+        return [_Route(endpoint, read_server_public(path))]
+    # The key at the endpoint's own place comes first; the others serve while keys change.
+    own = profile.endpoints.index(endpoint)
+    keys = profile.server_keys[own : own + 1] + profile.server_keys
+    return [_Route(endpoint, decode_key(key)) for key in dict.fromkeys(keys)]

@@ -68,7 +68,8 @@ class RouterServer:
         self._configure(options)
         self._on_request = on_request
         self._on_shed = on_shed
-        self.monitor = Monitor(self._socket, on_disconnected)
+        self._on_disconnected = on_disconnected
+        self._monitor: Monitor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining = False
         self._scheduled = False
@@ -104,9 +105,14 @@ class RouterServer:
             unix = listener.endpoint.startswith("ipc://")
             self._socket.bind("ipc:///nonexistent" if unix else "tcp://127.0.0.1:1")
         self._socket.setsockopt(zmq.USE_FD, -1)
-        self.monitor.start(loop)
         loop.add_reader(self._socket.FD, self._drain)
         self._schedule()
+
+    def watch_connections(self) -> None:
+        """Begin to tell of closed connections and failed handshakes."""
+        if self._loop is not None:
+            self._monitor = Monitor(self._socket, self._on_disconnected)
+            self._monitor.start(self._loop)
 
     def close(self) -> None:
         """Stop receiving; what has been sent still goes out, for at most a second."""
@@ -114,7 +120,8 @@ class RouterServer:
             return
         if self._loop is not None:
             self._loop.remove_reader(self._socket.FD)
-        self.monitor.close()
+        if self._monitor is not None:
+            self._monitor.close()
         self._socket.close(linger=_LINGER_MS)
 
     def send(self, peer: Peer, payload: bytes) -> bool:

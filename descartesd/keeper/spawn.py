@@ -1,0 +1,135 @@
+"""The operation `spawn`: a new agent, or a further attempt of one that has exited."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from descartesd.errors import (
+    ConflictError,
+    DescartesError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from descartesd.keeper import fields, launch
+from descartesd.keeper.agent import DESCRIPTORS, Agent, Agents
+from descartesd.keeper.launch import HEADROOM, Launch, Launcher
+from descartesd.keeper.loop import Loop, Steps
+from descartesd.keeper.output import Pump, Stream
+from descartesd.keeper.server import Request, Server
+from descartesd.keeper.stdin import Stdin
+from descartesd.keeper.wait import Reaper
+
+SWEPT_POLL_S: Final = 0.002
+STDINS: Final = ("null", "pipe")
+
+
+class Wanted(NamedTuple):
+    """A spawn request, checked."""
+
+    agent_id: str
+    name: str
+    attempt: int
+    launch: Launch
+    output_bytes: int
+    stop_signal: int
+    stop_grace_s: float
+
+
+class Spawning:
+    """Starts agents."""
+
+    def __init__(
+        self, loop: Loop, agents: Agents, pump: Pump, reaper: Reaper, *, server: Server
+    ) -> None:
+        self._loop = loop
+        self._agents = agents
+        self._pump = pump
+        self._reaper = reaper
+        self._server = server
+        self._launcher = Launcher()
+        self.is_refusing = False
+
+    def spawn(self, request: Request) -> dict[str, Any] | None:
+        """`{agent_id, name, attempt, argv, cwd, env, path, stdin, rlimits?, output_bytes, stop?}`.
+
+        Answers `{pid, start_time, started_at}`; for an attempt already known its facts again.
+        """
+        wanted = _read(request.fields)
+        agent = self._agents.find(wanted.agent_id)
+        if agent is None:
+            agent = Agent(self._pump, wanted.agent_id)
+            self._start(agent, wanted)
+        elif wanted.attempt != agent.attempt:
+            _check_next(agent, wanted.attempt)
+            if not agent.is_swept:
+                self._loop.start(self._spawn_when_swept(agent, request))
+                return None
+            self._start(agent, wanted)
+        return {
+            "pid": agent.pid,
+            "start_time": agent.start_time,
+            "started_at": agent.started_at,
+        }
+
+    def _spawn_when_swept(self, agent: Agent, request: Request) -> Steps:
+        while not agent.is_swept:
+            yield SWEPT_POLL_S
+        self._server.handle(request)
+
+    def _start(self, agent: Agent, wanted: Wanted) -> None:
+        self._check_capacity()
+        _end_output(agent)
+        fresh = _open_files(agent, wanted.output_bytes)
+        try:
+            leader = self._launcher.launch(wanted.launch)
+        except DescartesError:
+            _close_files(agent, fresh)
+            raise
+        self._server.untell(agent)
+        agent.begin(wanted.attempt, leader.pid, leader.pidfd, leader.start_time)
+        agent.name = wanted.name
+        agent.stop_signal = wanted.stop_signal
+        agent.stop_grace_s = wanted.stop_grace_s
+        agent.stdin = Stdin(self._loop, leader.stdin) if leader.stdin >= 0 else None
+        on_end = partial(self._reaper.note_stream_end, agent)
+        agent.stdout.attach(leader.stdout, on_end)
+        agent.stderr.attach(leader.stderr, on_end)
+        self._agents.add(agent)
+        self._reaper.expect(agent)
+
+    def _check_capacity(self) -> None:
+        if self.is_refusing:
+            raise UnavailableError("the keeper is shutting down: it starts nothing more")
+        holders = len(self._agents.holders)
+        most = self._launcher.descriptors_max
+        if (holders + 1) * DESCRIPTORS > most - HEADROOM:
+            raise ResourceExhaustedError(
+                f"{holders} agents may need {DESCRIPTORS} descriptors each,"
+                f" and the keeper may have {most} in all",
+                hint="raise LimitNOFILE of the service that runs the keeper",
+            )
+
+
+def _read(request: fields.Fields) -> Wanted:
+    stop = fields.mapping(request, "stop")
+    stdin = fields.text(request, "stdin")
+    if stdin not in STDINS:
+        raise InvalidArgumentError(f"stdin: expected one of {', '.join(STDINS)}, got '{stdin}'")
+    return Wanted(
+        agent_id=fields.agent_id(request),
+        name=fields.text(request, "name"),
+        attempt=fields.number(request, "attempt", least=1),
+        launch=Launch(
+            argv=fields.texts(request, "argv", least=1),
+            cwd=_absolute(request, "cwd"),
+            env=fields.environment(request, "env"),
+            path=fields.texts(request, "path"),
+            has_stdin=stdin == "pipe",
+            rlimits=_rlimits(request),
+        ),
+        output_bytes=fields.number(request, "output_bytes"),
+        stop_signal=fields.number(stop, "signal", least=1, most=64) if stop else 15,
+        stop_grace_s=fields.seconds(stop, "grace_s") if stop else 10.0,
+    )

@@ -1,0 +1,244 @@
+"""The DEALER end of both clients: everything a client does but wait.
+
+No call blocks and none may be made from two threads at once. A driver waits until one of
+`descriptors()` is readable or the clock has reached `wake_at`, calls `process`, and does so as well
+after every other call: sending can swallow the signal that a message has come.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+import zmq
+from msgspec import Raw, Struct
+
+from descartesd.errors import DescartesError, InvalidArgumentError, UnavailableError
+from descartesd.keys.profile import Profile
+from descartesd.transport.causes import fresh
+from descartesd.transport.calls import Call, Exchange, Patience
+from descartesd.transport.connector import Connector
+from descartesd.transport.inbound import InboundStream
+from descartesd.wire import codec
+from descartesd.wire.envelope import CURVE_OVERHEAD
+from descartesd.wire.methods import SERVER_HELLO
+from descartesd.wire.server import ServerHello
+
+__all__ = ["Call", "Channel", "InboundStream", "Patience"]
+
+DEFAULT_MAX_REQUEST_BYTES = 262_144 - CURVE_OVERHEAD
+_LINGER_MS = 500
+
+
+class Channel:
+    """Requests and streams over one connection at a time, which is made when one is wanted.
+
+    A request made without a connection waits for it. When the connection is lost, what may be
+    repeated is sent again over the next one, at most twice; the rest fails.
+    """
+
+    def __init__(
+        self, profile: Profile, patience: Patience, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Make it; nothing is connected yet. Raises InvalidArgumentError on a useless profile."""
+        self._context = zmq.Context(io_threads=1)
+        self._connector = Connector(profile, self._context, attempt_s=patience.connect_s)
+        self._may_reconnect = profile.client.auto_reconnect
+        self._patience = patience
+        self._clock = clock
+        self._ids = itertools.count(1)
+        self._exchanges: dict[int, Exchange] = {}
+        self._queue: deque[int | bytes] = deque()
+        self._next_limit = math.inf
+        self._is_closed = False
+        self.max_request_bytes = DEFAULT_MAX_REQUEST_BYTES
+
+    @property
+    def generation(self) -> int:
+        """Changes whenever `descriptors()` does."""
+        return self._connector.generation
+
+    @property
+    def wake_at(self) -> float:
+        """When `process` has something to do although nothing is heard; clock time or infinity."""
+        return min(self._next_limit, self._connector.wake_at)
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint connected to, or tried last."""
+        return self._connector.endpoint
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What to wait on for reading; edge-triggered for the messages."""
+        link = self._connector.link
+        return () if link is None else link.descriptors
+
+    def submit(self, exchange: Call | InboundStream) -> None:
+        """Send a request, now or once there is a connection.
+
+        Raises InvalidArgumentError when it is larger than the server takes, UnavailableError when
+        the channel is closed.
+        """
+        if self._is_closed:
+            raise UnavailableError("the client is closed", retryable=False)
+        now = self._clock()
+        exchange.begin(next(self._ids), now, self._patience)
+        payload = exchange.encode(now)
+        if len(payload) > self.max_request_bytes:
+            raise _too_large(exchange.method.name, len(payload), self.max_request_bytes)
+        self._exchanges[exchange.id] = exchange
+        if self._queue or not self._hand_over(payload):
+            self._queue.append(exchange.id)
+            self._connector.want(now)
+        else:
+            exchange.sent(now)
+        self._next_limit = min(self._next_limit, exchange.limit)
+
+    def process(self) -> None:
+        """Read what has come, send what waits, and let time pass."""
+        if self._is_closed:
+            return
+        self._receive()
+        now = self._clock()
+        while (change := self._connector.advance(now)) is not None:
+            if isinstance(change, DescartesError):
+                self._fail_all(change)
+            elif change == "lost":
+                self._on_lost(now)
+        if self._queue:
+            self._flush(now)
+        if now >= self._next_limit:
+            self._expire(now)
+        if not self._exchanges:
+            self._connector.rest()
+
+    def next_item(self, stream: InboundStream) -> Struct | None:
+        """Take an item of a stream and let the server send on; None when none waits."""
+        item = stream.pop()
+        if not stream.is_over and (grant := stream.regrant()) is not None:
+            self._tell(grant)
+        return item
+
+    def forget(self, exchange: Call | InboundStream) -> None:
+        """Nobody waits for this any more; its answer will be dropped, its stream is ended."""
+        if self._exchanges.pop(exchange.id, None) is None:
+            return
+        if isinstance(exchange, InboundStream):
+            if exchange.was_sent:
+                self._tell(exchange.cancel())
+            exchange.abandon()
+
+    def close(self) -> None:
+        """Fail what is under way and close; what was sent still goes out, for half a second."""
+        if self._is_closed:
+            return
+        self._fail_all(UnavailableError("the client was closed", retryable=False))
+        self._is_closed = True
+        self._connector.drop(_LINGER_MS if self._connector.is_up else 0)
+        self._context.term()
+
+    def _tell(self, payload: bytes) -> None:
+        """Send something whose answer nobody needs, unless there is no connection any more."""
+        if self._connector.is_up and (self._queue or not self._hand_over(payload)):
+            self._queue.append(payload)
+
+    def _hand_over(self, payload: bytes) -> bool:
+        link = self._connector.link
+        return link is not None and link.is_up and link.send(payload)
+
+    def _flush(self, now: float) -> None:
+        while self._queue:
+            entry = self._queue[0]
+            if isinstance(entry, bytes):
+                if not self._hand_over(entry):
+                    return
+            elif (exchange := self._exchanges.get(entry)) is not None:
+                if not self._hand_over(exchange.encode(now)):
+                    return
+                exchange.sent(now)
+                self._next_limit = min(self._next_limit, exchange.limit)
+            self._queue.popleft()
+        # The signal that an answer has come may have been swallowed by the sending.
+        self._receive()
+
+    def _receive(self) -> None:
+        link = self._connector.link
+        if link is None or not link.is_readable():
+            return
+        while self._exchanges and (payload := link.receive()) is not None:
+            if payload:
+                self._dispatch(payload)
+
+    def _dispatch(self, payload: bytes) -> None:
+        try:
+            incoming = codec.decode_incoming(payload)
+        except DescartesError:
+            # Whose answer it was cannot be read: that request runs into its deadline.
+            return
+        exchange = self._exchanges.get(incoming.id) if isinstance(incoming.id, int) else None
+        if exchange is None or not exchange.take(incoming):
+            return
+        del self._exchanges[exchange.id]
+        if exchange.method is SERVER_HELLO:
+            self._learn(exchange)
+
+    def _learn(self, exchange: Exchange) -> None:
+        if not isinstance(exchange, Call) or not isinstance(exchange.result, Raw):
+            return
+        try:
+            hello = codec.decode_as(ServerHello, exchange.result)
+        except DescartesError:
+            # The caller decodes it too, and is told.
+            return
+        self.max_request_bytes = hello.limits.max_request_bytes
+
+    def _on_lost(self, now: float) -> None:
+        self._receive()
+        self._connector.drop()
+        self._queue.clear()
+        if not self._may_reconnect:
+            self._fail_all(_lost(self._connector.endpoint))
+        for number, exchange in list(self._exchanges.items()):
+            if exchange.survives(self._connector.endpoint):
+                self._queue.append(number)
+            else:
+                del self._exchanges[number]
+        if self._exchanges:
+            self._connector.retry(now)
+
+    def _expire(self, now: float) -> None:
+        self._next_limit = math.inf
+        for number, exchange in list(self._exchanges.items()):
+            if exchange.limit <= now:
+                del self._exchanges[number]
+                exchange.expire(self._connector.reason)
+                if isinstance(exchange, InboundStream) and exchange.was_sent:
+                    self._tell(exchange.cancel())
+            else:
+                self._next_limit = min(self._next_limit, exchange.limit)
+
+    def _fail_all(self, error: DescartesError) -> None:
+        exchanges = list(self._exchanges.values())
+        self._exchanges.clear()
+        self._queue.clear()
+        for exchange in exchanges:
+            exchange.fail(fresh(error))
+
+
+def _lost(endpoint: str) -> UnavailableError:
+    return UnavailableError(
+        f"the connection to '{endpoint}' was lost",
+        hint="auto_reconnect is off in the profile: what was under way may have happened",
+        retryable=False,
+    )
+
+
+def _too_large(method: str, size: int, limit: int) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"the request '{method}' has {size} bytes: max_request_bytes of the server is {limit}",
+        hint="give a long text to the agent by its stdin, or let the backend pass it with "
+        "task_via = stdin or file",
+    )
