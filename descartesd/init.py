@@ -41,6 +41,11 @@ PROFILES = "profiles"
 ADMIN = "admin"
 
 _OPEN, _CLOSED = 0o755, 0o700
+_POLICY_EXAMPLE = (
+    "# Roles (observer, operator, admin) of other users of this host, by uid:",
+    "# [policy.local_uids]",
+    '# 1000 = "operator"',
+)
 
 
 class Summary(NamedTuple):
@@ -99,7 +104,7 @@ def issue_certificate(
         days=days,
         endpoint=str(address),
         server_key=load_key_file(server.host_key_file).public_text,
-        profile=out or os.path.join(os.path.abspath(directory), PROFILES, f"{name}.toml"),
+        profile=os.path.abspath(out or os.path.join(directory, PROFILES, f"{name}.toml")),
     )
     with _Made() as made:
         return _issue(wanted, load_authority(server.authority_key_file), server.trust_dir, made)
@@ -263,4 +268,4 @@ def config_text(endpoint: str) -> str:
         value = endpoint if leaf.key == "server.endpoint" else leaf.default
         lines += [f"# {line}" for line in textwrap.wrap(leaf.description, 96)]
         lines.append(f"{name} = {toml_text(value)}")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *_POLICY_EXAMPLE, ""])

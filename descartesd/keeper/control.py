@@ -198,6 +198,7 @@ class Control:
                 yield SECOND_LOOK_S
             else:
                 break
+        agent.task = None
         agent.is_swept = True
         agent.signalled = None
         if self._agents.leaders.get(agent.pid) is agent:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from descartesd.errors import InvalidArgumentError
 
+SIGNALS_MAX: Final = 64
 Fields = Mapping[str, Any]
 
 
@@ -45,6 +46,14 @@ def number(fields: Fields, key: str, *, least: int = 0, most: int = 2**63 - 1) -
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise _wrong(key, f"an integer from {least} to {most}", value)
     return value
+
+
+def signum(fields: Fields) -> int:
+    """`signal`: a signal number (signal(7)).
+
+    Raises InvalidArgumentError.
+    """
+    return number(fields, "signal", least=1, most=SIGNALS_MAX)
 
 
 def seconds(fields: Fields, key: str) -> float:

@@ -1,4 +1,4 @@
-"""The time index beside a stream's bytes: when which offset was read, and where what is kept begins.
+"""The time index beside a stream's bytes: when which offset was read, and what is kept.
 
 The one writer of `protocol.index_path` files. They stay bounded: entries before the head are
 dropped, then every second one.

@@ -1,38 +1,176 @@
-"""The keeper itself: builds its parts, knows its agents, starts them, and ends in order."""
+"""The composition root of the keeper, and the operations on the whole of it."""
 
 from __future__ import annotations
 
+import binascii
 import os
-import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from descartesd.errors import (
-    ConflictError,
-    DescartesError,
-    InvalidArgumentError,
-    ResourceExhaustedError,
-    UnavailableError,
-    UnimplementedError,
-)
-from descartesd.keeper import fields, launch, procfs
-from descartesd.keeper.agent import DESCRIPTORS, Agent, Agents
+from descartesd.errors import ConflictError, UnimplementedError
+from descartesd.keeper import fields, procfs
+from descartesd.keeper.agent import Agents
 from descartesd.keeper.control import Control
-from descartesd.keeper.launch import Launch, Launcher
-from descartesd.keeper.loop import Loop, Steps, Timer, boottime
+from descartesd.keeper.ending import Ending
+from descartesd.keeper.loop import Loop, Timer
 from descartesd.keeper.output import Pump
+from descartesd.keeper.procfs import Process
 from descartesd.keeper.protocol import FEATURES, STREAMS, VERSION
 from descartesd.keeper.recover import Recovery
 from descartesd.keeper.server import Operation, Request, Server
 from descartesd.keeper.signals import Signals
-from descartesd.keeper.stdin import Stdin
-from descartesd.keeper.tree import Tree, signal_process
-from descartesd.keeper.verbs import SIGNALS_MAX, Verbs
+from descartesd.keeper.spawn import Spawning
+from descartesd.keeper.tree import Tree
+from descartesd.keeper.verbs import Verbs
 from descartesd.keeper.wait import Reaper
 
 PAGE_MAX: Final = 100
-EOF_LIMIT_S: Final = 2.0
-SWEPT_LIMIT_S: Final = 5.0
-POLL_S: Final = 0.01
+Say = Callable[[str], None]
+
+
+class Keeper:
+    """Parent of all agents."""
+
+    def __init__(
+        self, listener: socket.socket, output_dir: str, *, idle_exit_s: float | None, say: Say
+    ) -> None:
+        self._loop = Loop()
+        self._agents = Agents()
+        self._pump = Pump(self._loop, output_dir, say)
+        self._server = Server(self._loop, listener, say=say)
+        self._tree = Tree(self._loop, self._agents)
+        control = Control(self._loop, self._agents, self._tree)
+        reaper = Reaper(self._loop, self._agents, self._tree, control, server=self._server)
+        spawning = Spawning(self._loop, self._agents, self._pump, reaper, server=self._server)
+        self._ending = Ending(self._loop, self._agents, self._tree, control, spawning=spawning)
+        Signals(self._loop, on_child=reaper.reap_orphans, on_end=self._ending.begin)
+        self._server.operations = {
+            **self._operations(),
+            **Verbs(self._agents, control).operations(),
+            "spawn": spawning.spawn,
+            "recover": Recovery(self._loop).recover,
+            "shutdown": self._ending.shutdown,
+        }
+        self._about = self._describe()
+        self._idle_exit_s = idle_exit_s
+        self._idle_timer: Timer | None = None
+        self._loop.call_after_turn(self._mind_idleness)
+
+    def run(self) -> None:
+        """Serve until shutdown, a signal or idleness ends it; then no agent is left."""
+        self._loop.run()
+        self._server.flush()
+        self._server.close()
+
+    def _operations(self) -> dict[str, Operation]:
+        return {
+            "hello": self._hello,
+            "list": self._list,
+            "forget": self._forget,
+            "remove": self._remove,
+            "strays": self._strays,
+        }
+
+    def _hello(self, request: Request) -> dict[str, Any]:
+        """`{version}` -> who this keeper is, if it speaks that major version."""
+        version = fields.text(request.fields, "version")
+        if version.split(".")[0] != VERSION.split(".")[0]:
+            raise UnimplementedError(
+                f"version '{version}' of the keeper protocol: this keeper speaks {VERSION}",
+                hint="restart the keeper, which ends its agents, to get one that fits the daemon",
+            )
+        features = [each for each in FEATURES if each != "hole-punch" or self._pump.punches]
+        return {**self._about, "features": features}
+
+    def _list(self, request: Request) -> dict[str, Any]:
+        """`{cursor?, limit?}` -> `{agents, next}`, in the order of the ids."""
+        after, limit = "", PAGE_MAX
+        if request.fields.get("cursor") is not None:
+            after = fields.text(request.fields, "cursor")
+        if request.fields.get("limit") is not None:
+            limit = min(PAGE_MAX, fields.number(request.fields, "limit", least=1))
+        page = self._agents.page(after, limit + 1)
+        more = page[limit - 1].agent_id if len(page) > limit else None
+        return {"agents": [agent.status() for agent in page[:limit]], "next": more}
+
+    def _forget(self, request: Request) -> dict[str, Any]:
+        """`{agent_id}`: drop the record of an exited agent; its files stay."""
+        self._drop(fields.agent_id(request.fields), "forget")
+        return {}
+
+    def _remove(self, request: Request) -> dict[str, Any]:
+        """`{agent_id}`: forget an agent and delete its output."""
+        agent_id = fields.agent_id(request.fields)
+        self._drop(agent_id, "remove")
+        for stream in STREAMS:
+            self._pump.remove(agent_id, stream)
+        return {}
+
+    def _drop(self, agent_id: str, verb: str) -> None:
+        agent = self._agents.find(agent_id)
+        if agent is None:
+            return
+        if agent.runs:
+            raise ConflictError(
+                f"agent '{agent_id}' is {agent.state}: {verb} needs it exited",
+                hint="stop or kill it first",
+            )
+        for stream in agent.streams:
+            stream.end()
+            stream.abandon()
+        self._server.untell(agent)
+        self._agents.drop(agent)
+
+    def _strays(self, _request: Request) -> dict[str, Any]:
+        """`{}` -> `{strays: [{pid, start_time, command}]}`: orphans of no agent."""
+        return {
+            "strays": [
+                {
+                    "pid": process.pid,
+                    "start_time": process.start_time,
+                    "command": procfs.command(process.pid),
+                }
+                for process in self._find_strays()
+            ]
+        }
+
+    def _find_strays(self) -> Iterator[Process]:
+        for owner, processes in self._tree.orphans().items():
+            if owner is None or owner.is_swept:
+                yield from (each for each in processes if each.state not in procfs.GONE)
+
+    def _mind_idleness(self) -> None:
+        if self._idle_exit_s is None:
+            return
+        is_idle = not (self._server.is_connected or len(self._agents))
+        if is_idle and self._idle_timer is None:
+            self._idle_timer = self._loop.call_later(self._idle_exit_s, self._ending.begin)
+        elif not is_idle and self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def _describe(self) -> dict[str, Any]:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot_id = file.read().strip()
+        return {
+            "version": VERSION,
+            "build": _build(),
+            "features": [],
+            "pid": os.getpid(),
+            "boot_id": boot_id,
+            "started_at": time.time(),
+            "output_dir": self._pump.output_dir,
+        }
+
+
+def _build() -> str:
+    """A checksum of this package's code as it was loaded: an upgrade shows as another build."""
+    code = 0
+    directory = os.path.dirname(__file__)
+    for name in sorted(os.listdir(directory)):
+        if name.endswith(".py"):
+            with open(os.path.join(directory, name), "rb") as file:
+                code = binascii.crc32(file.read(), code)
+    return f"{code:08x}"

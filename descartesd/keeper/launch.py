@@ -84,7 +84,7 @@ class Launcher:
         try:
             stdin, stdout, stderr = _open_pipes(launch.has_stdin, ours, theirs)
             pid = self._start(launch, program, theirs)
-            pidfd, start_time = _identify(pid)
+            pidfd, start_time = _identify_or_end(pid)
         except OSError as exc:
             _close(ours)
             raise _explain(exc, launch) from exc
@@ -112,11 +112,13 @@ class Launcher:
                 env={name.encode(): value.encode() for name, value in launch.env.items()},
                 umask=UMASK,
                 start_new_session=True,
-                preexec_fn=self._preparation(launch.rlimits),
+                preexec_fn=self._preparation(launch.rlimits),  # noqa: PLW1509 - no threads here
             )
         except subprocess.SubprocessError as exc:
             limits = ", ".join(sorted(launch.rlimits)) or "oom_score_adj"
-            raise InvalidArgumentError(f"the kernel refuses the limits asked for: {limits}") from exc
+            raise InvalidArgumentError(
+                f"the kernel refuses the limits asked for: {limits}"
+            ) from exc
         finally:
             if is_lowered:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (self._nofile[1], self._nofile[1]))
@@ -186,17 +188,21 @@ def _open_pipes(has_stdin: bool, ours: list[int], theirs: list[int]) -> tuple[in
     return stdin, ours[-2], ours[-1]
 
 
-def _identify(pid: int) -> tuple[int, int]:
-    process = procfs.read(pid)
+def _identify_or_end(pid: int) -> tuple[int, int]:
     try:
-        if process is None:
-            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
-        return os.pidfd_open(pid), process.start_time
+        return _identify(pid)
     except OSError:
         # Our own child, not reaped yet: the pid cannot be another's.
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
+
+
+def _identify(pid: int) -> tuple[int, int]:
+    process = procfs.read(pid)
+    if process is None:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+    return os.pidfd_open(pid), process.start_time
 
 
 def _find(launch: Launch) -> bytes:

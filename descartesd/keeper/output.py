@@ -125,6 +125,7 @@ class Stream:
                 self._pump.loop.unwatch_pipe(self._pipe)
             os.close(self._pipe)
             self._pipe = -1
+        self._on_end = None
         self._held = b""
         self._close_files()
 
@@ -155,8 +156,9 @@ class Stream:
         os.close(self._pipe)
         self._pipe = -1
         self._close_files()
-        if self._on_end is not None:
-            self._on_end()
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
 
     def _close_files(self) -> None:
         self._index.close()

@@ -8,7 +8,8 @@ msgpack never produces (the kernel refuses SEQPACKET messages over about 208 KiB
 Unknown keys are ignored by both sides; keys are only added within version 1.
 
 STATUS: `{agent_id, name, attempt, pid, start_time, started_at, state, paused_at, ended_at,
-exit_code, signal, ended_by, leftovers, eof, stdin_open, totals: {stdout, stderr}}`.
+exit_code, signal, ended_by, leftovers, eof, stdin_open, totals: {stdout, stderr}, output_error}`;
+output_error says why output waits in the keeper (a full disk), null while it is written.
 Times are seconds since the epoch; start_time is field 22 of /proc/PID/stat (proc(5)), in ticks.
 """
 
@@ -64,6 +65,7 @@ class Status(TypedDict):
     eof: bool
     stdin_open: bool
     totals: dict[str, int]
+    output_error: str | None
 
 
 def data_path(output_dir: str, agent_id: str, stream: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -12,15 +13,16 @@ from descartesd.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from descartesd.keeper import fields, launch
+from descartesd.keeper import fields
 from descartesd.keeper.agent import DESCRIPTORS, Agent, Agents
-from descartesd.keeper.launch import HEADROOM, Launch, Launcher
+from descartesd.keeper.launch import HEADROOM, Launch, Launcher, check_limits, explain_output
 from descartesd.keeper.loop import Loop, Steps
 from descartesd.keeper.output import Pump, Stream
 from descartesd.keeper.server import Request, Server
 from descartesd.keeper.stdin import Stdin
 from descartesd.keeper.wait import Reaper
 
+GRACE_S: Final = 10.0
 SWEPT_POLL_S: Final = 0.002
 STDINS: Final = ("null", "pipe")
 
@@ -130,6 +132,59 @@ def _read(request: fields.Fields) -> Wanted:
             rlimits=_rlimits(request),
         ),
         output_bytes=fields.number(request, "output_bytes"),
-        stop_signal=fields.number(stop, "signal", least=1, most=64) if stop else 15,
-        stop_grace_s=fields.seconds(stop, "grace_s") if stop else 10.0,
+        stop_signal=fields.signum(stop) if stop else signal.SIGTERM,
+        stop_grace_s=fields.seconds(stop, "grace_s") if stop else GRACE_S,
     )
+
+
+def _absolute(request: fields.Fields, key: str) -> str:
+    path = fields.text(request, key)
+    if not path.startswith("/"):
+        raise InvalidArgumentError(f"{key}: expected an absolute path, got '{path:.80}'")
+    return path
+
+
+def _rlimits(request: fields.Fields) -> dict[str, int]:
+    asked = fields.mapping(request, "rlimits")
+    rlimits = {name: fields.number(asked, name) for name in asked}
+    check_limits(rlimits)
+    return rlimits
+
+
+def _check_next(agent: Agent, attempt: int) -> None:
+    if attempt < agent.attempt:
+        raise ConflictError(
+            f"agent '{agent.agent_id}' is at attempt {agent.attempt}: attempt {attempt} is over"
+        )
+    if agent.runs:
+        raise ConflictError(
+            f"attempt {agent.attempt} of agent '{agent.agent_id}' is {agent.state}:"
+            f" attempt {attempt} needs it exited"
+        )
+
+
+def _end_output(agent: Agent) -> None:
+    for stream in agent.streams:
+        stream.end()
+        if stream.is_open:
+            raise ResourceExhaustedError(
+                f"the output of attempt {agent.attempt} is not written yet: {stream.error}",
+                hint="make room on the disk",
+            )
+
+
+def _open_files(agent: Agent, output_bytes: int) -> list[Stream]:
+    """Open both files; returns the streams whose file did not exist before."""
+    fresh: list[Stream] = []
+    try:
+        # Keeps what was opened before one could not be.
+        fresh.extend(stream for stream in agent.streams if stream.open(output_bytes))
+    except OSError as exc:
+        _close_files(agent, fresh)
+        raise explain_output(exc) from exc
+    return fresh
+
+
+def _close_files(agent: Agent, fresh: list[Stream]) -> None:
+    for stream in agent.streams:
+        stream.close_unused(delete=stream in fresh)

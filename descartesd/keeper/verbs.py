@@ -11,8 +11,6 @@ from descartesd.keeper.control import Control
 from descartesd.keeper.server import Operation, Request
 from descartesd.keeper.stdin import deliver
 
-SIGNALS_MAX = 64  # signal(7): SIGRTMAX
-
 
 class Verbs:
     """Reads the request, finds the agent, hands over to `Control` or to its stdin."""
@@ -36,7 +34,7 @@ class Verbs:
 
     def signal(self, request: Request) -> None:
         """`{agent_id, signal}`: exactly this signal to the whole tree."""
-        signum = fields.number(request.fields, "signal", least=1, most=SIGNALS_MAX)
+        signum = fields.signum(request.fields)
         agent = self._agents.get_running(fields.agent_id(request.fields), "signal")
         self._control.signal(agent, signum, request)
 
@@ -55,7 +53,7 @@ class Verbs:
         agent = self._agents.get(fields.agent_id(request.fields))
         signum, grace_s = agent.stop_signal, agent.stop_grace_s
         if "signal" in request.fields:
-            signum = fields.number(request.fields, "signal", least=1, most=SIGNALS_MAX)
+            signum = fields.signum(request.fields)
         if "grace_s" in request.fields:
             grace_s = fields.seconds(request.fields, "grace_s")
         if agent.runs:
@@ -91,9 +89,7 @@ class Verbs:
         elif request.fields.get("offset") is not None:
             raise InvalidArgumentError("offset: counts the bytes of a writer, and none is named")
         agent = self._agents.get_running(fields.agent_id(request.fields), "write")
-        accepted, reached = deliver(
-            agent.stdin, agent.writers, data, writer=writer, offset=offset
-        )
+        accepted, reached = deliver(agent.stdin, agent.writers, data, writer=writer, offset=offset)
         return {"accepted": accepted, "offset": reached}
 
     def close_stdin(self, request: Request) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The DEALER end of both clients: everything a client does but wait.
 
-No call blocks and none may be made from two threads at once. A driver waits until one of
+No call but `finish` blocks, and none may be made from two threads at once. A driver waits until one of
 `descriptors()` is readable or the clock has reached `wake_at`, calls `process`, and does so as well
 after every other call: sending can swallow the signal that a message has come.
 """
@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Callable
 
 import zmq
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from descartesd.errors import DescartesError, InvalidArgumentError, UnavailableError
 from descartesd.keys.profile import Profile
-from descartesd.transport.causes import fresh
 from descartesd.transport.calls import Call, Exchange, Patience
+from descartesd.transport.causes import fresh
 from descartesd.transport.connector import Connector
 from descartesd.transport.inbound import InboundStream
 from descartesd.wire import codec
@@ -132,12 +132,15 @@ class Channel:
             exchange.abandon()
 
     def close(self) -> None:
-        """Fail what is under way and close; what was sent still goes out, for half a second."""
+        """Fail what is under way and close; `finish` must follow."""
         if self._is_closed:
             return
         self._fail_all(UnavailableError("the client was closed", retryable=False))
         self._is_closed = True
         self._connector.drop(_LINGER_MS if self._connector.is_up else 0)
+
+    def finish(self) -> None:
+        """Wait, at most half a second, until what was sent before `close` has gone out."""
         self._context.term()
 
     def _tell(self, payload: bytes) -> None:
@@ -182,18 +185,18 @@ class Channel:
         if exchange is None or not exchange.take(incoming):
             return
         del self._exchanges[exchange.id]
-        if exchange.method is SERVER_HELLO:
+        if isinstance(exchange, Call) and exchange.method is SERVER_HELLO:
             self._learn(exchange)
 
-    def _learn(self, exchange: Exchange) -> None:
-        if not isinstance(exchange, Call) or not isinstance(exchange.result, Raw):
+    def _learn(self, hello: Call) -> None:
+        if hello.result is None:
             return
         try:
-            hello = codec.decode_as(ServerHello, exchange.result)
+            limits = codec.decode_as(ServerHello, hello.result).limits
         except DescartesError:
             # The caller decodes it too, and is told.
             return
-        self.max_request_bytes = hello.limits.max_request_bytes
+        self.max_request_bytes = limits.max_request_bytes
 
     def _on_lost(self, now: float) -> None:
         self._receive()

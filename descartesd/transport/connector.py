@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import zmq
 
-from descartesd.errors import DescartesError, UnavailableError
+from descartesd.errors import DescartesError, InvalidArgumentError, UnavailableError
 from descartesd.keys.curve import read_server_public
 from descartesd.keys.profile import Profile
 from descartesd.keys.z85 import decode_key
@@ -16,7 +16,7 @@ from descartesd.transport import causes
 from descartesd.transport.backoff import Backoff
 from descartesd.transport.link import Change, CurveKeys, Link
 
-# A server that dies during a handshake looks like one that holds another key; three in a row do not.
+# A server that dies in a handshake looks like one that holds another key, but not three times.
 _STRIKES = 3
 
 
@@ -36,6 +36,8 @@ class Connector:
     def __init__(
         self, profile: Profile, context: zmq.Context[zmq.Socket[bytes]], *, attempt_s: float
     ) -> None:
+        if not profile.endpoints:
+            raise InvalidArgumentError("the profile names no endpoint")
         self._profile = profile
         self._context = context
         self._attempt_s = attempt_s / len(profile.endpoints)
@@ -219,7 +221,7 @@ class Connector:
 
 def _client_keys(profile: Profile) -> tuple[bytes, bytes]:
     if profile.public_key is not None and profile.secret_key is not None:
-        return decode_key(profile.public_key), decode_key(profile.secret_key)
+        return _key(profile.public_key), _key(profile.secret_key)
     # Over a Unix socket the kernel says who speaks; the key only encrypts.
     public, secret = zmq.curve_keypair()
     return decode_key(public.decode()), decode_key(secret.decode())
@@ -234,4 +236,13 @@ def _routes(endpoint: str, profile: Profile) -> list[_Route]:
     # The key at the endpoint's own place comes first; the others serve while keys change.
     own = profile.endpoints.index(endpoint)
     keys = profile.server_keys[own : own + 1] + profile.server_keys
-    return [_Route(endpoint, decode_key(key)) for key in dict.fromkeys(keys)]
+    if not keys:
+        raise causes.malformed_endpoint(endpoint, "the profile has no server_keys")
+    return [_Route(endpoint, _key(key)) for key in dict.fromkeys(keys)]
+
+
+def _key(text: str) -> bytes:
+    try:
+        return decode_key(text)
+    except ValueError as exc:
+        raise InvalidArgumentError(f"a key of the profile is not valid: {exc}") from exc

@@ -1,0 +1,53 @@
+"""Which server a client means: a profile, a file, a name, or nothing at all."""
+
+from __future__ import annotations
+
+import os
+
+from descartesd.errors import NotFoundError, UnavailableError
+from descartesd.keys.profile import Profile, load_profile
+
+LOCAL_SOCKET = "/run/descartes/control.sock"
+_VARIABLE = "DESCARTES_PROFILE"
+_DIRECTORY = "~/.config/descartes"
+
+
+def find_profile(wanted: Profile | str | os.PathLike[str] | None = None) -> Profile:
+    """Resolve what a client was given.
+
+    A text with a `/` or the ending `.toml` is a path, any other a name in ~/.config/descartes.
+    None means DESCARTES_PROFILE, then ~/.config/descartes/default.toml, then the local socket;
+    UnavailableError tells how to start a server when there is none of them. Otherwise raises as
+    `load_profile`.
+    """
+    if isinstance(wanted, Profile):
+        return wanted
+    if wanted is not None:
+        return _load(os.fspath(wanted))
+    if named := os.environ.get(_VARIABLE):
+        return _load(named)
+    if os.path.exists(path := _named("default")):
+        return load_profile(path)
+    if os.path.exists(LOCAL_SOCKET):
+        return Profile(endpoints=(f"ipc://{LOCAL_SOCKET}",))
+    raise UnavailableError(
+        f"no server is known here: there is neither a profile nor the socket '{LOCAL_SOCKET}'",
+        hint="start one with: descartesd init DIR && descartesd --config DIR/descartesd.toml; "
+        "then name its profile: --profile DIR/profiles/local.toml",
+    )
+
+
+def _load(wanted: str) -> Profile:
+    if "/" in wanted or wanted.endswith(".toml"):
+        return load_profile(os.path.expanduser(wanted))
+    try:
+        return load_profile(_named(wanted))
+    except NotFoundError as exc:
+        raise NotFoundError(
+            f"there is no profile '{wanted}': expected '{_named(wanted)}'",
+            hint="a file is named with a '/' or by its ending .toml",
+        ) from exc
+
+
+def _named(name: str) -> str:
+    return os.path.join(os.path.expanduser(_DIRECTORY), f"{name}.toml")

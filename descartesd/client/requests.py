@@ -1,0 +1,190 @@
+"""What both clients share: requests made from typed messages, replies turned back into them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from descartesd.errors import DescartesError, InternalError
+from descartesd.keys.profile import Profile
+from descartesd.transport.channel import Call, Channel, Patience
+from descartesd.wire import codec
+from descartesd.wire.agent import AgentFollow, AgentOutput, AgentStop, AgentWrite, OutputChunk
+from descartesd.wire.envelope import raw
+from descartesd.wire.methods import AGENT_WAIT, Method
+
+Req = TypeVar("Req", bound=Struct)
+Rep = TypeVar("Rep", bound=Struct)
+
+# Enough to keep a server busy; far less than it keeps for a client that does not read.
+_WINDOW = 256
+# What agent.stop may take beyond its grace time.
+_AFTER_GRACE_S = 10.0
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """How patient a client is, in seconds; `timeout_s` None means for ever."""
+
+    timeout_s: float | None
+    patience: Patience
+
+    @classmethod
+    def of(
+        cls,
+        profile: Profile,
+        timeout_s: float | UnsetType | None,
+        connect_timeout_s: float | None,
+        wait_for_server_s: float,
+    ) -> Times:
+        """What the caller gave, and where it gave nothing, what the profile says."""
+        settings = profile.client
+        connect_s = (
+            settings.connection_timeout_secs if connect_timeout_s is None else connect_timeout_s
+        )
+        return cls(
+            timeout_s=settings.request_timeout_secs
+            if isinstance(timeout_s, UnsetType)
+            else timeout_s,
+            patience=Patience(connect_s, wait_for_server_s),
+        )
+
+    def deadline_s(
+        self, method: Method[Any, Any], request: Struct, given_s: float | None
+    ) -> float | None:
+        """The deadline of one request: as given (infinity: none), else what suits the method."""
+        if given_s is not None:
+            return None if given_s == math.inf else given_s
+        if method is AGENT_WAIT:
+            return None
+        if isinstance(request, AgentStop) and request.grace_s is not None and self.timeout_s:
+            return max(self.timeout_s, request.grace_s + _AFTER_GRACE_S)
+        return self.timeout_s
+
+
+def new_call(
+    method: Method[Any, Any],
+    request: Struct,
+    *,
+    deadline_s: float | None,
+    idem: str | None = None,
+    on_over: Callable[[], None] | None = None,
+) -> Call:
+    """Make a call; one whose method keeps a record by key gets a key."""
+    if idem is None and method.resend == "idem":
+        idem = os.urandom(16).hex()
+    # What a writer has been given before is dropped by the keeper: such a write may be repeated.
+    is_counted = (
+        isinstance(request, AgentWrite)
+        and request.writer is not None
+        and request.offset is not None
+    )
+    return Call(
+        method,
+        raw(request),
+        deadline_s=deadline_s,
+        idem=idem,
+        is_repeatable=is_counted,
+        on_over=on_over,
+    )
+
+
+def reply_of(method: Method[Any, Rep], call: Call) -> Rep:
+    """The reply to a call that is over; raises its error."""
+    if call.error is not None:
+        raise call.error
+    if call.result is None:
+        raise InternalError(f"'{method.name}' is over without a result")
+    return codec.decode_as(method.reply, call.result)
+
+
+class Batch:
+    """Many calls, so many of them under way at once as are good for the server."""
+
+    def __init__(
+        self, calls: Iterable[tuple[Method[Any, Any], Struct]], make: MakeCall
+    ) -> None:
+        """`make` makes a call of a method, a request and what to do when it is over."""
+        self._make = make
+        self._left: Iterator[tuple[Method[Any, Any], Struct]] = iter(calls)
+        self._calls: list[tuple[Method[Any, Any], Call | DescartesError]] = []
+        self._under_way = 0
+        self._is_exhausted = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every call has been made and is over."""
+        return self._is_exhausted and self._under_way == 0
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether it is time to `refill` again."""
+        return self.is_done or (not self._is_exhausted and self._under_way <= _WINDOW // 2)
+
+    def refill(self, channel: Channel) -> None:
+        """Send further calls, until enough are under way."""
+        while self._under_way < _WINDOW and not self._is_exhausted:
+            try:
+                method, request = next(self._left)
+            except StopIteration:
+                self._is_exhausted = True
+                return
+            call = self._make(method, request, self._one_is_over)
+            try:
+                channel.submit(call)
+            except DescartesError as error:
+                self._calls.append((method, error))
+            else:
+                self._calls.append((method, call))
+                self._under_way += 1
+
+    def forget(self, channel: Channel) -> None:
+        """Wait for nothing more."""
+        for _, call in self._calls:
+            if isinstance(call, Call):
+                channel.forget(call)
+
+    def results(self) -> list[Any]:
+        """A reply or an error for each call, in their order."""
+        return [_outcome(method, call) for method, call in self._calls]
+
+    def _one_is_over(self) -> None:
+        self._under_way -= 1
+
+
+class MakeCall(Protocol):
+    """Makes the call of one request of a batch."""
+
+    def __call__(
+        self, method: Method[Any, Any], request: Struct, on_over: Callable[[], None], /
+    ) -> Call:
+        """Make it."""
+
+
+def _outcome(method: Method[Any, Any], call: Call | DescartesError) -> Any:
+    if isinstance(call, DescartesError):
+        return call
+    try:
+        return reply_of(method, call)
+    except DescartesError as error:
+        return error
+
+
+def tail_requests(request: AgentFollow) -> list[AgentOutput]:
+    """What to ask to learn where the last lines begin; one byte of each stream comes along."""
+    return [
+        AgentOutput(id=request.id, stream=stream, tail=request.tail, limit=1)
+        for stream in request.streams
+    ]
+
+
+def from_tail(request: AgentFollow, chunks: Iterable[OutputChunk]) -> AgentFollow:
+    """The same request by offsets, which unlike a number of lines can be gone on from."""
+    offsets = {chunk.stream: chunk.offset for chunk in chunks}
+    return msgspec.structs.replace(
+        request, tail=None, offsets=msgspec.structs.replace(request.offsets, **offsets)
+    )

@@ -1,0 +1,116 @@
+"""Starts the keeper: arguments, what it inherited, its socket."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import socket
+import sys
+from typing import Final, NamedTuple, NoReturn
+
+from descartesd.errors import InvalidArgumentError, StartupRefusedError
+from descartesd.keeper import kernel
+from descartesd.keeper.keeper import Keeper
+from descartesd.keeper.signals import reset_inherited
+
+USAGE: Final = "usage: descartes-keeper --socket PATH --output-dir DIR [--idle-exit SECONDS]"
+SOCKET_PATH_MAX: Final = 107  # unix(7)
+
+
+class Options(NamedTuple):
+    """The command line."""
+
+    socket: str
+    output_dir: str
+    idle_exit_s: float | None
+
+
+def main() -> NoReturn:
+    """Run the keeper; exits 0 after an end in order, 2 on wrong usage, 78 when refused."""
+    try:
+        options = _read_options(sys.argv[1:])
+    except InvalidArgumentError as error:
+        _say(f"{error.message}\n{USAGE}")
+        sys.exit(error.exit_status)
+    _prepare()
+    try:
+        os.makedirs(options.output_dir, mode=0o750, exist_ok=True)
+        listener = _listen(options.socket)
+        keeper = Keeper(listener, options.output_dir, idle_exit_s=options.idle_exit_s, say=_say)
+    except StartupRefusedError as error:
+        _say(error.message)
+        sys.exit(error.exit_status)
+    except OSError as exc:
+        _say(f"cannot start: {exc}")
+        sys.exit(StartupRefusedError.exit_status)
+    keeper.run()
+    os.unlink(options.socket)
+    sys.exit(0)
+
+
+def _read_options(arguments: list[str]) -> Options:
+    values: dict[str, str] = {}
+    left = iter(arguments)
+    for argument in left:
+        name, joined, value = argument.partition("=")
+        if name not in ("--socket", "--output-dir", "--idle-exit"):
+            raise InvalidArgumentError(f"no option '{argument}'")
+        values[name] = value if joined else next(left, "")
+    for name in ("--socket", "--output-dir"):
+        if not values.get(name):
+            raise InvalidArgumentError(f"{name} is missing")
+    return Options(
+        os.path.abspath(values["--socket"]),
+        os.path.abspath(values["--output-dir"]),
+        _read_seconds(values["--idle-exit"]) if "--idle-exit" in values else None,
+    )
+
+
+def _read_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise InvalidArgumentError(f"--idle-exit: expected a number of seconds, got '{text}'")
+    return seconds
+
+
+def _prepare() -> None:
+    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    os.umask(0o027)
+    reset_inherited()
+    kernel.become_subreaper()
+
+
+def _listen(path: str) -> socket.socket:
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise StartupRefusedError(
+            f"socket path '{path}' is {len(os.fsencode(path))} bytes: at most {SOCKET_PATH_MAX}"
+        )
+    # Held as long as this process lives, and by it alone: agents inherit no descriptor.
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise StartupRefusedError(f"another keeper serves '{path}'") from exc
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.setblocking(False)
+    if os.path.lexists(path):
+        os.unlink(path)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(umask)
+    listener.listen(8)
+    return listener
+
+
+def _say(sentence: str) -> None:
+    try:
+        os.write(2, f"descartes-keeper: {sentence}\n".encode())
+    except OSError:
+        # Nobody reads stderr any more; agents outlive whoever started their keeper.
+        return

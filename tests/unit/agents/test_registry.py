@@ -1,0 +1,125 @@
+"""The registry."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from descartesd.agents.record import Agent
+from descartesd.agents.registry import INTENTS_PER_IDENTITY, Intent, Registry
+from descartesd.errors import StartupRefusedError
+from descartesd.wire.agent import AgentSpec, Limits, Outcome
+
+
+def agent(number: int) -> Agent:
+    return Agent(
+        id=f"{number:020d}",
+        name=f"a{number}",
+        owner="uid:0",
+        spec=AgentSpec(command=["sleep", "1"], limits=Limits(output_bytes=70_000)),
+        created_at=1.5,
+        outcome=Outcome(reason="exit", exit_code=3),
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "registry.sqlite")
+
+
+def test_agents_come_back_oldest_first(path: str) -> None:
+    registry = Registry(path)
+    for number in (2, 1, 3):
+        registry.put_agent(agent(number))
+    registry.drop_agent(agent(2).id)
+    registry.close()
+
+    reopened = Registry(path)
+
+    assert list(reopened.agents()) == [agent(1), agent(3)]
+    reopened.close()
+
+
+def test_what_is_not_committed_is_forgotten(path: str) -> None:
+    registry = Registry(path)
+    registry.put_agent(agent(1))
+    registry.commit()
+    registry.put_agent(agent(2))
+
+    other = sqlite3.connect(path)
+    count = other.execute("SELECT count(*) FROM agents").fetchone()
+    other.close()
+    registry.close()
+
+    assert count == (1,)
+
+
+def test_file_is_private_whatever_the_umask(path: str) -> None:
+    before = os.umask(0)
+    try:
+        Registry(path).close()
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+
+
+def test_newer_schema_is_refused_by_its_version(path: str) -> None:
+    Registry(path).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+
+    with pytest.raises(StartupRefusedError, match="schema version 99"):
+        Registry(path)
+
+
+def test_damaged_file_is_refused_by_its_path(path: str) -> None:
+    Path(path).write_bytes(b"not a database at all" * 100)
+
+    with pytest.raises(StartupRefusedError, match=path):
+        Registry(path)
+
+
+def intent(key: str, at: float = 1.0) -> Intent:
+    return Intent("uid:0", key, "agent.spawn", b"digest", None, at, None)
+
+
+def test_intent_is_open_until_it_is_finished(path: str) -> None:
+    registry = Registry(path)
+    registry.begin_intent(intent("k"))
+    registry.bind_intent("uid:0", "k", "some-agent")
+    open_before = registry.open_intents()
+    registry.finish_intent("uid:0", "k", b"reply", 2.0)
+
+    found = registry.intent("uid:0", "k")
+
+    assert open_before == [intent("k")._replace(agent_id="some-agent")]
+    assert registry.open_intents() == []
+    assert found is not None
+    assert found.reply == b"reply"
+    assert registry.intent("uid:1", "k") is None
+    registry.close()
+
+
+def test_answers_expire_by_age_and_by_number(path: str) -> None:
+    registry = Registry(path)
+    registry.begin_intent(intent("old"))
+    registry.finish_intent("uid:0", "old", b"", 10.0)
+    now = 10.0 + 25 * 3600
+    for number in range(INTENTS_PER_IDENTITY + 5):
+        registry.begin_intent(intent(f"k{number}"))
+        registry.finish_intent("uid:0", f"k{number}", b"", now + number)
+    registry.begin_intent(intent("open"))
+
+    registry.expire_intents(now)
+
+    assert registry.intent("uid:0", "old") is None
+    assert registry.intent("uid:0", "k0") is None
+    assert registry.intent("uid:0", f"k{INTENTS_PER_IDENTITY + 4}") is not None
+    assert registry.intent("uid:0", "open") is not None
+    registry.close()
