@@ -236,6 +236,7 @@ class Daemon:
         if not self._link.connected:
             return
         self._fleet.draining = True
+        self._link.leaving = True
         patience = _STOP_MARGIN_S + self._fleet.longest_grace_s()
         with contextlib.suppress(TimeoutError, DescartesError):
             async with asyncio.timeout(patience):

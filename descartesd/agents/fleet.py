@@ -20,6 +20,7 @@ from descartesd.agents.record import Agent
 from descartesd.agents.registry import Registry
 from descartesd.errors import (
     AlreadyExistsError,
+    ConflictError,
     DescartesError,
     InvalidArgumentError,
     NotFoundError,
@@ -263,8 +264,12 @@ class Fleet:
 
     async def remove(self, agent: Agent) -> None:
         """Forget an ended agent and delete its output; raises ConflictError while it lives."""
-        ended: tuple[State, ...] = ("completed", "failed", "terminated", "lost")
-        require(agent.name, agent.state, verb="remove", allowed=ended)
+        if agent.state not in ENDED:
+            raise ConflictError(
+                f"agent '{agent.name}' is {agent.state}: only an ended agent can be removed",
+                hint=f"end it first: descartesctl agent stop {agent.name}",
+                details={"state": agent.state},
+            )
         await self._keeper.request("forget", agent_id=agent.id)
         await self._keeper.request("remove", agent_id=agent.id)
         self._forget(agent)

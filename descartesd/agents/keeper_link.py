@@ -31,6 +31,8 @@ class KeeperLink:
         self.pid: int | None = None
         self.version: str | None = None
         self.boot_id: str | None = None
+        # Told to end: its going is no loss.
+        self.leaving = False
 
     @property
     def connected(self) -> bool:
@@ -147,7 +149,9 @@ class KeeperLink:
             future.set_result(message["ok"])
 
     def _lose(self, cause: Exception | None) -> None:
-        log.error("keeper.lost", extra={"keeper_pid": self.pid, "cause": str(cause or "closed")})
+        if not self.leaving:
+            cause_text = str(cause or "closed")
+            log.error("keeper.lost", extra={"keeper_pid": self.pid, "cause": cause_text})
         self._disconnect()
         self._on_lost()
 

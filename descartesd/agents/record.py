@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from descartesd.agents.lifecycle import ALIVE
 from descartesd.keeper.protocol import Status
 from descartesd.wire.agent import (
     AgentInfo,
@@ -49,7 +50,7 @@ class Agent(msgspec.Struct, kw_only=True):
             spec=self.spec,
             created_at=self.created_at,
             attempt=self.attempt,
-            pid=self.pid,
+            pid=self.pid if self.state in ALIVE else None,
             started_at=self.started_at,
             ended_at=self.ended_at,
             paused_at=self.paused_at,

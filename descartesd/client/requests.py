@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct, UnsetType
 
 from descartesd.errors import DescartesError, InternalError
 from descartesd.keys.profile import Profile
@@ -105,9 +105,7 @@ def reply_of(method: Method[Any, Rep], call: Call) -> Rep:
 class Batch:
     """Many calls, so many of them under way at once as are good for the server."""
 
-    def __init__(
-        self, calls: Iterable[tuple[Method[Any, Any], Struct]], make: MakeCall
-    ) -> None:
+    def __init__(self, calls: Iterable[tuple[Method[Any, Any], Struct]], make: MakeCall) -> None:
         """`make` makes a call of a method, a request and what to do when it is over."""
         self._make = make
         self._left: Iterator[tuple[Method[Any, Any], Struct]] = iter(calls)

@@ -31,7 +31,7 @@ def _wait(args: Namespace, out: Output) -> int:
     from descartesd.wire.methods import AGENT_WAIT  # noqa: PLC0415  # start-up time
 
     with connect(args, patient=True) as client:
-        results = _ask(client, AGENT_WAIT, args.ids)
+        results = _ask(client, AGENT_WAIT, args.ids, deadline_s=args.timeout)
     return _report(args.ids, results, out, status_of=ended_status)
 
 
@@ -115,12 +115,17 @@ def _remove(args: Namespace, out: Output) -> int:
 
 
 def _ask(
-    client: Client, method: Method[Any, Any], ids: Sequence[str], **params: Any
+    client: Client,
+    method: Method[Any, Any],
+    ids: Sequence[str],
+    *,
+    deadline_s: float | None = None,
+    **params: Any,
 ) -> list[Any]:
     requests: list[tuple[Method[Any, Any], Struct]] = [
         (method, method.request(id=name, **params)) for name in ids
     ]
-    return client.pipeline(requests)
+    return client.pipeline(requests, deadline_s=deadline_s)
 
 
 def _ask_if_done(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from descartesd.ctl.values import duration, positive_duration
 from descartesd.errors import InvalidArgumentError
@@ -40,6 +40,7 @@ GLOBAL_FLAGS = ("--json", "--quiet")
 GLOBAL_VALUES = ("--profile", "--timeout", "--wait-for-server")
 GLOBALS_USAGE = "[--profile FILE|NAME] [--json] [--quiet] [--timeout S] [--wait-for-server S]"
 _MAX_WIDTH = 100
+_ID_HELP = "a name, an id, or the first characters of an id (at least 4)"
 
 
 def no_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,10 +157,11 @@ def suggest(word: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean '{near[0]}'" if near else otherwise
 
 
-def add_ids(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
-    """Add the agents a verb acts on, as `args.ids`, or the one, as `args.id`."""
-    text = "name, id, or the first characters of an id (at least 4)"
-    if several:
-        parser.add_argument("ids", metavar="ID", nargs="+", help=text)
-    else:
-        parser.add_argument("id", metavar="ID", help=text)
+def add_id(parser: argparse.ArgumentParser) -> None:
+    """Add the agent a verb is about, as `args.id`."""
+    parser.add_argument("id", metavar="ID", help=_ID_HELP)
+
+
+def add_ids(parser: argparse.ArgumentParser) -> None:
+    """Add the agents a verb acts on, as `args.ids`."""
+    parser.add_argument("ids", metavar="ID", nargs="+", help=_ID_HELP)

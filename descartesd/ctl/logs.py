@@ -42,7 +42,14 @@ def _follow(client: Client, args: Namespace, streams: list[StreamName], out: Out
 
     offset = args.offset or 0
     offsets = FollowOffsets(stdout=offset, stderr=offset)
-    for chunk in client.agent.follow(id=args.id, streams=streams, offsets=offsets, tail=args.tail):
+    chunks = client.agent.follow(
+        id=args.id,
+        streams=streams,
+        offsets=offsets,
+        tail=args.tail,
+        deadline_s=args.timeout,
+    )
+    for chunk in chunks:
         out.chunk(chunk)
 
 

@@ -52,10 +52,10 @@ class Output:
         """Print everything about one agent."""
         self.document(agent, ids=[agent.id], lines=pairs(agent_details(agent, time.time())))
 
-    def agents(self, agents: Sequence[AgentInfo], total: int) -> None:
+    def agents(self, agents: Sequence[AgentInfo]) -> None:
         """Print a listing."""
         self.document(
-            {"agents": agents, "total": total},
+            {"agents": agents, "total": len(agents)},
             ids=[agent.id for agent in agents],
             lines=self._agent_lines(agents),
         )
@@ -137,7 +137,9 @@ class Output:
     def _complain(self, error: DescartesError, prefix: str = "") -> None:
         _write(self._stderr, f"error: {safe(prefix + error.message)}")
         if error.hint:
-            _write(self._stderr, f"hint: {safe(error.hint)}")
+            # A hint may hold lines to copy, as those of a configuration.
+            lines = (safe(line) for line in error.hint.split("\n"))
+            _write(self._stderr, "hint: " + "\n".join(lines))
 
     def _agent_lines(self, agents: Sequence[AgentInfo]) -> list[str]:
         now = time.time()
@@ -154,7 +156,7 @@ class Output:
 
 def _nowhere() -> TextIO:
     # A standard stream is None when its descriptor was closed by whoever started us.
-    return open(os.devnull, "w")  # noqa: SIM115  # lives as long as the process
+    return open(os.devnull, "w")  # lives as long as the process
 
 
 def _write(stream: TextIO, line: str) -> None:

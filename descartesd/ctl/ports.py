@@ -13,7 +13,7 @@ _PORT, _STATE, _UID, _INODE = 1, 3, 7, 9
 
 
 class Listening(NamedTuple):
-    """A listening socket; `pid` and `name` are None where another user's process may not be seen."""
+    """A listening socket; `pid` and `name` are None if another user's process may not be seen."""
 
     uid: int
     pid: int | None
@@ -29,9 +29,7 @@ def listening(port: int, *, proc: str = "/proc") -> list[Listening]:
     """Who listens on this tcp port, at any address."""
     sockets = dict(_sockets(port, proc))
     owners = _owners(set(sockets), proc) if sockets else {}
-    found = {
-        Listening(uid, *owners.get(inode, (None, None))) for inode, uid in sockets.items()
-    }
+    found = {Listening(uid, *owners.get(inode, (None, None))) for inode, uid in sockets.items()}
     return sorted(found, key=lambda one: (one.pid or 0, one.uid))
 
 
@@ -42,7 +40,10 @@ def _sockets(port: int, proc: str) -> Iterator[tuple[int, int]]:
                 next(lines, None)
                 for line in lines:
                     fields = line.split()
-                    if fields[_STATE] == _LISTEN and int(fields[_PORT].rpartition(":")[2], 16) == port:
+                    if (
+                        fields[_STATE] == _LISTEN
+                        and int(fields[_PORT].rpartition(":")[2], 16) == port
+                    ):
                         yield int(fields[_INODE]), int(fields[_UID])
         except FileNotFoundError:
             continue

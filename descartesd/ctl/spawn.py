@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from descartesd.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from descartesd.wire.agent import AgentSpec
+
+# A deadline of 0 is none the wire knows.
+_LEAST_S = 0.001
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -41,17 +45,22 @@ def _spawn(args: Namespace, out: Output) -> int:
         raise InvalidArgumentError("the agent's command is missing", hint=hint)
     spec = _spec(args)
     with connect(args) as client:
+        until = None if args.timeout is None else time.monotonic() + args.timeout
         agent = client.agent.spawn(spec=spec, replace=args.replace, idem=args.idem)
         if not (args.wait or args.follow):
             out.agent(agent)
             return 0
         if args.follow:
-            for chunk in client.agent.follow(id=agent.id):
+            for chunk in client.agent.follow(id=agent.id, deadline_s=_left(until)):
                 out.chunk(chunk)
-        ended = client.agent.wait(id=agent.id)
+        ended = client.agent.wait(id=agent.id, deadline_s=_left(until))
     if args.wait:
         out.agent(ended)
     return ended_status(ended)
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(until - time.monotonic(), _LEAST_S)
 
 
 def _spec(args: Namespace) -> AgentSpec:
@@ -76,7 +85,15 @@ def _spec(args: Namespace) -> AgentSpec:
 def _cwd(path: str, profile: str | None) -> str:
     if os.path.isabs(path):
         return path
-    ...
+    from descartesd.client.profiles import find_profile  # noqa: PLC0415  # start-up time
+
+    endpoints = find_profile(profile).endpoints
+    if not all(endpoint.startswith("ipc://") for endpoint in endpoints):
+        raise InvalidArgumentError(
+            f"--cwd '{path}' is relative, and the server may be on another host",
+            hint=f"give the path as that host has it, '{os.path.abspath(path)}' if it is this one",
+        )
+    return os.path.abspath(path)
 
 
 COMMAND = Command(

@@ -75,7 +75,7 @@ def exit_codes() -> str:
         [
             *lines,
             "",
-            "Several agents: 0 when every one succeeded, else the status of the first that did not.",
+            "Several agents: 0 when all succeeded, else the status of the first that did not.",
         ]
     )
 

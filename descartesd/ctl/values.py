@@ -52,6 +52,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def signal(text: str) -> str | int:
+    """A signal as the wire takes it: a name, or a number from digits."""
+    return int(text) if text.isascii() and text.isdecimal() else text
+
+
 def pairs(option: str, items: Iterable[str]) -> dict[str, str]:
     """K=V words as a map, the last of a key winning.
 

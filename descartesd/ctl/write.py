@@ -18,9 +18,24 @@ _CHUNK = 64 * 1024
 def _arguments(parser: ArgumentParser) -> None:
     add_id(parser)
     parser.add_argument(
-        "text", metavar="TEXT", nargs="?", help="sent as it is, no newline added; '-': stdin"
+        "text", metavar="TEXT", nargs="?", help="sent as it is, no newline added; '-': our stdin"
     )
     parser.add_argument("--eof", action="store_true", help="close the agent's stdin afterwards")
+
+
+def _write(args: Namespace, out: Output) -> int:
+    if args.text is None and not args.eof:
+        raise InvalidArgumentError("nothing to write: expected TEXT, '-' or --eof")
+    from descartesd.wire.agent import Written  # noqa: PLC0415  # start-up time
+
+    accepted = 0
+    with connect(args) as client:
+        for piece in _pieces(args.text):
+            accepted += client.write(args.id, piece).accepted
+        if args.eof:
+            client.agent.close_stdin(id=args.id)
+    out.document(Written(accepted=accepted, offset=accepted), ids=[args.id], lines=[])
+    return 0
 
 
 def _pieces(text: str | None) -> Iterator[bytes]:
@@ -33,7 +48,7 @@ def _pieces(text: str | None) -> Iterator[bytes]:
 
 COMMAND = Command(
     summary="Write to the stdin of an agent that was started with --stdin.",
-    examples=("agent write build-7 'yes' --eof", "agent write build-7 - < answers.txt"),
+    examples=("agent write build-7 yes --eof", "agent write build-7 - < answers.txt"),
     run=_write,
     arguments=_arguments,
 )

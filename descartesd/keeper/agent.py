@@ -22,10 +22,10 @@ class Agent:
     """One agent: its present or last attempt, its streams over all of them."""
 
     __slots__ = (
-        "agent_id", "attempt", "ended_at", "ended_by", "exit_code", "fence_at", "fence_timer",
-        "is_swept", "leftovers", "name", "paused_at", "pid", "pidfd", "signal", "signalled",
-        "start_time", "started_at", "state", "stderr", "stdin", "stdout", "stop_grace_s",
-        "stop_signal", "task", "writers",
+        "agent_id", "attempt", "ended_at", "ended_by", "eof_timer", "exit_code", "fence_at",
+        "fence_timer", "is_killed", "is_swept", "leftovers", "name", "paused_at", "pid", "pidfd",
+        "signal", "signalled", "start_time", "started_at", "state", "stderr", "stdin", "stdout",
+        "stop_grace_s", "stop_signal", "task", "writers",
     )  # fmt: skip
 
     def __init__(self, pump: Pump, agent_id: str) -> None:
@@ -38,6 +38,7 @@ class Agent:
         self.stop_grace_s = 0.0
         self.task: Task | None = None
         self.fence_timer: Timer | None = None
+        self.eof_timer: Timer | None = None
         self.forget_attempt()
 
     def forget_attempt(self) -> None:
@@ -55,8 +56,9 @@ class Agent:
         self.leftovers = 0
         self.stdin: Stdin | None = None
         self.fence_at: float | None = None
-        # While a stop or kill of ours is under way, whom it has reached, as (pid, start_time).
+        # While a stop is under way, whom it has reached, as (pid, start_time).
         self.signalled: set[tuple[int, int]] | None = None
+        self.is_killed = False
         self.is_swept = True
 
     def begin(self, attempt: int, pid: int, pidfd: int, start_time: int) -> None:
@@ -119,10 +121,13 @@ class Agent:
 
 
 class Agents:
-    """Every agent not forgotten, by id; every leader whose tree may still run, by pid."""
+    """Every agent not forgotten, by id, and the leaders among the processes, by pid."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Agent] = {}
+        # Leaders not reaped yet, so that no other process can have their pid.
+        self.running: dict[int, Agent] = {}
+        # These, and the reaped ones whose tree is still being ended.
         self.leaders: dict[int, Agent] = {}
         # Those whose leader runs or whose output has not ended: they hold descriptors.
         self.holders: set[Agent] = set()
@@ -136,6 +141,7 @@ class Agents:
     def add(self, agent: Agent) -> None:
         """Know an agent whose leader has just been started."""
         self._by_id[agent.agent_id] = agent
+        self.running[agent.pid] = agent
         self.leaders[agent.pid] = agent
         self.holders.add(agent)
 

@@ -176,6 +176,7 @@ class Control:
 
     def _killing(self, agent: Agent) -> Steps:
         delay_s = DELAY_MIN_S
+        agent.is_killed = True
         while True:
             # Frozen first: what runs while its parent is killed could fork out of reach.
             yield from self._freeze(agent, KILL_FREEZE_S)
@@ -214,7 +215,7 @@ class Control:
                 key = (process.pid, process.start_time)
                 if key not in counted:
                     counted.add(key)
-                    agent.leftovers += key not in (agent.signalled or ())
+                    agent.leftovers += not (agent.is_killed or key in (agent.signalled or ()))
                 self._tree.signal(agent, process, signal.SIGKILL)
             if count % STEP == 0:
                 yield 0.0

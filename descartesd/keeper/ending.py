@@ -69,6 +69,6 @@ class Ending:
 
     def _end_strays(self) -> bool:
         strays = [each for found in self._tree.orphans(refresh=True).values() for each in found]
-        for process in strays:
-            signal_process(process, signal.SIGKILL)
+        for pid, start_time in strays:
+            signal_process(pid, start_time, signal.SIGKILL)
         return not strays

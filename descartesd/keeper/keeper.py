@@ -137,9 +137,16 @@ class Keeper:
         }
 
     def _find_strays(self) -> Iterator[Process]:
-        for owner, processes in self._tree.orphans().items():
+        for owner, orphans in self._tree.orphans().items():
             if owner is None or owner.is_swept:
-                yield from (each for each in processes if each.state not in procfs.GONE)
+                for pid, start_time in orphans:
+                    process = procfs.read(pid)
+                    if (
+                        process is not None
+                        and process.start_time == start_time
+                        and process.state not in procfs.GONE
+                    ):
+                        yield process
 
     def _mind_idleness(self) -> None:
         if self._idle_exit_s is None:

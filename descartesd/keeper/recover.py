@@ -72,7 +72,7 @@ class Recovery:
                 )
                 return
             for process in remains:
-                if signal_process(process, signal.SIGKILL):
+                if signal_process(process.pid, process.start_time, signal.SIGKILL):
                     ended.add((process.pid, process.start_time))
             yield delay_s
             delay_s = min(2 * delay_s + 0.001, DELAY_MAX_S)

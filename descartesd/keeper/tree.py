@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from descartesd.keeper import procfs
@@ -19,6 +19,10 @@ from descartesd.keeper.loop import Loop
 from descartesd.keeper.procfs import Process
 
 KIN_MAX: Final = 1024
+ANY: Final = -1
+
+# Pid and start time.
+Identity = tuple[int, int]
 
 
 class Tree:
@@ -32,7 +36,7 @@ class Tree:
         # Processes other than leaders seen in a tree: pid -> (start_time, agent).
         self._kin: dict[int, tuple[int, Agent]] = {}
         self._kin_max = KIN_MAX
-        self._orphans: dict[Agent | None, list[Process]] = {}
+        self._orphans: dict[Agent | None, list[Identity]] = {}
         self._orphans_turn = -1
         self._families: dict[int, list[int]] = {}
         self._families_turn = -1
@@ -42,58 +46,54 @@ class Tree:
 
         The children of one are looked up after it has been dealt with: stopped, it has no more.
         """
-        queue: deque[tuple[int, int]] = deque()
         if agent.runs:
-            queue.append((agent.pid, self._pid))
-        yield from self._descend(agent, queue)
-        queue.extend((orphan.pid, self._pid) for orphan in self.orphans().get(agent, ()))
-        yield from self._descend(agent, queue)
+            yield from self._descend(agent, [(agent.pid, agent.start_time)])
+        yield from self._descend(agent, self.orphans().get(agent, ()))
 
     def signal(self, agent: Agent, process: Process, signum: int) -> bool:
         """Signal that very process; False when it is gone or not ours to signal."""
         if process.pid == agent.pid and agent.runs:
             return _send(agent.pidfd, signum)
-        return signal_process(process, signum)
+        return signal_process(process.pid, process.start_time, signum)
 
-    def orphans(self, *, refresh: bool = False) -> dict[Agent | None, list[Process]]:
+    def orphans(self, *, refresh: bool = False) -> dict[Agent | None, list[Identity]]:
         """The orphans of each agent, and under None those of no agent; read once a turn.
 
         With `refresh` they are read again, for what became an orphan within this turn.
         """
         if refresh or self._orphans_turn != self._loop.turn:
-            self._orphans = self._find_orphans(refresh=refresh)
+            self._families_turn = -1
+            self._orphans = self._find_orphans()
             self._orphans_turn = self._loop.turn
         return self._orphans
 
-    def _descend(self, agent: Agent, queue: deque[tuple[int, int]]) -> Iterator[Process]:
+    def _descend(self, agent: Agent, roots: Iterable[Identity]) -> Iterator[Process]:
+        queue = deque((pid, self._pid, start_time) for pid, start_time in roots)
         while queue:
-            pid, ppid = queue.popleft()
+            pid, ppid, start_time = queue.popleft()
             process = procfs.read(pid)
             if process is None or process.ppid != ppid:
+                continue
+            if start_time not in (ANY, process.start_time):
+                self._kin.pop(pid, None)
                 continue
             if pid != agent.pid:
                 self._remember(process, agent)
             yield process
-            queue.extend((child, pid) for child in self._children(pid, process.threads))
+            queue.extend((child, pid, ANY) for child in self._children(pid, process.threads))
 
-    def _find_orphans(self, *, refresh: bool) -> dict[Agent | None, list[Process]]:
-        found: dict[Agent | None, list[Process]] = {}
-        if refresh:
-            self._families_turn = -1
-        leaders = self._agents.leaders
-        for pid in self._children(self._pid, 1):
-            leader = leaders.get(pid)
-            if leader is not None and leader.runs:
-                continue
-            process = procfs.read(pid)
-            if process is not None and process.ppid == self._pid:
-                found.setdefault(self._owner(process), []).append(process)
+    def _find_orphans(self) -> dict[Agent | None, list[Identity]]:
+        found: dict[Agent | None, list[Identity]] = {}
+        for pid in set(self._children(self._pid, 1)) - self._agents.running.keys():
+            if known := self._kin.get(pid):
+                start_time, agent = known
+                found.setdefault(agent, []).append((pid, start_time))
+            elif (process := procfs.read(pid)) is not None and process.ppid == self._pid:
+                owner = self._owner(process)
+                found.setdefault(owner, []).append((pid, process.start_time))
         return found
 
     def _owner(self, process: Process) -> Agent | None:
-        start_time, agent = self._kin.get(process.pid, (0, None))
-        if agent is not None and start_time == process.start_time:
-            return agent
         leaders = self._agents.leaders
         owner = leaders.get(process.session) or leaders.get(process.group)
         if owner is None and (agent_id := procfs.agent_id(process.pid)) is not None:
@@ -117,17 +117,14 @@ class Tree:
         return self._families.get(pid, [])
 
 
-def signal_process(process: Process, signum: int) -> bool:
+def signal_process(pid: int, start_time: int, signum: int) -> bool:
     """Signal that very process, not one that has its pid by now; False when it is gone."""
     try:
-        pidfd = os.pidfd_open(process.pid)
+        pidfd = os.pidfd_open(pid)
     except OSError:
         return False
     try:
-        now = procfs.read(process.pid)
-        if now is None or now.start_time != process.start_time:
-            return False
-        return _send(pidfd, signum)
+        return _lives(pid, start_time) and _send(pidfd, signum)
     finally:
         os.close(pidfd)
 

@@ -41,6 +41,8 @@ class Reaper:
     def note_stream_end(self, agent: Agent) -> None:
         """Tell the daemon when the leader has exited and both streams have ended."""
         if agent.eof:
+            if agent.eof_timer is not None:
+                agent.eof_timer.cancel()
             self._agents.holders.discard(agent)
             self._server.tell("eof", agent)
 
@@ -56,8 +58,7 @@ class Reaper:
                 return
             if ended is None:
                 return
-            leader = self._agents.leaders.get(ended.si_pid)
-            if leader is not None and leader.runs:
+            if ended.si_pid in self._agents.running:
                 return
             os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
         self._loop.call_later(0, self.reap_orphans)
@@ -78,19 +79,19 @@ class Reaper:
         self._server.tell("exited", agent)
         self.note_stream_end(agent)
         if not agent.eof:
-            self._loop.call_later(EOF_LIMIT_S, partial(_end_output, agent, agent.attempt))
+            agent.eof_timer = self._loop.call_later(EOF_LIMIT_S, partial(_end_output, agent))
 
     def _reap(self, agent: Agent) -> None:
         ended = os.waitid(os.P_PIDFD, agent.pidfd, os.WEXITED)
         self._pidfds.unregister(agent.pidfd)
         del self._leaders[agent.pidfd]
+        del self._agents.running[agent.pid]
         if ended is not None and ended.si_code == os.CLD_EXITED:
             agent.finish(exit_code=ended.si_status, signum=None)
         elif ended is not None:
             agent.finish(exit_code=None, signum=ended.si_status)
 
 
-def _end_output(agent: Agent, attempt: int) -> None:
-    if agent.attempt == attempt:
-        for stream in agent.streams:
-            stream.end()
+def _end_output(agent: Agent) -> None:
+    for stream in agent.streams:
+        stream.end()

@@ -164,7 +164,7 @@ def _open(signed: bytes) -> tuple[bytes, bytes]:
 def _decode(body: bytes) -> Certificate:
     try:
         return msgspec.msgpack.decode(body, type=Certificate)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise _malformed() from exc
 
 

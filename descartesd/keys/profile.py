@@ -7,7 +7,7 @@ socket, and the kernel tells the server who calls. Imports stay few: every comma
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -117,30 +117,33 @@ def _profile(table: Mapping[str, Any]) -> Profile:
     if not profile.endpoints:
         raise ValueError("endpoints: expected at least one, 'tcp://HOST:PORT' or 'ipc:///PATH'")
     for endpoint in profile.endpoints:
-        _check_endpoint(endpoint)
+        _check("endpoints", _check_endpoint, endpoint)
     _check_keys(profile)
     return profile
 
 
+def _check(name: str, check: Callable[[str], object], value: str) -> None:
+    try:
+        check(value)
+    except ValueError as exc:
+        raise ValueError(f"{name}: {exc}") from exc
+
+
 def _check_endpoint(endpoint: str) -> None:
     if endpoint.startswith(f"{UNIX}/"):
-        fault = unix_path_fault(endpoint.removeprefix(UNIX))
-    elif endpoint.startswith("tcp://"):
-        fault = None if parse_tcp(endpoint).port else f"expected a port over 0, got '{endpoint}'"
-    else:
-        fault = f"expected 'tcp://HOST:PORT' or 'ipc:///PATH', got '{endpoint}'"
-    if fault is not None:
-        raise ValueError(f"endpoints: {fault}")
+        if (fault := unix_path_fault(endpoint.removeprefix(UNIX))) is not None:
+            raise ValueError(fault)
+    elif not endpoint.startswith("tcp://"):
+        raise ValueError(f"expected 'tcp://HOST:PORT' or 'ipc:///PATH', got '{endpoint}'")
+    elif parse_tcp(endpoint).port == 0:
+        raise ValueError(f"expected a port over 0, got '{endpoint}'")
 
 
 def _check_keys(profile: Profile) -> None:
     keys = {"public_key": profile.public_key, "secret_key": profile.secret_key}
     for name, key in [*keys.items(), *(("server_keys", each) for each in profile.server_keys)]:
         if key is not None:
-            try:
-                decode_key(key)
-            except ValueError as exc:
-                raise ValueError(f"{name}: {exc}") from exc
+            _check(name, decode_key, key)
     if None in keys.values() and any(keys.values()):
         raise ValueError("expected both public_key and secret_key, or neither")
     if len(profile.server_keys) not in {0, 1, len(profile.endpoints)}:

@@ -1,8 +1,8 @@
 """The DEALER end of both clients: everything a client does but wait.
 
-No call but `finish` blocks, and none may be made from two threads at once. A driver waits until one of
-`descriptors()` is readable or the clock has reached `wake_at`, calls `process`, and does so as well
-after every other call: sending can swallow the signal that a message has come.
+No call but `finish` blocks, and none may be made from two threads at once. A driver waits until
+one of `descriptors()` is readable or the clock has reached `wake_at` and calls `process`; it does
+so as well after every other call, since sending can swallow the signal that a message has come.
 """
 
 from __future__ import annotations

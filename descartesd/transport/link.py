@@ -67,6 +67,7 @@ class Link:
         """
         self.is_up = False
         self._is_over = False
+        self._is_drained = False
         self._socket = context.socket(zmq.DEALER)
         self._monitor = context.socket(zmq.PAIR)
         try:
@@ -88,12 +89,15 @@ class Link:
 
     def change(self) -> Change | None:
         """The next thing that happened to the connection, None when nothing has."""
-        while not self._is_over and self._monitor_readable.poll(0):
+        # The descriptor tells of a new event only after everything before it has been read.
+        while not self._is_over and not (self._is_drained and not self._monitor_readable.poll(0)):
             try:
                 event = self._monitor.recv(_NOBLOCK)
                 self._monitor.recv(_NOBLOCK)
             except zmq.Again:
+                self._is_drained = True
                 return None
+            self._is_drained = False
             change = self._read(*_EVENT.unpack_from(event))
             if change is not None:
                 self._is_over = change != "up"

@@ -51,6 +51,7 @@ class Monitor:
         if self._loop is not None:
             self._loop.remove_reader(self._socket.FD)
         self._watched.disable_monitor()
+        self._socket.close(linger=0)
         self._loop = None
 
     def _drain(self) -> None:

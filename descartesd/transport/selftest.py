@@ -48,6 +48,7 @@ async def refuse_unknown_key(
     finally:
         loop.remove_reader(monitor.FD)
         knock.disable_monitor()
+        monitor.close(linger=0)
         knock.close(linger=0)
     if outcome != zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         raise StartupRefusedError(

@@ -1,0 +1,244 @@
+"""The client for asyncio programs, with the methods of the blocking one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, Self, cast
+
+from msgspec import UNSET, Struct, UnsetType
+
+from descartesd.client.async_methods import AsyncAgentMethods, AsyncCertMethods, AsyncServerMethods
+from descartesd.client.loop import LoopDriver
+from descartesd.client.profiles import find_profile
+from descartesd.client.requests import (
+    Batch,
+    Rep,
+    Req,
+    Times,
+    from_tail,
+    new_call,
+    reply_of,
+    tail_requests,
+)
+from descartesd.client.writing import StdinWrite
+from descartesd.errors import WouldBlockError
+from descartesd.keys.profile import Profile
+from descartesd.transport.channel import Call, Channel, InboundStream
+from descartesd.wire.agent import AgentFollow, Written
+from descartesd.wire.methods import AGENT_OUTPUT, AGENT_WRITE, Method
+
+
+class AsyncClient:
+    """A client of one server, for one event loop. Times, keys and errors are those of `Client`."""
+
+    def __init__(
+        self,
+        profile: Profile | str | os.PathLike[str] | None = None,
+        *,
+        timeout_s: float | UnsetType | None = UNSET,
+        connect_timeout_s: float | None = None,
+        wait_for_server_s: float = 0.0,
+    ) -> None:
+        """Choose the server as `find_profile` says; raises as it does."""
+        found = find_profile(profile)
+        self._times = Times.of(found, timeout_s, connect_timeout_s, wait_for_server_s)
+        self._channel = Channel(found, self._times.patience)
+        self._loop_driver: LoopDriver | None = None
+        self._is_closed = False
+        self.agent = AsyncAgentMethods(self)
+        self.cert = AsyncCertMethods(self)
+        self.server = AsyncServerMethods(self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint connected to, or tried last."""
+        return self._channel.endpoint
+
+    async def call(
+        self,
+        method: Method[Req, Rep],
+        request: Req,
+        *,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> Rep:
+        """Call a method and wait for its reply; see `Client.call`."""
+        over = asyncio.get_running_loop().create_future()
+        call = new_call(
+            method,
+            request,
+            deadline_s=self._times.deadline_s(method, request, deadline_s),
+            idem=idem,
+            on_over=partial(_resolve, over),
+        )
+        self._driver.submit(call)
+        try:
+            await over
+        finally:
+            self._channel.forget(call)
+        return reply_of(method, call)
+
+    def stream(
+        self, method: Method[Req, Rep], request: Req, *, deadline_s: float | None = None
+    ) -> AsyncStream[Rep]:
+        """A stream, opened when it is first iterated over; see `Client.stream`."""
+        return AsyncStream(self._channel, partial(self._open, method, request, deadline_s))
+
+    async def pipeline(
+        self,
+        calls: Iterable[tuple[Method[Any, Any], Struct]],
+        *,
+        deadline_s: float | None = None,
+    ) -> list[Any]:
+        """Make many calls with many of them under way at once; see `Client.pipeline`."""
+        news = asyncio.Event()
+
+        def make(method: Method[Any, Any], request: Struct, on_over: Callable[[], None]) -> Call:
+            def tell() -> None:
+                on_over()
+                news.set()
+
+            allowed_s = self._times.deadline_s(method, request, deadline_s)
+            return new_call(method, request, deadline_s=allowed_s, on_over=tell)
+
+        batch = Batch(calls, make)
+        try:
+            while not batch.is_done:
+                batch.refill(self._channel)
+                self._driver.kick()
+                while not batch.wants_more:
+                    news.clear()
+                    await news.wait()
+        finally:
+            batch.forget(self._channel)
+        return batch.results()
+
+    async def write(
+        self, agent_id: str, data: bytes, *, deadline_s: float | None = None
+    ) -> Written:
+        """Write bytes of any length to an agent's stdin; see `Client.write`."""
+        write = StdinWrite(agent_id, data)
+        allowed_s = self._times.deadline_s(AGENT_WRITE, write.request(), deadline_s)
+        clock = asyncio.get_running_loop().time
+        until = None if allowed_s is None else clock() + allowed_s
+        while True:
+            left_s = None if until is None else until - clock()
+            try:
+                written = await self.call(AGENT_WRITE, write.request(), deadline_s=left_s)
+                pause_s = write.note(written)
+            except WouldBlockError:
+                pause_s = write.pause_s()
+            if write.is_done:
+                return write.outcome()
+            if until is not None and clock() + pause_s > until:
+                raise write.would_block()
+            if pause_s:
+                await asyncio.sleep(pause_s)
+
+    async def aclose(self) -> None:
+        """Close the connection; calls under way in other tasks fail with UnavailableError."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._loop_driver is not None:
+            self._loop_driver.close()
+        self._channel.close()
+        await asyncio.to_thread(self._channel.finish)
+
+    @property
+    def _driver(self) -> LoopDriver:
+        if self._loop_driver is None:
+            self._loop_driver = LoopDriver(self._channel)
+        return self._loop_driver
+
+    async def _open(
+        self,
+        method: Method[Any, Any],
+        request: Struct,
+        deadline_s: float | None,
+        on_news: Callable[[], None],
+    ) -> tuple[InboundStream, LoopDriver]:
+        if isinstance(request, AgentFollow) and request.tail is not None:
+            chunks = [await self.call(AGENT_OUTPUT, each) for each in tail_requests(request)]
+            request = from_tail(request, chunks)
+        inbound = InboundStream(
+            method,
+            request,
+            timeout_s=self._times.timeout_s,
+            deadline_s=deadline_s,
+            on_news=on_news,
+        )
+        self._driver.submit(inbound)
+        return inbound, self._driver
+
+
+# Opens a stream that calls back at every news.
+_Open = Callable[[Callable[[], None]], Awaitable[tuple[InboundStream, LoopDriver]]]
+
+
+class AsyncStream(Generic[Rep]):
+    """Items of a stream, to be iterated over by one task; ends early by `aclose`."""
+
+    def __init__(self, channel: Channel, open_: _Open) -> None:
+        self._channel = channel
+        self._open = open_
+        self._opened: tuple[InboundStream, LoopDriver] | None = None
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> AsyncIterator[Rep]:
+        return self
+
+    async def __anext__(self) -> Rep:
+        if self._opened is None:
+            self._opened = await self._open(self._news.set)
+        inbound, driver = self._opened
+        while True:
+            self._news.clear()
+            item = self._channel.next_item(inbound)
+            if item is not None:
+                driver.kick()
+                return cast("Rep", item)
+            if not inbound.has_news:
+                await self._news.wait()
+            elif inbound.error is not None:
+                raise inbound.error
+            else:
+                raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """End the stream; the server stops sending."""
+        if self._opened is not None:
+            inbound, driver = self._opened
+            self._channel.forget(inbound)
+            driver.kick()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,273 @@
+"""One function for each row of the table of methods; by generate_client.py."""
+
+# ruff: noqa: A002  # parameters are those on the wire
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from descartesd.wire.agent import (
+    AgentFollow,
+    AgentId,
+    AgentInfo,
+    AgentList,
+    AgentOutput,
+    AgentPage,
+    AgentPause,
+    AgentRef,
+    AgentSignal,
+    AgentSpawn,
+    AgentSpec,
+    AgentStop,
+    AgentWrite,
+    FollowOffsets,
+    Labels,
+    Name,
+    OutputChunk,
+    Seconds,
+    Signal,
+    Signalled,
+    State,
+    StreamName,
+    Written,
+)
+from descartesd.wire.methods import (
+    AGENT_CLOSE_STDIN,
+    AGENT_FOLLOW,
+    AGENT_GET,
+    AGENT_KILL,
+    AGENT_LIST,
+    AGENT_OUTPUT,
+    AGENT_PAUSE,
+    AGENT_REMOVE,
+    AGENT_RESUME,
+    AGENT_SIGNAL,
+    AGENT_SPAWN,
+    AGENT_STOP,
+    AGENT_WAIT,
+    AGENT_WRITE,
+    CERT_SIGN,
+    SERVER_HEALTH,
+    SERVER_HELLO,
+    SERVER_METHODS,
+)
+from descartesd.wire.server import (
+    CertSign,
+    Done,
+    Empty,
+    MethodTable,
+    Role,
+    ServerHealth,
+    ServerHello,
+    SignedCertificate,
+)
+
+if TYPE_CHECKING:
+    from descartesd.client.sync import Client, Stream
+
+
+class AgentMethods:
+    """The methods `agent.*`."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def spawn(
+        self,
+        *,
+        spec: AgentSpec,
+        replace: bool = False,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> AgentInfo:
+        """Start an agent; answered when its program runs."""
+        return self._client.call(
+            AGENT_SPAWN, AgentSpawn(spec=spec, replace=replace), deadline_s=deadline_s, idem=idem
+        )
+
+    def list(
+        self,
+        *,
+        states: Sequence[State] = (),
+        labels: Labels | None = None,
+        limit: int = 200,
+        cursor: str | None = None,
+        deadline_s: float | None = None,
+    ) -> AgentPage:
+        """List agents, oldest first."""
+        return self._client.call(
+            AGENT_LIST,
+            AgentList(
+                states=list(states),
+                labels={} if labels is None else labels,
+                limit=limit,
+                cursor=cursor,
+            ),
+            deadline_s=deadline_s,
+        )
+
+    def get(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
+        """Show one agent."""
+        return self._client.call(AGENT_GET, AgentRef(id=id), deadline_s=deadline_s)
+
+    def wait(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
+        """Answer when the agent has ended."""
+        return self._client.call(AGENT_WAIT, AgentRef(id=id), deadline_s=deadline_s)
+
+    def pause(
+        self,
+        *,
+        id: AgentId,
+        mode: Literal["freeze", "cooperative"] = "freeze",
+        deadline_s: float | None = None,
+    ) -> AgentInfo:
+        """Pause; answered when nothing of the agent runs any more."""
+        return self._client.call(AGENT_PAUSE, AgentPause(id=id, mode=mode), deadline_s=deadline_s)
+
+    def resume(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
+        """Let a paused agent go on."""
+        return self._client.call(AGENT_RESUME, AgentRef(id=id), deadline_s=deadline_s)
+
+    def stop(
+        self,
+        *,
+        id: AgentId,
+        signal: Signal | None = None,
+        grace_s: Seconds | None = None,
+        deadline_s: float | None = None,
+    ) -> AgentInfo:
+        """Stop in order: the stop signal, the grace time, then KILL; answered when it has ended."""
+        return self._client.call(
+            AGENT_STOP, AgentStop(id=id, signal=signal, grace_s=grace_s), deadline_s=deadline_s
+        )
+
+    def kill(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
+        """Kill every process of the agent now; answered when it has ended."""
+        return self._client.call(AGENT_KILL, AgentRef(id=id), deadline_s=deadline_s)
+
+    def signal(
+        self,
+        *,
+        id: AgentId,
+        signal: Signal,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> Signalled:
+        """Send one signal to every process of the agent."""
+        return self._client.call(
+            AGENT_SIGNAL, AgentSignal(id=id, signal=signal), deadline_s=deadline_s, idem=idem
+        )
+
+    def write(
+        self,
+        *,
+        id: AgentId,
+        data: bytes,
+        writer: str | None = None,
+        offset: int | None = None,
+        deadline_s: float | None = None,
+    ) -> Written:
+        """Write bytes to the agent's stdin."""
+        return self._client.call(
+            AGENT_WRITE,
+            AgentWrite(id=id, data=data, writer=writer, offset=offset),
+            deadline_s=deadline_s,
+        )
+
+    def close_stdin(self, *, id: AgentId, deadline_s: float | None = None) -> Done:
+        """Close the agent's stdin once everything written has been read."""
+        return self._client.call(AGENT_CLOSE_STDIN, AgentRef(id=id), deadline_s=deadline_s)
+
+    def output(
+        self,
+        *,
+        id: AgentId,
+        stream: StreamName = "stdout",
+        offset: int = 0,
+        limit: int = 262144,
+        tail: int | None = None,
+        deadline_s: float | None = None,
+    ) -> OutputChunk:
+        """Read what an agent wrote, by absolute offset."""
+        return self._client.call(
+            AGENT_OUTPUT,
+            AgentOutput(id=id, stream=stream, offset=offset, limit=limit, tail=tail),
+            deadline_s=deadline_s,
+        )
+
+    def follow(
+        self,
+        *,
+        id: AgentId,
+        streams: Sequence[StreamName] = ("stdout", "stderr"),
+        offsets: FollowOffsets | None = None,
+        tail: int | None = None,
+        deadline_s: float | None = None,
+    ) -> Stream[OutputChunk]:
+        """Stream what an agent writes, from an offset to its end."""
+        return self._client.stream(
+            AGENT_FOLLOW,
+            AgentFollow(
+                id=id,
+                streams=list(streams),
+                offsets=FollowOffsets() if offsets is None else offsets,
+                tail=tail,
+            ),
+            deadline_s=deadline_s,
+        )
+
+    def remove(
+        self, *, id: AgentId, deadline_s: float | None = None, idem: str | None = None
+    ) -> Done:
+        """Forget an ended agent: its record, its output and its name."""
+        return self._client.call(AGENT_REMOVE, AgentRef(id=id), deadline_s=deadline_s, idem=idem)
+
+
+class CertMethods:
+    """The methods `cert.*`."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def sign(
+        self,
+        *,
+        public_key: str,
+        name: Name,
+        role: Role,
+        days: int = 365,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> SignedCertificate:
+        """Sign a certificate for a public key and let its holder in."""
+        return self._client.call(
+            CERT_SIGN,
+            CertSign(public_key=public_key, name=name, role=role, days=days),
+            deadline_s=deadline_s,
+            idem=idem,
+        )
+
+
+class ServerMethods:
+    """The methods `server.*`."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def hello(self, *, deadline_s: float | None = None) -> ServerHello:
+        """Introduce the server: version, features, limits, and who it takes the caller for."""
+        return self._client.call(SERVER_HELLO, Empty(), deadline_s=deadline_s)
+
+    def health(self, *, deadline_s: float | None = None) -> ServerHealth:
+        """Tell whether every part works, and what does not."""
+        return self._client.call(SERVER_HEALTH, Empty(), deadline_s=deadline_s)
+
+    def methods(self, *, deadline_s: float | None = None) -> MethodTable:
+        """List every method with the schema of its request and reply."""
+        return self._client.call(SERVER_METHODS, Empty(), deadline_s=deadline_s)

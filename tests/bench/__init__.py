@@ -1,0 +1,1 @@
+"""Measures the server against the limits of the machine: every ratio within one run."""

@@ -1,0 +1,53 @@
+"""What the machine is, and what processes on it have used."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+
+import zmq
+
+# clock_getcpuclockid(3): the CPU clock of a whole process, by its pid.
+_CPUCLOCK_SCHED = 2
+
+
+def describe() -> dict[str, str | int]:
+    """What a ratio may depend on."""
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "libzmq": zmq.zmq_version(),
+        "pyzmq": zmq.__version__,
+        "load": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time all threads of a process have used, to the nanosecond."""
+    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+
+
+def memory_kib(pid: int) -> dict[str, int]:
+    """`VmRSS`, `RssAnon` and `Pss` of a process in KiB (proc(5))."""
+    wanted = {"VmRSS", "RssAnon", "Pss"}
+    found = {}
+    for name in ("status", "smaps_rollup"):
+        with open(f"/proc/{pid}/{name}", encoding="ascii") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key in wanted:
+                    found[key] = int(value.split()[0])
+    return found
+
+
+def require_space(directory: str, needed: int) -> None:
+    """Refuse to fill a disk: `needed` bytes must leave at least 1 GiB; raises OSError."""
+    free = shutil.disk_usage(directory).free
+    if free < needed + (1 << 30):
+        raise OSError(
+            f"'{directory}' has {free >> 20} MiB free, and this row may write {needed >> 20} MiB"
+        )

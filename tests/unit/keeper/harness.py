@@ -1,0 +1,170 @@
+"""A real keeper in a process of its own, and the daemon's end of its socket."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from descartesd.errors import from_wire
+from descartesd.keeper import procfs, protocol
+from tests.support.eventually import eventually
+
+PATH = ["/usr/local/bin", "/usr/bin", "/bin"]
+PYTHON = [sys.executable, "-I", "-S", "-c"]
+
+
+class Client:
+    """Speaks to a keeper as the daemon does; facts wait in `events` until asked for."""
+
+    def __init__(self, path: str) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.connect(path)
+        self.sock.settimeout(10)
+        self.events: list[dict[str, Any]] = []
+        self.replies: dict[int, dict[str, Any]] = {}
+        self._asked = 0
+
+    def begin(self, op: str, **fields: Any) -> int:
+        """Send a request; returns its id."""
+        self._asked += 1
+        protocol.send(self.sock, {"id": self._asked, "op": op, **fields})
+        return self._asked
+
+    def end(self, request_id: int) -> Any:
+        """The result of a request; raises the error it was answered with."""
+        while request_id not in self.replies:
+            self.read()
+        reply = self.replies.pop(request_id)
+        if "error" in reply:
+            error = reply["error"]
+            raise from_wire(error["code"], error["message"], hint=error.get("hint"))
+        return reply["ok"]
+
+    def ask(self, op: str, **fields: Any) -> Any:
+        """Send a request and wait for its result."""
+        return self.end(self.begin(op, **fields))
+
+    def read(self) -> None:
+        """Take one packet."""
+        message = protocol.receive(self.sock)
+        if message is None:
+            raise EOFError("the keeper closed the connection")
+        if "event" in message:
+            self.events.append(message)
+        else:
+            self.replies[message["id"]] = message
+
+    def event(self, kind: str, agent_id: str) -> dict[str, Any]:
+        """Wait for a fact about an agent and take it: its status."""
+        while True:
+            for event in self.events:
+                if event["event"] == kind and event["agent"]["agent_id"] == agent_id:
+                    self.events.remove(event)
+                    return dict(event["agent"])
+            self.read()
+
+    def close(self) -> None:
+        """Leave the keeper."""
+        self.sock.close()
+
+
+class Keeper:
+    """One keeper process with a directory of its own, and a client connected to it."""
+
+    def __init__(
+        self, *options: str, prepare: Callable[[], None] | None = None, wrapper: Sequence[str] = ()
+    ) -> None:
+        self.directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="kpr-"))
+        self.socket = str(self.directory / "s")
+        self.output = str(self.directory / "out")
+        self.spawned: list[str] = []
+        command = [*wrapper, sys.executable, "-m", "descartesd.keeper"]
+        self.process = subprocess.Popen(
+            [*command, "--socket", self.socket, "--output-dir", self.output, *options],
+            stderr=subprocess.PIPE,
+            preexec_fn=prepare,
+        )
+        self.client = self.connect()
+
+    def connect(self) -> Client:
+        """A further connection; the keeper drops the earlier one."""
+
+        def try_it() -> Client | None:
+            try:
+                return Client(self.socket)
+            except OSError:
+                assert self.process.poll() is None, self.stderr()
+                return None
+
+        return eventually(try_it)
+
+    def ask(self, op: str, **fields: Any) -> Any:
+        """Send a request and wait for its result."""
+        return self.client.ask(op, **fields)
+
+    def spawn(self, *argv: str, **fields: Any) -> str:
+        """Start an agent; returns its id."""
+        request = spawn_request(*argv, **fields)
+        self.spawned.append(request["agent_id"])
+        self.ask("spawn", **request)
+        return str(request["agent_id"])
+
+    def run(self, *argv: str, **fields: Any) -> dict[str, Any]:
+        """Start an agent and wait for its exit and the end of its output: its last status."""
+        agent_id = self.spawn(*argv, **fields)
+        self.exited(agent_id)
+        return self.eof(agent_id)
+
+    def exited(self, agent_id: str) -> dict[str, Any]:
+        """Wait for the fact that an agent has exited."""
+        return self.client.event("exited", agent_id)
+
+    def eof(self, agent_id: str) -> dict[str, Any]:
+        """Wait for the fact that an agent's output has ended."""
+        return self.client.event("eof", agent_id)
+
+    def status(self, agent_id: str) -> dict[str, Any] | None:
+        """One agent out of the whole list."""
+        cursor = None
+        while True:
+            page = self.ask("list", cursor=cursor)
+            for agent in page["agents"]:
+                if agent["agent_id"] == agent_id:
+                    return dict(agent)
+            cursor = page["next"]
+            if cursor is None:
+                return None
+
+    def out(self, agent_id: str, stream: str = "stdout") -> bytes:
+        """What an agent wrote."""
+        return Path(protocol.data_path(self.output, agent_id, stream)).read_bytes()
+
+    def wait_out(self, agent_id: str, wanted: bytes) -> bytes:
+        """Wait until an agent has written `wanted`; returns all it wrote."""
+        return eventually(lambda: (text := self.out(agent_id)) if wanted in self.out(agent_id) else b"")
+
+    def descriptors(self) -> int:
+        """How many descriptors the keeper has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def stderr(self) -> str:
+        """What the keeper has said; to be asked after its end."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read().decode()
+
+    def clear(self) -> None:
+        """Kill and remove whatever was spawned."""
+        for agent_id in set(self.spawned):
+            self.ask("kill", agent_id=agent_id) if self.status(agent_id) else None
+            eventually(lambda each=agent_id: not (self.status(each) or {"eof": True})["eof"] is False)
+            self.ask("remove", agent_id=agent_id)
+        self.spawned.clear()
+        self.client.events.clear()
