@@ -221,7 +221,7 @@ class Daemon:
     def _close_open_intents(self) -> None:
         """Answer what an earlier life of this daemon left open, so that it never runs again."""
         for intent in self._registry.open_intents():
-            agent = self._fleet.get(intent.agent_id) if intent.agent_id else None
+            agent = self._fleet.roster.get(intent.agent_id) if intent.agent_id else None
             if intent.method == "agent.spawn" and agent is not None:
                 self._answers.close(intent, self._fleet.info(agent))
             else:

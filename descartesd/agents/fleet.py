@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 import logging
 import time
@@ -18,11 +17,11 @@ from descartesd.agents.lifecycle import ALIVE, ENDED, require, step
 from descartesd.agents.output import OutputFiles
 from descartesd.agents.record import Agent
 from descartesd.agents.registry import Registry
+from descartesd.agents.roster import Roster
 from descartesd.errors import (
     AlreadyExistsError,
     ConflictError,
     DescartesError,
-    InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
@@ -32,7 +31,6 @@ from descartesd.wire.agent import AgentInfo, AgentSpec, Outcome, OutputTotals, R
 
 log = logging.getLogger(__name__)
 
-_PREFIX_MIN = 4
 _LIVE: dict[str, State] = {"running": "running", "paused": "paused", "stopping": "stopping"}
 
 
@@ -63,9 +61,7 @@ class Fleet:
         self._options = options
         self._clock = clock
         self._id_source = IdSource(clock)
-        self._by_id: dict[str, Agent] = {}
-        self._by_name: dict[str, Agent] = {}
-        self._ids: list[str] = []
+        self.roster = Roster()
         self._wakers: dict[str, set[Waker]] = {}
         self._alive = 0
         self.output = output
@@ -77,43 +73,6 @@ class Fleet:
         """Take over what the registry has, oldest first."""
         for agent in agents:
             self._add(agent)
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def agents(self) -> Iterable[Agent]:
-        """Every agent, oldest first."""
-        return map(self._by_id.__getitem__, self._ids)
-
-    def get(self, agent_id: str) -> Agent | None:
-        """Find by full id."""
-        return self._by_id.get(agent_id)
-
-    def resolve(self, reference: str) -> Agent:
-        """Find by name, id, or unambiguous prefix of an id.
-
-        Raises NotFoundError, or InvalidArgumentError when the prefix fits several.
-        """
-        agent = self._by_name.get(reference) or self._by_id.get(reference)
-        if agent is not None:
-            return agent
-        matches = self._with_prefix(reference) if len(reference) >= _PREFIX_MIN else []
-        if len(matches) == 1:
-            return self._by_id[matches[0]]
-        if matches:
-            raise InvalidArgumentError(
-                f"'{reference}' is ambiguous: {len(matches)} agents have ids that begin with it",
-                hint="give more characters, or a name: "
-                + ", ".join(self._by_id[match].name for match in matches[:3]),
-            )
-        raise NotFoundError(
-            f"no agent '{reference}'", hint="see what there is with: descartesctl agent list"
-        )
-
-    def _with_prefix(self, prefix: str) -> list[str]:
-        first = bisect.bisect_left(self._ids, prefix)
-        last = bisect.bisect_left(self._ids, prefix + "~")
-        return self._ids[first:last]
 
     def info(self, agent: Agent) -> AgentInfo:
         """Tell what clients are told, with the present size of its output."""
@@ -130,13 +89,13 @@ class Fleet:
     def counts(self) -> dict[str, int]:
         """How many agents are in each state that occurs."""
         found: dict[str, int] = {}
-        for agent in self._by_id.values():
+        for agent in self.roster:
             found[agent.state] = found.get(agent.state, 0) + 1
         return found
 
     def longest_grace_s(self) -> float:
         """The longest an orderly stop of every agent may take."""
-        alive = (agent.spec.stop.grace_s for agent in self.agents() if agent.state in ALIVE)
+        alive = (agent.spec.stop.grace_s for agent in self.roster if agent.state in ALIVE)
         return max(alive, default=0.0)
 
     # -- changing
@@ -162,7 +121,7 @@ class Fleet:
             )
         agent_id = self._id_source.next()
         name = wanted.name or self._free_name(wanted.command[0])
-        holder = self._by_name.get(name)
+        holder = self.roster.names.get(name)
         if holder is not None:
             raise AlreadyExistsError(
                 f"the name '{name}' is taken by agent {holder.id}, which is {holder.state}",
@@ -175,7 +134,7 @@ class Fleet:
         return agent
 
     def _free_name(self, program: str) -> str:
-        while (name := name_for(program)) in self._by_name:
+        while (name := name_for(program)) in self.roster.names:
             continue
         return name
 
@@ -279,7 +238,7 @@ class Fleet:
         changed = asyncio.Event()
         with self.notifying(agent, changed):
             while agent.state not in ENDED:
-                if self._by_id.get(agent.id) is not agent:
+                if self.roster.get(agent.id) is not agent:
                     raise NotFoundError(f"agent '{agent.name}' could not be started")
                 changed.clear()
                 await changed.wait()
@@ -300,7 +259,7 @@ class Fleet:
 
     def on_keeper_event(self, event: str, status: Status) -> None:
         """Take over a fact the keeper tells: an agent exited, or its output has ended."""
-        agent = self._by_id.get(status["agent_id"])
+        agent = self.roster.get(status["agent_id"])
         if agent is None or agent.attempt != status["attempt"]:
             log.warning("keeper.unknown_agent", extra={"agent": status["agent_id"]})
             return
@@ -369,17 +328,13 @@ class Fleet:
     # -- inside
 
     def _add(self, agent: Agent) -> None:
-        self._by_id[agent.id] = agent
-        self._by_name[agent.name] = agent
-        bisect.insort(self._ids, agent.id)
+        self.roster.add(agent)
         if agent.state in ALIVE:
             self._alive += 1
 
     def _forget(self, agent: Agent) -> None:
-        if self._by_id.pop(agent.id, None) is None:
+        if not self.roster.drop(agent):
             return
-        del self._by_name[agent.name]
-        del self._ids[bisect.bisect_left(self._ids, agent.id)]
         if agent.state in ALIVE:
             self._alive -= 1
         agent.eof = True

@@ -16,7 +16,7 @@ async def end_leftovers(fleet: Fleet, keeper: KeeperLink) -> None:
     """A keeper died: let the new one end what is left of its agents before anything is served."""
     left = [
         {"agent_id": agent.id, "pid": agent.pid or 0, "start_time": agent.start_time or 0}
-        for agent in fleet.agents()
+        for agent in fleet.roster
         if agent.state in ALIVE
     ]
     if left:
@@ -30,7 +30,7 @@ async def reconcile(fleet: Fleet, keeper: KeeperLink, lost_because: Reason) -> l
     Returns the ids of agents the keeper has and the registry does not know.
     """
     statuses = {status["agent_id"]: status for status in await keeper.statuses()}
-    for agent in list(fleet.agents()):
+    for agent in list(fleet.roster):
         status = statuses.pop(agent.id, None)
         if status is not None and status["attempt"] == agent.attempt:
             fleet.reconciled(agent, status)

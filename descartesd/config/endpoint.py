@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from typing import NamedTuple
 
 UNIX_PATH_MAX = 107  # sun_path is 108 bytes with its NUL: unix(7)
@@ -12,6 +11,8 @@ _TCP = re.compile(
     r"tcp://(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]{1,253})):(?P<port>[0-9]{1,5})"
 )
 _NUMERIC = re.compile(r"[0-9.]+")
+_BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_BYTE}(\.{_BYTE}){{3}}")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with, never bound
 
 
@@ -53,13 +54,16 @@ def parse_tcp(text: str) -> TcpEndpoint:
 
 def _is_host(match: re.Match[str]) -> bool:
     if match["v6"] is not None:
-        return _is_address(socket.AF_INET6, match["v6"])
-    return not _NUMERIC.fullmatch(match["host"]) or _is_address(socket.AF_INET, match["host"])
+        return _is_ipv6(match["v6"])
+    host: str = match["host"]
+    return not _NUMERIC.fullmatch(host) or _IPV4.fullmatch(host) is not None
 
 
-def _is_address(family: socket.AddressFamily, text: str) -> bool:
+def _is_ipv6(text: str) -> bool:
+    import socket  # noqa: PLC0415  # 3 ms of every command, for the few that need it
+
     try:
-        socket.inet_pton(family, text)
+        socket.inet_pton(socket.AF_INET6, text)
     except OSError:
         return False
     return True

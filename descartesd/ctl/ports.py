@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 _TABLES = ("net/tcp", "net/tcp6")
 _LISTEN = "0A"
+_SOCKET = re.compile(r"socket:\[([0-9]+)\]")
 _PORT, _STATE, _UID, _INODE = 1, 3, 7, 9
 
 
@@ -62,12 +64,17 @@ def _owners(inodes: set[int], proc: str) -> dict[int, tuple[int, str]]:
 
 
 def _socket_inodes(directory: str) -> set[int]:
+    found = set()
     try:
-        links = [os.readlink(f"{directory}/{fd}") for fd in os.listdir(directory)]
+        for fd in os.listdir(directory):
+            # Descriptors come and go, the one of this very listing among them.
+            with suppress(FileNotFoundError):
+                match = _SOCKET.fullmatch(os.readlink(f"{directory}/{fd}"))
+                if match is not None:
+                    found.add(int(match[1]))
     except OSError:  # another user's process, or one that has just ended
-        return set()
-    matches = (re.fullmatch(r"socket:\[([0-9]+)\]", link) for link in links)
-    return {int(match[1]) for match in matches if match}
+        return found
+    return found
 
 
 def _name(proc: str, pid: int) -> str:

@@ -10,6 +10,16 @@ from descartesd.keys.files import create_public, read_contents
 from descartesd.keys.keyfile import create_key_text, fingerprint, read_key_text
 from descartesd.keys.z85 import decode_key, encode_key
 
+__all__ = [
+    "CurveKeyPair",
+    "create_key_file",
+    "create_server_public",
+    "fingerprint",
+    "generate",
+    "load_key_file",
+    "read_server_public",
+]
+
 TITLE = "CURVE key"
 SERVER_PUBLIC_FILE = "server.pub"
 

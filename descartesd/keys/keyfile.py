@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import binascii
 import tomllib
 
 from descartesd.config.toml_text import toml_text
@@ -14,8 +13,10 @@ from descartesd.keys.z85 import decode_key, encode_key
 
 def fingerprint(public_key: bytes) -> str:
     """How a key is named to people: `SHA256:` and 43 characters, as OpenSSH shows its keys."""
+    import hashlib  # noqa: PLC0415  # 3 ms of every command, for the few that show a key
+
     digest = hashlib.sha256(public_key).digest()
-    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+    return f"SHA256:{binascii.b2a_base64(digest, newline=False).decode().rstrip('=')}"
 
 
 def create_key_text(path: str, title: str, public: bytes, secret: bytes) -> None:

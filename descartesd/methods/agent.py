@@ -60,14 +60,14 @@ class AgentMethods:
 
     async def _clear(self, name: str) -> None:
         try:
-            holder = self._fleet.resolve(name)
+            holder = self._fleet.roster.resolve(name)
         except NotFoundError:
             return
         await self._fleet.kill(holder)
         await self._fleet.remove(holder)
 
     def list(self, _call: Call, params: wire.AgentList) -> wire.AgentPage:
-        wanted = [agent for agent in self._fleet.agents() if _matches(agent, params)]
+        wanted = [agent for agent in self._fleet.roster if _matches(agent, params)]
         rest = [agent for agent in wanted if params.cursor is None or agent.id > params.cursor]
         page = rest[: params.limit]
         return wire.AgentPage(
@@ -77,15 +77,15 @@ class AgentMethods:
         )
 
     def get(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        return self._fleet.info(self._fleet.resolve(params.id))
+        return self._fleet.info(self._fleet.roster.resolve(params.id))
 
     async def wait(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        agent = self._fleet.resolve(params.id)
+        agent = self._fleet.roster.resolve(params.id)
         await self._fleet.ended(agent)
         return self._fleet.info(agent)
 
     async def pause(self, _call: Call, params: wire.AgentPause) -> wire.AgentInfo:
-        agent = self._fleet.resolve(params.id)
+        agent = self._fleet.roster.resolve(params.id)
         if params.mode == "cooperative":
             raise UnimplementedError(
                 f"agent '{agent.name}' runs a command, which cannot be asked to pause",
@@ -95,39 +95,39 @@ class AgentMethods:
         return self._fleet.info(agent)
 
     async def resume(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        agent = self._fleet.resolve(params.id)
+        agent = self._fleet.roster.resolve(params.id)
         await self._fleet.resume(agent)
         return self._fleet.info(agent)
 
     async def stop(self, _call: Call, params: wire.AgentStop) -> wire.AgentInfo:
-        agent = self._fleet.resolve(params.id)
+        agent = self._fleet.roster.resolve(params.id)
         number = None if params.signal is None else signal_number(params.signal)
         await self._fleet.stop(agent, number, params.grace_s)
         return self._fleet.info(agent)
 
     async def kill(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        agent = self._fleet.resolve(params.id)
+        agent = self._fleet.roster.resolve(params.id)
         await self._fleet.kill(agent)
         return self._fleet.info(agent)
 
     async def signal(self, _call: Call, params: wire.AgentSignal) -> wire.Signalled:
-        agent = self._fleet.resolve(params.id)
+        agent = self._fleet.roster.resolve(params.id)
         reached = await self._fleet.signal(agent, signal_number(params.signal))
         return wire.Signalled(processes=reached)
 
     async def write(self, _call: Call, params: wire.AgentWrite) -> wire.Written:
         if params.offset is not None and params.writer is None:
             raise InvalidArgumentError("offset: it counts the bytes of a writer, and none is given")
-        agent = self._fleet.resolve(params.id)
+        agent = self._fleet.roster.resolve(params.id)
         accepted, offset = await self._fleet.write(agent, params.data, params.writer, params.offset)
         return wire.Written(accepted=accepted, offset=offset)
 
     async def close_stdin(self, _call: Call, params: wire.AgentRef) -> Done:
-        await self._fleet.close_stdin(self._fleet.resolve(params.id))
+        await self._fleet.close_stdin(self._fleet.roster.resolve(params.id))
         return Done()
 
     async def output(self, _call: Call, params: wire.AgentOutput) -> wire.OutputChunk:
-        agent = self._fleet.resolve(params.id)
+        agent = self._fleet.roster.resolve(params.id)
         # Asked before the read: an end seen after it might have come with unread bytes.
         complete = agent.eof
         try:
@@ -154,13 +154,13 @@ class AgentMethods:
         )
 
     async def follow(self, call: Call, params: wire.AgentFollow) -> None:
-        agent = self._fleet.resolve(params.id)
+        agent = self._fleet.roster.resolve(params.id)
         if call.stream is None:
             raise InternalError("agent.follow was called without a stream")
         await follow(self._fleet, self._watches, agent, params, call.stream)
 
     async def remove(self, _call: Call, params: wire.AgentRef) -> Done:
-        await self._fleet.remove(self._fleet.resolve(params.id))
+        await self._fleet.remove(self._fleet.roster.resolve(params.id))
         return Done()
 
 

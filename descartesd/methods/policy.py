@@ -111,8 +111,9 @@ class Policy:
         else:
             key = self._keys.get(user_id)
             identity = self._trust.lookup(key) if key is not None else None
-            if identity is not None:
-                best = max(identity.roles, key=RANKS.__getitem__)
+            roles = identity.roles if identity is not None else ()
+            best = next((role for role in reversed(ROLES) if role in roles), None)
+            if identity is not None and best is not None:
                 return Caller(user_id, best, RANKS[best], name=identity.name)
         raise UnauthenticatedError(
             f"{user_id} is not authorised any more",

@@ -86,7 +86,8 @@ def _figure(row: str, rounds: list[list[Measure]], budget: Budget) -> Figure:
 
 def _describe(measures: list[Measure]) -> str:
     def median(name: str) -> float:
-        return statistics.median(getattr(measure, name) for measure in measures)
+        values: list[float] = [getattr(measure, name) for measure in measures]
+        return statistics.median(values)
 
     first = measures[0]
     return (

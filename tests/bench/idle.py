@@ -32,8 +32,8 @@ def run(*, quick: bool) -> Iterator[Figure]:
                 ours=(full - empty) / crowd.SIZE,
                 budget=budget,
                 notes=[
-                    f"RssAnon {empty} KiB with none, {full} KiB with {crowd.SIZE} agents; "
-                    f"Pss {before[name]['Pss']} and {after[name]['Pss']} KiB"
+                    f"RssAnon {empty} KiB with none, {full} KiB with {crowd.SIZE} agents",
+                    f"Pss {before[name]['Pss']} KiB with none, {after[name]['Pss']} KiB with them",
                 ],
             )
         yield _cpu(ours, 3.0 if quick else 10.0)
@@ -61,7 +61,7 @@ def _cpu(ours: Measured, seconds: float) -> Figure:
         ours=(daemon + keeper) / passed * 100,
         budget=_CPU_PERCENT,
         notes=[
-            f"in {passed:.1f} s: daemon {daemon * 1e3:.1f} ms, keeper {keeper * 1e3:.1f} ms; "
-            "one client connected, with its heartbeats"
+            f"in {passed:.1f} s: daemon {daemon * 1e3:.1f} ms, keeper {keeper * 1e3:.1f} ms",
+            "one client is connected and answers heartbeats",
         ],
     )

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,8 +57,8 @@ def _row(case: _Case, rounds: int, budget: Budget) -> Iterator[Figure]:
         pairs.append(Pair(case.size / seconds / 1e6, case.size / passes[-1].seconds / 1e6))
     keeper = _per_gb(sum(each.keeper for each in passes) / rounds, case)
     notes = [
-        f"{case.agents} x dd bs=4k count={case.blocks}; "
-        f"keeper CPU {keeper:.2f} s/GB with the exits, which alone cost {exits.keeper * 1e3:.0f} ms"
+        f"{case.agents} x dd bs=4k count={case.blocks}",
+        f"keeper CPU {keeper:.2f} s/GB, with the exits, which alone cost {exits.keeper * 1e3:.0f} ms",
     ]
     yield compare(row, "MB/s", pairs, budget, notes=notes)
     daemon = sum(each.daemon for each in passes) / rounds
@@ -67,8 +68,8 @@ def _row(case: _Case, rounds: int, budget: Budget) -> Iterator[Figure]:
         ours=max(0.0, _per_gb(daemon - exits.daemon, case)),
         budget=_DAEMON_BUDGET,
         notes=[
-            f"{daemon * 1e3:.1f} ms a round, less {exits.daemon * 1e3:.1f} ms for the same agents "
-            "exiting without output"
+            f"{daemon * 1e3:.1f} ms a round",
+            f"less {exits.daemon * 1e3:.1f} ms for the same agents exiting without output",
         ],
     )
 
@@ -102,11 +103,11 @@ class _Case:
             for _ in ids:
                 _require_success(wire.receive())
             for path in paths:
-                _until(lambda path=path: os.stat(path).st_size == blocks * _BLOCK)
+                _until(partial(_has_size, path, blocks * _BLOCK))
             seconds = time.perf_counter() - began
             daemon, keeper = cpu_seconds(ours.daemon) - daemon, cpu_seconds(ours.keeper) - keeper
         for agent_id in ids:
-            _until(lambda agent_id=agent_id: self._has_ended(agent_id, blocks * _BLOCK))
+            _until(partial(self._has_ended, agent_id, blocks * _BLOCK))
         wire.remove(ids)
         return _Pass(seconds, daemon, keeper)
 
@@ -166,6 +167,10 @@ def _gate(directory: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
 def _require_success(info: dict[str, Any]) -> None:
     if info["state"] != "completed":
         raise RuntimeError(f"a writer is {info['state']}: {info['outcome']}")
+
+
+def _has_size(path: str, size: int) -> bool:
+    return os.stat(path).st_size == size
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -20,7 +20,7 @@ REQUEST: dict[str, Any] = {
     "v": 1,
     "method": "agent.status",
     "agent": "01jd8zk3v5q7x9w2m4n6",
-    "token": "f3b8c1d2e4a5968778695a4b3c2d1e0f",
+    "token": "f3b8c1d2e4a5",
     "deadline": 30.0,
     "trace": "4bf92f3577b34da6a3ce929d",
     "fields": ["state", "pid"],
@@ -37,7 +37,7 @@ _REPLY: dict[str, Any] = {
     "started": 1700000000.25,
     "memory": 12345678,
     "cpu": 1.25,
-    "name": "build-7",
+    "name": "build-seven-nine",
 }
 
 

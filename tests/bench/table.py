@@ -19,7 +19,7 @@ def line(figure: Figure) -> str:
         figure.row,
         _amount(figure.ours, figure.unit),
         reference,
-        "" if figure.ratio is None else f"{figure.ratio:.2f}",
+        "" if figure.ratio is None else f"{figure.ratio:.3f}",
         "" if figure.budget is None else str(figure.budget),
         figure.verdict,
     )

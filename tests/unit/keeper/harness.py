@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ class Client:
 
     def __init__(self, path: str) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock.connect(path)
+        try:
+            self.sock.connect(path)
+        except OSError:
+            self.sock.close()
+            raise
         self.sock.settimeout(10)
         self.events: list[dict[str, Any]] = []
         self.replies: dict[int, dict[str, Any]] = {}
@@ -101,7 +106,7 @@ class Keeper:
             try:
                 return Client(self.socket)
             except OSError:
-                assert self.process.poll() is None, self.stderr()
+                assert self.process.poll() is None
                 return None
 
         return eventually(try_it)
@@ -148,23 +153,72 @@ class Keeper:
         return Path(protocol.data_path(self.output, agent_id, stream)).read_bytes()
 
     def wait_out(self, agent_id: str, wanted: bytes) -> bytes:
-        """Wait until an agent has written `wanted`; returns all it wrote."""
-        return eventually(lambda: (text := self.out(agent_id)) if wanted in self.out(agent_id) else b"")
+        """Wait until an agent has written `wanted`; returns all it wrote by then."""
+        return eventually(lambda: text if wanted in (text := self.out(agent_id)) else b"")
 
     def descriptors(self) -> int:
         """How many descriptors the keeper has open."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def clear(self) -> None:
+        """Kill and remove whatever was spawned."""
+        for agent_id in self.spawned:
+            if self.status(agent_id):
+                self.ask("kill", agent_id=agent_id)
+                eventually(lambda: (self.status(agent_id) or {})["eof"])  # noqa: B023 - now
+            self.ask("remove", agent_id=agent_id)
+        self.spawned.clear()
+        self.client.events.clear()
+
+    def wait(self) -> int:
+        """Wait for the end of the process; returns its exit status."""
+        return self.process.wait(10)
 
     def stderr(self) -> str:
         """What the keeper has said; to be asked after its end."""
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()
 
-    def clear(self) -> None:
-        """Kill and remove whatever was spawned."""
-        for agent_id in set(self.spawned):
-            self.ask("kill", agent_id=agent_id) if self.status(agent_id) else None
-            eventually(lambda each=agent_id: not (self.status(each) or {"eof": True})["eof"] is False)
-            self.ask("remove", agent_id=agent_id)
-        self.spawned.clear()
-        self.client.events.clear()
+    def close(self) -> None:
+        """End the keeper and its agents, if that has not happened, and delete its directory."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        shutil.rmtree(self.directory)
+
+
+_numbers = itertools.count(1)
+
+
+def spawn_request(*argv: str, **fields: Any) -> dict[str, Any]:
+    """The fields of a spawn; `env` is added to what every agent gets."""
+    agent_id = fields.get("agent_id") or f"agent{next(_numbers):05}"
+    env = {"PATH": ":".join(PATH), "DESCARTES_AGENT_ID": agent_id, **fields.pop("env", {})}
+    return {
+        "agent_id": agent_id,
+        "name": agent_id,
+        "attempt": 1,
+        "argv": list(argv),
+        "cwd": "/",
+        "env": env,
+        "path": PATH,
+        "stdin": "null",
+        "output_bytes": 64 * 1024 * 1024,
+        "stop": {"signal": signal.SIGTERM, "grace_s": 5.0},
+        **fields,
+    }
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs, stopped or not; a zombie does not."""
+    process = procfs.read(pid)
+    return process is not None and process.state not in procfs.GONE
+
+
+def state(pid: int) -> str:
+    """The state letter of a process, `X` when it is gone."""
+    process = procfs.read(pid)
+    return process.state if process else "X"

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import shlex
+from argparse import ArgumentParser, Namespace
+from importlib import import_module
+
+import pytest
+
+from descartesd.ctl.command import NOUNS, SINGLE, Command, build_parser, parse
+from descartesd.ctl.main import _next_word, _split
+from descartesd.ctl.output import Output
+from descartesd.errors import InvalidArgumentError
+
+
+def every_command() -> list[tuple[str, Command]]:
+    found = [
+        (f"{noun} {verb}", command)
+        for noun in NOUNS
+        for verb, command in import_module(f"descartesd.ctl.{noun}").COMMANDS.items()
+    ]
+    return found + [
+        (name, import_module(f"descartesd.ctl.{single.module}").COMMANDS[single.verb])
+        for name, single in SINGLE.items()
+    ]
+
+
+def nothing(args: Namespace, out: Output) -> int:
+    return 0
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--env", action="append", default=[])
+    parser.add_argument("word", nargs="?")
+
+
+PLAIN = Command("Do it.", ("a", "b"), nothing, arguments)
+WITH_COMMAND = Command("Run it.", ("a", "b"), nothing, takes_command=True)
+
+
+@pytest.mark.parametrize(("title", "command"), every_command(), ids=lambda value: str(value)[:20])
+def test_help_of_every_command_ends_with_two_examples(title: str, command: Command) -> None:
+    lines = build_parser(title, command).format_help().rstrip("\n").splitlines()
+
+    assert lines[-3] == "examples:"
+    assert all(line.startswith("  descartesctl ") for line in lines[-2:])
+
+
+@pytest.mark.parametrize(("title", "command"), every_command(), ids=lambda value: str(value)[:20])
+def test_examples_are_commands_as_they_stand(title: str, command: Command) -> None:
+    for example in command.examples:
+        head, after = _split(shlex.split(example.partition(" < ")[0]))
+        noun, head = _next_word(head)
+        if noun in SINGLE:
+            found = import_module(f"descartesd.ctl.{SINGLE[noun].module}").COMMANDS
+            verb = SINGLE[noun].verb
+        else:
+            found = import_module(f"descartesd.ctl.{noun}").COMMANDS
+            verb, head = _next_word(head)
+        if "--help" not in head:
+            parse(title, found[verb], head, after)
+
+
+def test_words_behind_the_dashes_are_the_command_and_left_alone() -> None:
+    args = parse("x", WITH_COMMAND, ["--json"], ["sh", "--json", "--", "-c"])
+
+    assert args.command == ["sh", "--json", "--", "-c"]
+    assert args.json
+
+
+def test_command_is_none_without_dashes_and_empty_behind_bare_ones() -> None:
+    assert parse("x", WITH_COMMAND, [], None).command is None
+    assert parse("x", WITH_COMMAND, [], []).command == []
+
+
+def test_word_behind_the_dashes_may_look_like_an_option() -> None:
+    assert parse("x", PLAIN, [], ["--json"]).word == "--json"
+    assert not parse("x", PLAIN, [], ["--json"]).json
+
+
+def test_unknown_option_is_told_with_the_nearest_one() -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        parse("x", PLAIN, ["--evn", "A=hunter2"], None)
+
+    assert caught.value.message == "unknown option '--evn'"
+    assert caught.value.hint == "did you mean '--env'"
+
+
+@pytest.mark.parametrize(
+    "words", [["--evn=hunter2"], ["w", "A=hunter2"], ["--env", "A=1", "w", "B=hunter2"]]
+)
+def test_what_may_be_a_secret_is_not_repeated(words: list[str]) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        parse("x", PLAIN, words, None)
+
+    assert "hunter2" not in caught.value.message + str(caught.value.hint)
+
+
+def test_options_are_not_abbreviated() -> None:
+    with pytest.raises(InvalidArgumentError, match="unknown option '--js'"):
+        parse("x", PLAIN, ["--js"], None)
+
+
+@pytest.mark.parametrize("value", ["0", "soon", "-1"])
+def test_timeout_must_be_a_time(value: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="argument --timeout: "):
+        parse("x", PLAIN, ["--timeout", value], None)
+
+
+def test_forgotten_dashes_are_explained() -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        parse("agent spawn", WITH_COMMAND, ["sleep", "60"], None)
+
+    assert caught.value.message == "unexpected argument 'sleep'"
+    assert "descartesctl agent spawn -- sleep" in str(caught.value.hint)
