@@ -55,7 +55,7 @@ class Daemon:
         self._authority = load_authority(server.authority_key_file)
         self._trust = TrustStore(server.trust_dir, [self._authority.public])
         self._trust.load()
-        output_dir = os.path.join(server.state_dir, "output")
+        self._output_dir = output_dir = os.path.join(server.state_dir, "output")
         os.makedirs(output_dir, mode=0o750, exist_ok=True)
         self._keeper_lost = asyncio.Event()
         self._link = KeeperLink(on_lost=self._keeper_lost.set)
@@ -103,7 +103,7 @@ class Daemon:
         zap = ZapHandler(context, self._policy.authenticate)
         parts.callback(zap.close)
         zap.start(loop)
-        watches = Watches(loop)
+        watches = Watches(loop, self._output_dir)
         parts.callback(watches.close)
         listeners = self._listen(parts)
         health = Health(

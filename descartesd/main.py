@@ -59,7 +59,13 @@ def _init(directory: str, endpoint: str) -> int:
     from descartesd.init import init_directory  # noqa: PLC0415  # only this command needs keys
 
     summary = init_directory(directory, endpoint)
-    print(summary)  # noqa: T201
+    lines = [
+        f"made {summary.directory}",
+        f"server key {summary.server_fingerprint}",
+        "start the server, then ask it:",
+        *(f"  {command}" for command in summary.next_commands),
+    ]
+    print("\n".join(lines))  # noqa: T201
     return 0
 
 

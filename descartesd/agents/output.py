@@ -31,6 +31,11 @@ class OutputFiles:
     def __init__(self, directory: str) -> None:
         self._directory = directory
 
+    @staticmethod
+    def file_name(agent_id: str, stream: str) -> str:
+        """Name of the stream's file in the output directory."""
+        return os.path.basename(protocol.data_path("", agent_id, stream))
+
     def path(self, agent_id: str, stream: str) -> str:
         """Path of the stream's bytes."""
         return protocol.data_path(self._directory, agent_id, stream)

@@ -29,18 +29,15 @@ async def follow(
         watching.enter_context(fleet.notifying(agent, changed))
         try:
             for name in positions:
-                path = fleet.output.path(agent.id, name)
-                watching.enter_context(watches.watching(path, changed))
-        except FileNotFoundError:
-            # Nothing was ever written and nothing will be: the agent has no files.
-            positions.clear()
+                file = fleet.output.file_name(agent.id, name)
+                watching.enter_context(watches.watching(file, changed))
         except OSError as exc:
             raise ResourceExhaustedError(
                 f"the kernel gives no further file watch: {exc.strerror}",
                 hint="raise fs.inotify.max_user_watches or max_user_instances (sysctl)",
             ) from exc
         stream.open()
-        while positions:
+        while True:
             changed.clear()
             # Asked before the read: an end seen after it might have come with unread bytes.
             complete = agent.eof

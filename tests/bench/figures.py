@@ -51,9 +51,8 @@ class Figure:
         """`ok`, `MISS`, or nothing where no budget is set."""
         if self.budget is None:
             return ""
-        return (
-            "ok" if self.budget.holds(self.ours if self.ratio is None else self.ratio) else "MISS"
-        )
+        value = self.ours if self.ratio is None else self.ratio
+        return "ok" if self.budget.holds(value) else "MISS"
 
 
 class Pair(NamedTuple):

@@ -1,8 +1,9 @@
 """Output: agents whose output the keeper stores, against the same children appending to files.
 
-The children wait at a gate (a FIFO nobody has opened for writing), so that their start is not
-measured. A round ends when every exit has been answered and every byte is in its file; that the
-server then tells the end of each stream where it should is checked outside the clock.
+The children wait at a gate before they write, so that their start is not measured. A round ends
+when every exit has been answered and every byte is in its file; that the server then tells the end
+of each stream where it should is checked outside the clock.
+CPU is measured in a pass of its own, in which nobody exits before every byte is in its file.
 """
 
 from __future__ import annotations
@@ -11,27 +12,30 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Event
+from typing import NamedTuple
 
 from descartesd.keeper.protocol import data_path
 from tests.bench.figures import Budget, Figure, Pair, at_least, at_most, compare
+from tests.bench.gate import Gate
 from tests.bench.machine import cpu_seconds, require_space
 from tests.bench.server import Measured, measured
 
 _BLOCK = 4096
-_GB = 1e9
 _BUDGETS = {1: at_least(0.70), 100: at_least(0.45)}
 # To touch every byte once would cost the daemon about 0.1 s a GB.
-_DAEMON_BUDGET = at_most(0.02)
-_GATE = ': < "$1"; shift; exec "$@"'
+_DAEMON_BUDGET = at_most(0.01)
+_WRITE_WHEN_OPEN = ': < "$1"; exec dd if=/dev/zero bs="$2" count="$3" status=none'
+_WRITE_AND_HOLD = ': < "$1"; dd if=/dev/zero bs="$2" count="$3" status=none; : < "$4"'
 _PATIENCE_S = 60.0
 
 
-class _Pass(NamedTuple):
-    seconds: float
+class _CPU(NamedTuple):
+    """CPU seconds a GB."""
+
     daemon: float
     keeper: float
 
@@ -42,40 +46,19 @@ def run(*, quick: bool) -> Iterator[Figure]:
     with measured() as ours:
         require_space(str(ours.server.root), 3 * total)
         for agents, budget in _BUDGETS.items():
-            yield from _row(_Case(ours, agents, total // agents // _BLOCK), rounds, budget)
+            yield from _figures(_Case(ours, agents, total // agents // _BLOCK), rounds, budget)
 
 
-def _row(case: _Case, rounds: int, budget: Budget) -> Iterator[Figure]:
+def _figures(case: _Case, rounds: int, budget: Budget) -> Iterator[Figure]:
     row = f"output {case.agents} agent{'s' if case.agents > 1 else ''}"
-    case.ours_pass(0)
-    exits = case.ours_pass(0)
-    pairs, passes = [], []
-    for number in range(rounds):
-        seconds = case.bare_pass() if number % 2 == 0 else 0.0
-        passes.append(case.ours_pass(case.blocks))
-        seconds = seconds or case.bare_pass()
-        pairs.append(Pair(case.size / seconds / 1e6, case.size / passes[-1].seconds / 1e6))
-    keeper = _per_gb(sum(each.keeper for each in passes) / rounds, case)
+    cpu = case.cpu()
     notes = [
         f"{case.agents} x dd bs=4k count={case.blocks}",
-        f"keeper CPU {keeper:.2f} s/GB, with the exits, which alone cost {exits.keeper * 1e3:.0f} ms",
+        f"keeper CPU {cpu.keeper:.2f} s/GB",
     ]
+    pairs = [case.round(ours_first=bool(number % 2)) for number in range(rounds)]
     yield compare(row, "MB/s", pairs, budget, notes=notes)
-    daemon = sum(each.daemon for each in passes) / rounds
-    yield Figure(
-        row=f"{row}: daemon CPU",
-        unit="s/GB",
-        ours=max(0.0, _per_gb(daemon - exits.daemon, case)),
-        budget=_DAEMON_BUDGET,
-        notes=[
-            f"{daemon * 1e3:.1f} ms a round",
-            f"less {exits.daemon * 1e3:.1f} ms for the same agents exiting without output",
-        ],
-    )
-
-
-def _per_gb(seconds: float, case: _Case) -> float:
-    return seconds / (case.size / _GB)
+    yield Figure(f"{row}: daemon CPU", "s/GB", cpu.daemon, budget=_DAEMON_BUDGET)
 
 
 class _Case:
@@ -83,99 +66,113 @@ class _Case:
 
     def __init__(self, ours: Measured, agents: int, blocks: int) -> None:
         self._ours = ours
+        self._output_dir = str(ours.server.directory / "state" / "output")
         self.agents = agents
         self.blocks = blocks
-        self.size = agents * blocks * _BLOCK
+        self._each = blocks * _BLOCK
 
-    def ours_pass(self, blocks: int) -> _Pass:
-        """Agents of the server; nothing of them is left afterwards."""
-        ours, wire = self._ours, self._ours.wire
-        with _gate(ours.server.root) as (gate, open_gate):
-            specs = [{"command": _writer(gate, blocks)} for _ in range(self.agents)]
-            ids = wire.spawn(specs)
-            for agent_id in ids:
-                wire.send("agent.wait", {"id": agent_id})
-            directory = str(ours.server.directory / "state" / "output")
-            paths = [data_path(directory, agent_id, "stdout") for agent_id in ids]
+    def round(self, *, ours_first: bool) -> Pair:
+        """MB/s of both sides."""
+        sides = (self._by_server, self._bare) if ours_first else (self._bare, self._by_server)
+        seconds = {side: side() for side in sides}
+        size = self.agents * self._each / 1e6
+        return Pair(size / seconds[self._bare], size / seconds[self._by_server])
+
+    def cpu(self) -> _CPU:
+        """What daemon and keeper need for the bytes alone."""
+        ours = self._ours
+        with Gate(ours.server.root) as gate, Gate(ours.server.root) as hold:
+            ids = self._spawn(_WRITE_AND_HOLD, gate, hold)
             daemon, keeper = cpu_seconds(ours.daemon), cpu_seconds(ours.keeper)
-            began = time.perf_counter()
-            open_gate()
-            for _ in ids:
-                _require_success(wire.receive())
-            for path in paths:
-                _until(partial(_has_size, path, blocks * _BLOCK))
-            seconds = time.perf_counter() - began
+            gate.open()
+            _until(partial(self._is_written, ids), step_s=0.01)
             daemon, keeper = cpu_seconds(ours.daemon) - daemon, cpu_seconds(ours.keeper) - keeper
-        for agent_id in ids:
-            _until(partial(self._has_ended, agent_id, blocks * _BLOCK))
-        wire.remove(ids)
-        return _Pass(seconds, daemon, keeper)
+            hold.open()
+            self._await_exits(ids)
+        self._clear(ids)
+        gigabytes = self.agents * self._each / 1e9
+        return _CPU(daemon / gigabytes, keeper / gigabytes)
 
-    def _has_ended(self, agent_id: str, size: int) -> bool:
-        request = {"id": agent_id, "stream": "stdout", "offset": size, "limit": 1}
-        chunk = self._ours.wire.call("agent.output", request)
-        if chunk["total"] != size:
-            raise RuntimeError(f"the server tells {chunk['total']} bytes of {size}")
-        return bool(chunk["eof"])
+    def _by_server(self) -> float:
+        with Gate(self._ours.server.root) as gate:
+            ids = self._spawn(_WRITE_WHEN_OPEN, gate)
+            began = time.perf_counter()
+            gate.open()
+            self._await_exits(ids)
+            # Without a pause, which would be part of what is measured.
+            _until(partial(self._is_written, ids))
+            seconds = time.perf_counter() - began
+        self._clear(ids)
+        return seconds
 
-    def bare_pass(self) -> float:
-        """The same children of this process, each appending to a file of its own; seconds."""
+    def _bare(self) -> float:
         root = self._ours.server.root
-        with _gate(root) as (gate, open_gate), ExitStack() as files:
+        with Gate(root) as gate, ExitStack() as files:
+            command = self._command(_WRITE_WHEN_OPEN, gate)
             children = []
             for number in range(self.agents):
                 path = root / f"bare-{number}"
                 files.callback(path.unlink)
-                with path.open("ab") as file:
-                    children.append(
-                        subprocess.Popen(
-                            _writer(gate, self.blocks),
-                            stdin=subprocess.DEVNULL,
-                            stdout=file,
-                            stderr=subprocess.DEVNULL,
-                            start_new_session=True,
-                        )
-                    )
+                children.append(_start(command, path))
             began = time.perf_counter()
-            open_gate()
+            gate.open()
             for child in children:
                 if child.wait() != 0:
                     raise RuntimeError(f"a writer ended with {child.returncode}")
             return time.perf_counter() - began
 
+    def _command(self, script: str, gate: Gate, *others: Gate) -> list[str]:
+        size = (str(_BLOCK), str(self.blocks))
+        return ["/bin/sh", "-c", script, "writer", gate.path, *size, *(g.path for g in others)]
 
-def _writer(gate: Path, blocks: int) -> list[str]:
-    write = ["dd", "if=/dev/zero", f"bs={_BLOCK}", f"count={blocks}", "status=none"]
-    return ["/bin/sh", "-c", _GATE, "gate", str(gate), *write]
+    def _spawn(self, script: str, *gates: Gate) -> list[str]:
+        command = self._command(script, *gates)
+        ids = self._ours.wire.spawn({"command": command} for _ in range(self.agents))
+        for agent_id in ids:
+            self._ours.wire.send("agent.wait", {"id": agent_id})
+        # Answered at once, and after the server has taken every request before it.
+        self._ours.wire.call("server.hello")
+        return ids
+
+    def _await_exits(self, ids: list[str]) -> None:
+        for _ in ids:
+            info = self._ours.wire.receive()
+            if info["state"] != "completed":
+                raise RuntimeError(f"a writer is {info['state']}: {info['outcome']}")
+
+    def _is_written(self, ids: list[str]) -> bool:
+        paths = (data_path(self._output_dir, agent_id, "stdout") for agent_id in ids)
+        return all(os.stat(path).st_size == self._each for path in paths)
+
+    def _clear(self, ids: list[str]) -> None:
+        for agent_id in ids:
+            _until(partial(self._has_ended, agent_id))
+        self._ours.wire.remove(ids)
+
+    def _has_ended(self, agent_id: str) -> bool:
+        request = {"id": agent_id, "stream": "stdout", "offset": self._each, "limit": 1}
+        chunk = self._ours.wire.call("agent.output", request)
+        if chunk["total"] != self._each:
+            raise RuntimeError(f"the server tells {chunk['total']} bytes of {self._each}")
+        return bool(chunk["eof"])
 
 
-@contextmanager
-def _gate(directory: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """A FIFO that holds whoever opens it for reading, and the function that lets them on."""
-    path = directory / "gate"
-    os.mkfifo(path)
-    with ExitStack() as stack:
-        stack.callback(path.unlink)
-
-        def open_gate() -> None:
-            # Open for both: late comers pass, and no reader needs to be there yet.
-            stack.callback(os.close, os.open(path, os.O_RDWR))
-
-        yield path, open_gate
+def _start(command: list[str], path: Path) -> subprocess.Popen[bytes]:
+    with path.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
-def _require_success(info: dict[str, Any]) -> None:
-    if info["state"] != "completed":
-        raise RuntimeError(f"a writer is {info['state']}: {info['outcome']}")
-
-
-def _has_size(path: str, size: int) -> bool:
-    return os.stat(path).st_size == size
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    """Look again and again without a pause: a pause would be part of what is measured."""
+def _until(condition: Callable[[], bool], *, step_s: float = 0.0) -> None:
     deadline = time.monotonic() + _PATIENCE_S
+    pause = Event()
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {_PATIENCE_S:g} s")
+        if step_s:
+            pause.wait(step_s)

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "keeper": ("errors",),
     "agents": ("errors", "wire.", "config.", "keys.", "observe.", "keeper.protocol"),
     "methods": ("errors", "wire.", "config.", "keys.", "observe.", "transport.", "agents."),
-    "client": ("errors", "wire.", "keys.", "transport.channel", "transport.backoff"),
+    "client": ("errors", "wire.", "keys.", "transport.channel"),
     "ctl": ("errors", "wire.", "keys.", "client."),
     "init": ("errors", "wire.", "config.", "keys."),
 }
@@ -51,9 +51,11 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            if node.module.count(".") < 2:
+            package = ROOT.joinpath(*node.module.split("."))
+            if package.is_dir():
                 found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            else:
+                found.add(node.module)
     return found
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
+from collections.abc import Callable
 from threading import Event
 
 import pytest
@@ -128,30 +128,33 @@ def test_nothing_forked_during_a_pause_escapes(keeper: Keeper) -> None:
 
 
 def test_pause_that_cannot_be_completed_is_undone(keeper: Keeper) -> None:
-    # The child undoes each stop of the leader, and the leader each stop of the child.
-    script = (
-        "import os, signal\n"
-        "other = os.fork() or os.getppid()\n"
-        "print('ready', flush=True)\n"
-        "while True: os.kill(other, signal.SIGCONT)"
-    )
-    agent_id = keeper.spawn(*PYTHON, script)
-    keeper.wait_out(agent_id, b"ready\nready")
+    agent_id = keeper.spawn("sleep", "60")
     status = keeper.status(agent_id)
     assert status is not None
-    outsider = [sys.executable, "-c", f"import os\nwhile 1: os.kill({status['pid']}, 18)"]
-    helper = keeper.spawn(*outsider)
+    # An outsider keeps adding processes that carry the agent's id.
+    script = (
+        "import os, sys, time\n"
+        "while True:\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        if os.fork(): os._exit(0)\n"
+        "        os.execve('/bin/sleep', ['sleep', '0.1'], {'DESCARTES_AGENT_ID': sys.argv[1]})\n"
+        "    os.wait()\n"
+        "    time.sleep(0.02)"
+    )
+    outsider = keeper.spawn(*PYTHON, script, agent_id)
 
     began = time.monotonic()
     with pytest.raises(DeadlineExceededError, match=r"process \d+ of agent .* still ran after 5 s"):
         keeper.ask("pause", agent_id=agent_id)
 
     assert 4.5 < time.monotonic() - began < 8
-    keeper.ask("kill", agent_id=helper)
+    keeper.ask("kill", agent_id=outsider)
+    keeper.exited(outsider)
     after = keeper.status(agent_id)
     assert after is not None
     assert after["state"] == "running"
-    eventually(lambda: state(status["pid"]) != "T")
+    eventually(lambda: state(status["pid"]) == "S")
 
 
 def test_pause_needs_a_running_agent(keeper: Keeper) -> None:
@@ -388,7 +391,7 @@ def test_earlier_fence_replaces_a_later_one_and_a_past_one_acts_at_once(keeper: 
     assert keeper.exited(agent_id)["ended_by"] == "fence"
 
 
-def test_pause_goes_on_when_the_daemon_is_replaced(make_keeper) -> None:  # type: ignore[no-untyped-def]
+def test_pause_goes_on_when_the_daemon_is_replaced(make_keeper: Callable[..., Keeper]) -> None:
     keeper = make_keeper()
     agent_id = keeper.spawn("sleep", "60")
     keeper.client.begin("pause", agent_id=agent_id)
