@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml $(LOCK)
 	touch $(STAMP)
 
 demo: $(STAMP) ## run the main job before your eyes
-	$(BIN)/python -m descartesd.ctl.main demo
+	$(BIN)/descartesctl demo
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' tests

@@ -127,3 +127,7 @@ def _execute(
     title: str, command: Command, words: tuple[list[str], list[str] | None], out: Output
 ) -> int:
     return command.run(parse(title, command, *words), out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -114,6 +114,12 @@ class Output:
         """Print text of our own."""
         _write(self._stdout, text)
 
+    def progress(self, text: str) -> None:
+        """Print how far a long command is: for people only, at once."""
+        if not self.json and not self.quiet:
+            _write(self._stdout, text)
+            self._stdout.flush()
+
     def error(self, error: DescartesError) -> None:
         """Print an error and its hint on stderr."""
         if self.json:

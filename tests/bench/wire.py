@@ -118,11 +118,6 @@ class Wire:
         """How many agents are in one of these states."""
         return int(self.call("agent.list", {"states": list(states), "limit": 1})["total"])
 
-    def remove(self, ids: Iterable[str]) -> None:
-        """Forget ended agents."""
-        for _ in self.pipeline("agent.remove", ({"id": each} for each in ids), depth=16):
-            continue
-
     def keeper_pid(self) -> int:
         """Pid of the server's keeper."""
         return int(self.call("server.health")["keeper"]["pid"])

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from descartesd.errors import DescartesError, UnimplementedError
 from descartesd.keys.profile import ClientSettings, Profile
+from descartesd.keys.z85 import decode_key
 from descartesd.wire import codec
 from descartesd.wire.envelope import VERSION, Request, Result
 
@@ -94,6 +95,7 @@ class FakeServer:
         self._router.curve_secretkey = self.keys.secret.encode()
         self._router.zap_domain = DOMAIN
         self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        self._router.setsockopt(zmq.MAXMSGSIZE, 262_144)
         self._router.setsockopt(zmq.HANDSHAKE_IVL, 3000)
         self._router.bind(self.endpoint)
         self.endpoint = self._router.last_endpoint.rstrip(b"\0").decode()
@@ -158,7 +160,7 @@ class FakeServer:
     def _authenticate(self) -> None:
         frames = self._zap.recv_multipart()
         address, key = frames[3].decode(), frames[6]
-        is_known = key == zmq.utils.z85.decode(self.keys.client_public)
+        is_known = key == decode_key(self.keys.client_public)
         status = self._zap_status
         if status is None:
             status = b"200" if is_known or address.startswith("localhost:") else b"400"

@@ -31,7 +31,7 @@ from descartesd.wire.methods import (
 from descartesd.wire.server import Done, Empty, IdentityInfo, ServerHello, ServerLimits
 from tests.support.eventually import eventually
 from tests.support.fakeserver import FakeServer
-from tests.unit.client.conftest import Connect
+from tests.support.inloop import Connect
 
 
 def hello(max_request_bytes: int = 262_111) -> ServerHello:
@@ -286,7 +286,7 @@ def test_a_request_of_exactly_the_limit_passes(connect: Connect, server: FakeSer
 
     with pytest.raises(InvalidArgumentError) as caught:
         write(262_111)
-    overhead = int(str(caught.value).split()[3]) - 262_111
+    overhead = int(str(caught.value).split()[4]) - 262_111
     with pytest.raises(ConflictError):
         write(262_111 - overhead)
 

@@ -174,7 +174,7 @@ def small_disk() -> Iterator[Path]:
 
 
 def test_full_disk_holds_up_the_writer_alone_and_loses_nothing(
-    make_keeper: Callable[..., Keeper], small_disk: Path
+    small_disk: Path, make_keeper: Callable[..., Keeper]
 ) -> None:
     keeper = make_keeper("--output-dir", str(small_disk))
     keeper.output = str(small_disk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -41,14 +42,14 @@ def test_every_deadly_signal_is_exact(keeper: Keeper) -> None:
 def test_five_hundred_exits_at_once_are_all_exact(make_keeper: Callable[..., Keeper]) -> None:
     keeper = make_keeper()
     codes = {}
-    # The reading end of a named pipe without a writer: all wait, and the writer wakes all at once.
+    # All wait in open(2) of a named pipe without a writer; the writer wakes them at once.
     gate = keeper.directory / "gate"
-    gate.mkdir()
+    os.mkfifo(gate)
     for number in range(500):
-        script = f"while [ -d {gate} ]; do sleep 0.1; done; exit {number % 250}"
+        script = f"read line < {gate}; exit {number % 250}"
         codes[keeper.spawn("sh", "-c", script)] = number % 250
 
-    gate.rmdir()
+    gate.write_bytes(b"")
 
     for agent_id, code in codes.items():
         ended = keeper.exited(agent_id)
@@ -133,9 +134,8 @@ def test_exits_without_a_daemon_are_in_the_list_of_the_next_one(
     make_keeper: Callable[..., Keeper],
 ) -> None:
     keeper = make_keeper()
-    agent_id = keeper.spawn(*PYTHON, "import time; time.sleep(0.1); print('x'); exit(9)")
+    agent_id = keeper.spawn(*PYTHON, "import sys, time; time.sleep(0.1); print('x'); sys.exit(9)")
     keeper.client.close()
-    status = {"eof": False}
 
     def eof() -> bool:
         return Path(keeper.output, f"{agent_id}.stdout").read_bytes() == b"x\n"
@@ -156,7 +156,6 @@ def test_facts_wait_for_a_daemon_that_does_not_read(
     requests = [spawn_request("true") for _ in range(count)]
     for request in requests:
         keeper.client.end(keeper.client.begin("spawn", **request))
-    Path(keeper.output).stat()
 
     for request in requests:
         assert keeper.exited(request["agent_id"])["exit_code"] == 0

@@ -1,0 +1,173 @@
+"""The control socket of a real keeper."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+import msgpack
+import pytest
+
+from descartesd.errors import InvalidArgumentError, UnimplementedError
+from descartesd.keeper import protocol
+from tests.support.eventually import eventually
+from tests.unit.keeper.harness import Client, Keeper, spawn_request
+
+
+def test_new_connection_replaces_the_old(make_keeper: Callable[..., Keeper]) -> None:
+    keeper = make_keeper()
+    agent_id = keeper.spawn("sleep", "60")
+
+    with_old, keeper.client = keeper.client, Client(keeper.socket)
+
+    assert with_old.sock.recv(1) == b""
+    with_old.close()
+    assert (keeper.status(agent_id) or {})["state"] == "running"
+
+
+def test_unknown_operation_is_unimplemented(keeper: Keeper) -> None:
+    for op in ("fly", "__class__", "_list", "", 7, None):
+        with pytest.raises(UnimplementedError, match="no operation"):
+            keeper.ask(op)  # type: ignore[arg-type] # what is tested
+
+
+def test_unknown_fields_are_ignored(keeper: Keeper) -> None:
+    assert keeper.ask("strays", colour="blue") == {"strays": []}
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [b"\xff", b"", msgpack.packb([1, 2]), msgpack.packb(7), b"\xc1", b"\x81\x01\x02", b"\x91" * 9000],
+    ids=["rubbish", "empty", "list", "number", "body without one", "number key", "deep"],
+)  # fmt: skip
+def test_malformed_packet_closes_the_connection_and_nothing_else(
+    make_keeper: Callable[..., Keeper], packet: bytes
+) -> None:
+    keeper = make_keeper()
+    agent_id = keeper.spawn("sleep", "60")
+
+    keeper.client.sock.send(packet)
+
+    assert keeper.client.sock.recv(1) == b""
+    keeper.client.close()
+    keeper.client = Client(keeper.socket)
+    assert (keeper.status(agent_id) or {})["state"] == "running"
+    keeper.ask("shutdown")
+    keeper.wait()
+    said = keeper.stderr()
+    assert ("closed:" in said) is bool(packet)
+
+
+def test_mistake_in_an_operation_is_answered_and_told_on_stderr(
+    make_keeper: Callable[..., Keeper],
+) -> None:
+    keeper = make_keeper()
+    agent_id = keeper.spawn("true")
+    keeper.eof(agent_id)
+    blocked = os.path.join(keeper.output, f"{agent_id}.stdout")
+    os.unlink(blocked)
+    os.mkdir(blocked)
+
+    with pytest.raises(Exception, match="operation 'remove' met IsADirectoryError"):
+        keeper.ask("remove", agent_id=agent_id)
+
+    assert keeper.ask("strays") == {"strays": []}
+    keeper.ask("shutdown")
+    keeper.wait()
+    assert "IsADirectoryError" in keeper.stderr()
+
+
+def test_large_bodies_travel_both_ways(keeper: Keeper) -> None:
+    agent_id = keeper.spawn("cat", stdin="pipe")
+    data = os.urandom(200_000)
+
+    accepted = keeper.ask("write", agent_id=agent_id, data=data)["accepted"]
+    keeper.ask("close_stdin", agent_id=agent_id)
+    keeper.eof(agent_id)
+
+    assert accepted == len(data)
+    assert keeper.out(agent_id) == data
+
+
+def test_requests_sent_without_reading_are_all_answered(make_keeper: Callable[..., Keeper]) -> None:
+    keeper = make_keeper()
+    keeper.client.sock.settimeout(0.2)
+    sent = 0
+    try:
+        while sent < 20_000:
+            keeper.client.begin("list")
+            sent += 1
+    except TimeoutError:
+        sent -= 0
+
+    keeper.client.sock.settimeout(10)
+    for number in range(1, sent + 1):
+        assert keeper.client.end(number) == {"agents": [], "next": None}
+
+
+def test_spawn_of_someone_elses_user_is_not_even_read(make_keeper: Callable[..., Keeper]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs another user to connect as")
+    keeper = make_keeper()
+    keeper.directory.chmod(0o755)
+    os.chmod(keeper.socket, 0o666)
+    script = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "s.connect(sys.argv[1])\n"
+        "print(s.recv(1))"
+    )
+
+    told = subprocess.run(
+        [sys.executable, "-c", script, keeper.socket], user=65534, capture_output=True, check=True
+    )
+
+    assert told.stdout == b"b''\n"
+    assert keeper.ask("strays") == {"strays": []}
+    keeper.ask("shutdown")
+    keeper.wait()
+    assert "its user is 65534" in keeper.stderr()
+
+
+def test_facts_wait_for_room_one_of_each_kind_an_agent(make_keeper: Callable[..., Keeper]) -> None:
+    keeper = make_keeper()
+    ids = []
+    for _ in range(300):
+        request = spawn_request("true", name="n" * 2000)
+        protocol.send(keeper.client.sock, {"id": 0, "op": "spawn", **request})
+        ids.append(request["agent_id"])
+        # Read nothing: the kernel's queue and the keeper's fill up.
+    eventually(lambda: os.listdir(keeper.output).count(f"{ids[-1]}.stdout"))
+
+    for agent_id in ids:
+        assert keeper.exited(agent_id)["exit_code"] == 0
+        keeper.eof(agent_id)
+
+
+def test_socket_is_its_owners_alone(keeper: Keeper) -> None:
+    assert os.stat(keeper.socket).st_mode & 0o777 == 0o600
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream, pytest.raises(OSError):  # noqa: PT011
+        stream.connect(keeper.socket)
+
+
+def test_daemon_that_dies_does_not_take_the_keeper_along(make_keeper: Callable[..., Keeper]) -> None:
+    keeper = make_keeper()
+    agent_id = keeper.spawn("sleep", "60")
+    script = (
+        "import os, signal, socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "s.connect(sys.argv[1])\n"
+        "s.send(bytes.fromhex('82a2696401a26f70a46c697374'))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+
+    daemon = subprocess.run([sys.executable, "-c", script, keeper.socket], check=False)
+    keeper.client.close()
+    keeper.client = keeper.connect()
+
+    assert daemon.returncode == -signal.SIGKILL
+    assert (keeper.status(agent_id) or {})["state"] == "running"
