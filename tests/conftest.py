@@ -9,42 +9,29 @@ import psutil
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.server import Server
+from tests.support.server import PREFIX, Server
 
 
-def _ours() -> set[int]:
-    """Processes of the project that run now."""
-    found = set()
+def _processes() -> list[str]:
+    """Command lines of processes of this run that still run."""
+    found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = " ".join(process.info["cmdline"] or ())
-        if process.info["status"] == psutil.STATUS_ZOMBIE:
-            continue
-        if "descartesd.keeper" in words or "bin/descartesd" in words:
-            found.add(process.pid)
+        if f"/{PREFIX}" in words and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(words)
     return found
-
-
-def _directories() -> set[str]:
-    return {name for name in os.listdir("/tmp") if name.startswith(("dsc-", "descartes-"))}
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    if hasattr(session.config, "workerinput"):
-        return
-    session.config.stash[_BEFORE] = (_ours(), _directories())
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workerinput"):
+        # Other workers' servers still run: the controller looks when all have ended.
         return
-    processes, directories = session.config.stash[_BEFORE]
-    eventually(lambda: not (_ours() - processes), timeout=5)
-    left = _directories() - directories
-    if left:
-        raise AssertionError(f"the suite left {sorted(left)} in /tmp")
-
-
-_BEFORE: pytest.StashKey[tuple[set[int], set[str]]] = pytest.StashKey()
+    try:
+        eventually(lambda: not _processes(), timeout=5)
+    except AssertionError as exc:
+        raise AssertionError(f"the suite left processes: {_processes()}") from exc
+    left = [name for name in os.listdir("/tmp") if name.startswith(PREFIX)]
+    assert not left, f"the suite left {left} in /tmp"
 
 
 @pytest.fixture

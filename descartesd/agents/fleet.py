@@ -139,7 +139,7 @@ class Fleet:
         return name
 
     async def start(self, agent: Agent) -> None:
-        """Start a reserved agent; on failure nothing of it is left.
+        """Start a reserved agent; what the keeper refuses leaves nothing.
 
         Raises what the keeper says, AbortedError when the keeper dies meanwhile.
         """
@@ -148,7 +148,9 @@ class Fleet:
         try:
             started = await self._keeper.request("spawn", attempt=agent.attempt, **fields)
         except DescartesError:
-            self._forget(agent)
+            # Of a keeper that died nobody knows what it had started: recovery has to look.
+            if self._keeper.connected:
+                self._forget(agent)
             raise
         self.started(agent, int(started["pid"]), int(started["start_time"]), started["started_at"])
 
@@ -188,10 +190,8 @@ class Fleet:
             return
         number = signal or spec.signal_number(agent.spec.stop.signal)
         grace = agent.spec.stop.grace_s if grace_s is None else grace_s
-        if agent.state in ("running", "paused"):
-            self._set_state(agent, "stopping")
-            self._store(agent)
         await self._keeper.request("stop", agent_id=agent.id, signal=number, grace_s=grace)
+        self._note_stopping(agent)
         await self.ended(agent)
 
     async def kill(self, agent: Agent) -> None:
@@ -199,7 +199,16 @@ class Fleet:
         if agent.state in ENDED:
             return
         await self._keeper.request("kill", agent_id=agent.id)
+        self._note_stopping(agent)
         await self.ended(agent)
+
+    def _note_stopping(self, agent: Agent) -> None:
+        # Not before the keeper has taken it on: a crash in between would leave the record of an
+        # end that nobody works on.
+        if agent.state in ("running", "paused"):
+            agent.paused_at, agent.pause_mode = None, None
+            self._set_state(agent, "stopping")
+            self._store(agent)
 
     async def signal(self, agent: Agent, number: int) -> int:
         """Send one signal to every process of the agent; how many it reached."""
@@ -285,7 +294,7 @@ class Fleet:
 
     def _apply_exit(self, agent: Agent, status: Status) -> None:
         agent.output = record.totals(status, self._totals(agent))
-        agent.eof = status["eof"]
+        agent.eof = agent.eof or status["eof"]
         if agent.state not in ENDED:
             state, agent.outcome = record.ending(status, stopping=agent.state == "stopping")
             agent.ended_at = status["ended_at"]
@@ -299,13 +308,23 @@ class Fleet:
         if status["state"] == "exited" and status["eof"] and self._keeper.connected:
             _unheeded(self._keeper.request("forget", agent_id=agent.id))
 
-    def reconciled(self, agent: Agent, status: Status) -> None:
+    def adopt(self, found: Iterable[tuple[Agent, Status]]) -> None:
         """Take over the keeper's list after a start."""
-        self.apply(agent, status)
-        self._acknowledge(agent, status)
+        agreed = []
+        for agent, status in found:
+            # The end of an agent may have been told while the list was still coming.
+            if agent.state not in ENDED or (status["state"] == "exited" and not agent.eof):
+                self.apply(agent, status)
+            agreed.append((agent, status))
+        self._registry.commit()
+        for agent, status in agreed:
+            self._acknowledge(agent, status)
 
     def lose(self, agent: Agent, reason: Reason) -> None:
-        """Nobody knows how the agent ended."""
+        """Nobody knows how the agent ended; one that may never have run leaves nothing."""
+        if agent.state == "starting":
+            self._forget(agent)
+            return
         agent.ended_at = self._clock()
         agent.outcome = Outcome(reason=reason)
         agent.eof = True
@@ -320,10 +339,6 @@ class Fleet:
         agent.eof = True
         self._registry.put_agent(agent)
         self._wake(agent)
-
-    def abandon(self, agent: Agent) -> None:
-        """A start that never happened leaves nothing."""
-        self._forget(agent)
 
     # -- inside
 

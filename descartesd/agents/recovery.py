@@ -3,45 +3,63 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.lifecycle import ALIVE, ENDED
+from descartesd.agents.record import Agent
+from descartesd.keeper.protocol import Status
 from descartesd.wire.agent import Reason
 
 log = logging.getLogger(__name__)
 
-
-async def end_leftovers(fleet: Fleet, keeper: KeeperLink) -> None:
-    """A keeper died: let the new one end what is left of its agents before anything is served."""
-    left = [
-        {"agent_id": agent.id, "pid": agent.pid or 0, "start_time": agent.start_time or 0}
-        for agent in fleet.roster
-        if agent.state in ALIVE
-    ]
-    if left:
-        reply = await keeper.request("recover", agents=left)
-        log.warning("keeper.leftovers_ended", extra={"count": reply["ended"]})
+# Over every pid there can be (proc(5), pid_max): such an agent is found by its id alone.
+_NO_PID = 1 << 31
 
 
 async def reconcile(fleet: Fleet, keeper: KeeperLink, lost_because: Reason) -> list[str]:
     """Adopt what the keeper has, take over what ended meanwhile, and call the rest lost.
 
-    Returns the ids of agents the keeper has and the registry does not know.
+    What is left of lost agents is ended first. Returns the ids of agents the keeper has and the
+    registry does not know.
     """
+    # Looked at before the keeper is asked: what is started from here on is none of this.
+    agents = list(fleet.roster)
     statuses = {status["agent_id"]: status for status in await keeper.statuses()}
-    for agent in list(fleet.roster):
+    adopted: list[tuple[Agent, Status]] = []
+    lost = []
+    for agent in agents:
         status = statuses.pop(agent.id, None)
         if status is not None and status["attempt"] == agent.attempt:
-            fleet.reconciled(agent, status)
-        elif agent.state == "starting":
-            fleet.abandon(agent)
+            adopted.append((agent, status))
         elif agent.state in ALIVE:
-            fleet.lose(agent, lost_because)
+            lost.append(agent)
         elif agent.state in ENDED and not agent.eof:
             fleet.close_output(agent)
+    fleet.adopt(adopted)
+    if lost and lost_because == "keeper_lost":
+        await _end_leftovers(lost, keeper)
+    for agent in lost:
+        fleet.lose(agent, lost_because)
+    return await _unknown(fleet, keeper, statuses.values())
+
+
+async def _end_leftovers(lost: Iterable[Agent], keeper: KeeperLink) -> None:
+    left = [
+        {"agent_id": agent.id, "pid": agent.pid or _NO_PID, "start_time": agent.start_time or 0}
+        for agent in lost
+    ]
+    reply = await keeper.request("recover", agents=left)
+    log.warning("keeper.leftovers_ended", extra={"count": reply["ended"]})
+
+
+async def _unknown(fleet: Fleet, keeper: KeeperLink, statuses: Iterable[Status]) -> list[str]:
     unknown = []
-    for agent_id, status in statuses.items():
+    for status in statuses:
+        agent_id = status["agent_id"]
+        if fleet.roster.get(agent_id) is not None:
+            continue
         if status["state"] == "exited":
             await keeper.request("forget", agent_id=agent_id)
         else:

@@ -21,6 +21,8 @@ from descartesd.client import Client
 from tests.support.eventually import eventually
 
 BIN = Path(sys.executable).parent
+# One for the whole run, its parallel workers included: what it leaves can be told apart.
+PREFIX = f"dsc-{os.environ.setdefault('DSC_RUN', str(os.getpid()))}-"
 
 
 def free_port() -> int:
@@ -36,7 +38,7 @@ class Server:
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
         # A short path: a Unix socket's is limited to 107 bytes.
-        self.root = Path(tempfile.mkdtemp(prefix="dsc-", dir="/tmp"))
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
         self.directory = self.root / "s"
         self.port = free_port()
         self.environ = {
