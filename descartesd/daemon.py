@@ -15,7 +15,7 @@ from descartesd.agents.follow import Watches
 from descartesd.agents.keeper_guard import KeeperGuard, KeeperPaths
 from descartesd.agents.keeper_link import KeeperLink, boot_id
 from descartesd.agents.output import OutputFiles
-from descartesd.agents.recovery import end_leftovers, reconcile
+from descartesd.agents.recovery import reconcile
 from descartesd.agents.registry import Registry
 from descartesd.agents.spec import RunnerDefaults
 from descartesd.config.schema import Config
@@ -79,6 +79,7 @@ class Daemon:
             FleetOptions(server.server_id, server.max_agents, runner),
         )
         self._fleet.load(self._registry.agents())
+        self._open_intents = self._registry.open_intents()
         self._answers = Answers(self._registry)
         self._policy = Policy(
             self._trust, LocalRoles(config.policy.local_uids, config.policy.local_groups)
@@ -117,7 +118,6 @@ class Daemon:
         self._health = health
         dispatcher = self._dispatcher(health, watches)
         await self._bring_up_keeper()
-        self._close_open_intents()
         router = RouterServer(
             context,
             self._router_options(),
@@ -201,11 +201,9 @@ class Daemon:
         """Connect to a keeper and agree with it on every agent; without one, serve reads."""
         self._keeper_lost.clear()
         try:
-            started = await self._guard.ensure()
+            await self._guard.ensure()
             same_boot = self._registry.meta("boot_id") in (None, boot_id())
             reason: Reason = "keeper_lost" if same_boot else "host_lost"
-            if started and same_boot:
-                await end_leftovers(self._fleet, self._link)
             unknown = await reconcile(self._fleet, self._link, reason)
         except DescartesError as exc:
             if exc.message != self._health.keeper_problem:
@@ -217,10 +215,12 @@ class Daemon:
         self._health.unknown_agents = unknown
         self._registry.set_meta("boot_id", boot_id())
         self._registry.commit()
+        self._close_open_intents()
 
     def _close_open_intents(self) -> None:
         """Answer what an earlier life of this daemon left open, so that it never runs again."""
-        for intent in self._registry.open_intents():
+        intents, self._open_intents = self._open_intents, []
+        for intent in intents:
             agent = self._fleet.roster.get(intent.agent_id) if intent.agent_id else None
             if intent.method == "agent.spawn" and agent is not None:
                 self._answers.close(intent, self._fleet.info(agent))

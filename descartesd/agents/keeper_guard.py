@@ -38,18 +38,18 @@ class KeeperGuard:
         self._paths = paths
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def ensure(self) -> bool:
-        """Connect to the keeper; True when it was started for this.
+    async def ensure(self) -> None:
+        """Connect to the keeper, started for this if there is none.
 
         Raises StartupRefusedError when none can be started.
         """
         if await self._try_connect():
-            return False
+            return
         process = self._start()
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             if await self._try_connect():
-                return True
+                return
             if process.poll() is not None:
                 break
             await asyncio.sleep(_POLL_S)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from descartesd.ctl.command import Command
 from descartesd.ctl.output import Output
 from descartesd.ctl.scenes import SCENES, CheckError, Stage
-from descartesd.errors import DescartesError
+from descartesd.errors import AbortedError, DescartesError
 
 _FAILED = 1
 
@@ -38,6 +38,7 @@ def _demo(_args: Namespace, out: Output) -> int:
             played.append(scene)
             out.progress(_line(scene))
             if not scene.ok:
+                out.error(AbortedError(f"scene {number} failed: {scene.detail}"))
                 break
     finally:
         stage.close()

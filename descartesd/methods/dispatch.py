@@ -160,6 +160,11 @@ class Dispatcher:
         caller = self._policy.identify(peer.user_id)
         if caller.rank < row.rank:
             raise refusal(caller, row.method)
+        if row.method.stream and peer.delimited:
+            raise InvalidArgumentError(
+                f"{request.method} is a stream, which a REQ socket cannot receive",
+                hint="use a DEALER socket and send the request without an empty frame before it",
+            )
         params = row.decode(request.params)
         idem = request.idem if isinstance(request.idem, str) else None
         return row, Call(caller=caller, peer=peer, idem=idem), params

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import struct
-import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -16,12 +16,48 @@ log = logging.getLogger(__name__)
 _EVENT = struct.Struct("=HI")
 _LOG_EVERY_S = 1.0
 _FAILED = {
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "no_detail",
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "broken_off",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "protocol",
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "auth",
     int(zmq.EVENT_ACCEPT_FAILED): "accept",
 }
-_CRYPTOGRAPHIC = 0x11000001
+# Failures told apart by the event's value: a peer that means another server (its HELLO does not
+# open), and one that said nothing more until HANDSHAKE_IVL.
+_TOLD_APART = {
+    (int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL), 0x11000001): "cryptographic",
+    (int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL), errno.EAGAIN): "timeout",
+}
+
+
+class Tally:
+    """Logs what a peer can cause at will: its counts, at most one line a second, none left out."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._counts: Counter[str] = Counter()
+        self._pause: asyncio.TimerHandle | None = None
+
+    def add(self, loop: asyncio.AbstractEventLoop, what: str) -> None:
+        """Count one; it is logged now, or with the others when the second is over."""
+        self._counts[what] += 1
+        if self._pause is None:
+            self._tell(loop)
+
+    def close(self) -> None:
+        """Log what has not been."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        self._write()
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._pause = loop.call_later(_LOG_EVERY_S, self._tell, loop) if self._counts else None
+        self._write()
+
+    def _write(self) -> None:
+        if self._counts:
+            log.warning(self._event, extra={"counts": dict(self._counts)})
+            self._counts.clear()
 
 
 class Monitor:
@@ -35,8 +71,7 @@ class Monitor:
         self._watched = socket
         self._on_disconnected = on_disconnected
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._logged_at = float("-inf")
-        self._unlogged = 0
+        self._tally = Tally("handshake.failed")
         self.connections = 0
         self.failures: Counter[str] = Counter()
 
@@ -50,6 +85,7 @@ class Monitor:
         """Stop reading; the watched socket must still be open."""
         if self._loop is not None:
             self._loop.remove_reader(self._socket.FD)
+        self._tally.close()
         self._watched.disable_monitor()
         self._socket.close(linger=0)
         self._loop = None
@@ -71,16 +107,7 @@ class Monitor:
             self.connections += 1
         elif event == zmq.EVENT_DISCONNECTED:
             self._on_disconnected(value)
-        elif event in _FAILED:
-            cause = "cryptographic" if value == _CRYPTOGRAPHIC else _FAILED[event]
+        elif event in _FAILED and self._loop is not None:
+            cause = _TOLD_APART.get((event, value), _FAILED[event])
             self.failures[cause] += 1
-            self._log(cause)
-
-    def _log(self, cause: str) -> None:
-        # A stranger must not be able to fill the journal.
-        now = time.monotonic()
-        self._unlogged += 1
-        if now - self._logged_at < _LOG_EVERY_S:
-            return
-        log.warning("handshake.failed", extra={"cause": cause, "count": self._unlogged})
-        self._logged_at, self._unlogged = now, 0
+            self._tally.add(self._loop, cause)

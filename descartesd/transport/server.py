@@ -17,7 +17,7 @@ from typing import NamedTuple
 import zmq
 
 from descartesd.transport.listeners import Listener
-from descartesd.transport.monitor import Monitor
+from descartesd.transport.monitor import Monitor, Tally
 from descartesd.transport.zap import DOMAIN
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class RouterServer:
         self._draining = False
         self._scheduled = False
         self._discarding = False
+        self._overlong = Tally("message.too_many_frames")
         self.oversized = 0
         self.shed = 0
         self.unreachable = 0
@@ -122,6 +123,7 @@ class RouterServer:
             self._loop.remove_reader(self._socket.FD)
         if self._monitor is not None:
             self._monitor.close()
+        self._overlong.close()
         self._socket.close(linger=_LINGER_MS)
 
     def send(self, peer: Peer, payload: bytes) -> bool:

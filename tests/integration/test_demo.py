@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
-from io import StringIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ def test_every_scene_passes_and_nothing_is_left() -> None:
     )
 
     told = json.loads(done.stdout)
-    assert done.returncode == 0, told
+    assert done.returncode == 0, done.stderr.decode()
     assert [scene["number"] for scene in told["scenarios"]] == list(range(1, 10))
     assert all(scene["ok"] for scene in told["scenarios"])
     assert told["passed"] == 9
@@ -43,12 +43,20 @@ def test_a_failing_scene_is_told_and_everything_is_cleaned_up(
         raise scenes.CheckError("the sum is wrong")
 
     monkeypatch.setattr(demo, "SCENES", (scenes.SCENES[0], ("a lie", crash_and_fail)))
-    stdout = StringIO()
+    stdout, stderr = TextIOWrapper(BytesIO()), TextIOWrapper(BytesIO())
 
-    status = demo.COMMANDS["demo"].run(Namespace(), Output(stdout=stdout))
+    status = demo.COMMANDS["demo"].run(Namespace(), Output(stdout=stdout, stderr=stderr))
 
+    shown, complaint = (_text(stream) for stream in (stdout, stderr))
     assert status == 1
-    assert "✗ 2  a lie" in stdout.getvalue()
-    assert "the sum is wrong" in stdout.getvalue()
-    assert "1 of 2 scenes passed" in stdout.getvalue()
+    assert "✗ 2  a lie" in shown
+    assert "the sum is wrong" in shown
+    assert "scene 2 failed: the sum is wrong" in complaint
+    assert "1 of 2 scenes passed" in shown
     assert not os.path.exists(keeper_sockets[0])
+
+
+def _text(stream: TextIOWrapper) -> str:
+    stream.flush()
+    stream.seek(0)
+    return stream.read()

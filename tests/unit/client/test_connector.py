@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
 
 from descartesd.errors import (
     DescartesError,
@@ -204,8 +203,7 @@ def test_the_hint_names_the_configuration_beside_the_socket(
 def test_a_stale_socket_file_is_nobody_answering(connect: Connect, tmp_path: Path) -> None:
     with FakeServer(f"ipc://{tmp_path}/s") as server:
         pass
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(f"{tmp_path}/s")
+    assert (tmp_path / "s").is_socket()
 
     error, _ = failure_of(connect(server.profile, connect_timeout_s=0.2), UnavailableError)
 
@@ -403,4 +401,3 @@ def test_no_secret_key_shows_in_any_error_or_repr(connect: Connect) -> None:
     error, _ = failure_of(client, UnavailableError)
 
     assert keys.client_secret not in f"{error!r} {error.hint} {profile!r} {client!r}"
-    assert zmq.zmq_version_info() >= (4, 3, 5)

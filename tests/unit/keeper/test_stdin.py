@@ -70,7 +70,6 @@ def test_offsets_go_on_over_attempts(keeper: Keeper) -> None:
 
 def test_agent_that_does_not_read_blocks_only_its_writer(keeper: Keeper) -> None:
     agent_id = keeper.spawn(*PYTHON, "import time; time.sleep(60)", stdin="pipe")
-    room = BUFFER_BYTES + PIPE_BYTES
     chunk = os.urandom(60_000)
 
     accepted = 0
@@ -78,7 +77,8 @@ def test_agent_that_does_not_read_blocks_only_its_writer(keeper: Keeper) -> None
         while True:
             accepted += keeper.ask("write", agent_id=agent_id, data=chunk)["accepted"]
 
-    assert accepted == room
+    # Each write begins a page of the pipe, so that it holds less than its size.
+    assert BUFFER_BYTES + PIPE_BYTES // 2 < accepted <= BUFFER_BYTES + PIPE_BYTES
     assert keeper.ask("hello", version="1.0")["pid"] == keeper.process.pid
 
 

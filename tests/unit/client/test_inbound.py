@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from descartesd.client import Client
+from descartesd.errors import (
+    ConflictError,
+    DeadlineExceededError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from descartesd.transport.inbound import InboundStream
+from descartesd.wire.agent import AgentFollow, OutputChunk
+from descartesd.wire.envelope import VERSION, StreamItem, StreamOpened
+from descartesd.wire.methods import AGENT_FOLLOW, AGENT_SIGNAL
+from descartesd.wire.server import Done
+from tests.support.eventually import eventually
+from tests.support.fakeserver import FakeServer
+from tests.support.inloop import Connect
+from tests.support.source import Source
+from tests.unit.client.test_channel import echo, signal
+
+OUT = bytes(n % 251 for n in range(20_000))
+ERR = bytes(n % 241 for n in range(3_000))
+FOLLOW = AgentFollow(id="worker")
+
+
+def collected(chunks: Iterable[OutputChunk]) -> dict[str, bytes]:
+    """The bytes of each stream; every chunk must begin where the one before it ended."""
+    found = {"stdout": b"", "stderr": b""}
+    for chunk in chunks:
+        assert chunk.offset == len(found[chunk.stream])
+        assert chunk.next_offset == chunk.offset + len(chunk.data)
+        found[chunk.stream] += chunk.data
+    return found
+
+
+def everything(client: Any, request: AgentFollow = FOLLOW) -> dict[str, bytes]:
+    with client.stream(AGENT_FOLLOW, request) as chunks:
+        return collected(chunks)
+
+
+def test_items_come_in_order_and_the_stream_ends(connect: Connect, server: FakeServer) -> None:
+    source = Source({"stdout": OUT, "stderr": ERR})
+    source.serve(server)
+
+    assert everything(connect(server.profile)) == {"stdout": OUT, "stderr": ERR}
+
+    grants = len(server.of("stream.credit"))
+    assert grants == 230 // 32
+    assert len(source.opened) == 1
+
+
+def test_large_items_are_granted_by_their_bytes(connect: Connect, server: FakeServer) -> None:
+    data = OUT * 250
+    Source({"stdout": data, "stderr": b""}, piece=60_000).serve(server)
+
+    assert everything(connect(server.profile))["stdout"] == data
+    assert server.of("stream.credit")
+
+
+def test_a_slow_consumer_is_sent_no_more_than_it_granted(
+    connect: Connect, server: FakeServer
+) -> None:
+    source = Source({"stdout": OUT, "stderr": b""})
+    source.serve(server)
+
+    with connect(server.profile).stream(AGENT_FOLLOW, FOLLOW) as chunks:
+        first = next(chunks)
+        eventually(lambda: source.opened[0].items == 0)
+        assert source.opened[0].seq == 64
+
+        list(islice(chunks, 30))
+        assert source.opened[0].seq == 64
+        next(chunks)
+        eventually(lambda: source.opened[0].seq == 96)
+    assert first.data == OUT[:100]
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 99, 100, 777])
+def test_a_follower_goes_on_where_the_connection_was_cut(
+    connect: Connect, server: FakeServer, overlap: int
+) -> None:
+    source = Source({"stdout": OUT, "stderr": ERR}, overlap=overlap, cuts=[10, 40, 3, 1])
+    source.serve(server)
+
+    assert everything(connect(server.profile)) == {"stdout": OUT, "stderr": ERR}
+
+    assert len(source.opened) == 5
+
+
+def test_a_follower_goes_on_although_nothing_was_consumed_before_the_cut(
+    connect: Connect, server: FakeServer
+) -> None:
+    source = Source({"stdout": OUT, "stderr": ERR}, overlap=250, cuts=[60])
+    source.serve(server)
+
+    with connect(server.profile).stream(AGENT_FOLLOW, FOLLOW) as chunks:
+        first = next(chunks)
+        eventually(lambda: not source.cuts)
+        rest = list(chunks)
+
+    assert collected([first, *rest]) == {"stdout": OUT, "stderr": ERR}
+    assert source.opened[1].at is not None
+    assert source.asked[1].offsets.stdout + source.asked[1].offsets.stderr > 0
+
+
+def test_a_stream_that_had_ended_is_not_opened_again(connect: Connect, server: FakeServer) -> None:
+    source = Source({"stdout": b"all", "stderr": b""}, cuts=[2])
+    source.serve(server)
+
+    assert everything(connect(server.profile))["stdout"] == b"all"
+    assert len(source.asked) == 1
+
+
+def test_a_stream_whose_server_dies_whenever_it_is_opened_fails(
+    connect: Connect, server: FakeServer
+) -> None:
+    def dies(here: FakeServer, _: bytes, __: Any) -> None:
+        threading.Thread(target=lambda: (here.stop(), here.start())).start()
+
+    server.handlers["agent.follow"] = dies
+
+    with pytest.raises(UnavailableError, match="lost 3 times"):
+        everything(connect(server.profile))
+    assert len(server.of("agent.follow")) == 3
+
+
+def test_an_error_ends_the_stream_behind_its_items(connect: Connect, server: FakeServer) -> None:
+    Source({"stdout": OUT[:1000], "stderr": b""}, error=NotFoundError("removed")).serve(server)
+    got: list[OutputChunk] = []
+
+    with (
+        pytest.raises(NotFoundError, match="removed"),
+        connect(server.profile).stream(AGENT_FOLLOW, FOLLOW) as chunks,
+    ):
+        got.extend(chunks)
+        pytest.fail("it ended well")
+    with (
+        pytest.raises(NotFoundError, match="removed"),
+        connect(server.profile).stream(AGENT_FOLLOW, FOLLOW) as chunks,
+    ):
+        for chunk in chunks:
+            got.append(chunk)  # noqa: PERF402  # what came before the error is kept
+
+    assert collected(got)["stdout"] == OUT[:1000]
+
+
+def test_a_refused_stream_raises(connect: Connect, server: FakeServer) -> None:
+    server.handlers["agent.follow"] = lambda *_: ConflictError("not now")
+
+    with pytest.raises(ConflictError, match="not now"):
+        everything(connect(server.profile))
+
+
+def test_closing_early_cancels_the_stream(connect: Connect, server: FakeServer) -> None:
+    source = Source({"stdout": OUT, "stderr": ERR}, ends=False)
+    source.serve(server)
+    client = connect(server.profile)
+
+    with client.stream(AGENT_FOLLOW, FOLLOW) as chunks:
+        next(chunks)
+
+    eventually(lambda: source.opened[0].is_over)
+    server.handlers["agent.signal"] = echo
+    assert client.call(AGENT_SIGNAL, signal(3)).processes == 3
+
+
+def test_a_stream_nobody_opens_times_out(connect: Connect, server: FakeServer) -> None:
+    server.handlers["agent.follow"] = lambda *_: None
+
+    with pytest.raises(DeadlineExceededError, match=r"agent.follow' within 0.1 s"):
+        everything(connect(server.profile, timeout_s=0.1))
+
+
+def test_a_stream_may_be_silent_for_longer_than_the_time_out(
+    connect: Connect, server: FakeServer
+) -> None:
+    source = Source({"stdout": b"first", "stderr": b""}, ends=False)
+    source.serve(server)
+
+    with (
+        pytest.raises(DeadlineExceededError, match=r"within 0.4 s"),
+        connect(server.profile, timeout_s=0.05).stream(
+            AGENT_FOLLOW, FOLLOW, deadline_s=0.4
+        ) as chunks,
+    ):
+        list(chunks)
+    eventually(lambda: source.opened[0].is_over)
+
+
+def test_a_tail_is_turned_into_offsets_that_can_be_gone_on_from(
+    connect: Connect, server: FakeServer
+) -> None:
+    lines = b"".join(b"line %d\n" % n for n in range(300))
+    source = Source({"stdout": lines, "stderr": b"only\n"}, piece=20, cuts=[5])
+    source.serve(server)
+
+    with connect(server.profile).stream(
+        AGENT_FOLLOW, AgentFollow(id="worker", tail=50)
+    ) as chunks:
+        got = list(chunks)
+
+    out = b"".join(chunk.data for chunk in got if chunk.stream == "stdout")
+    err = b"".join(chunk.data for chunk in got if chunk.stream == "stderr")
+    assert out.splitlines() == lines.splitlines()[-50:]
+    assert err == b"only\n"
+    assert all(asked.tail is None for asked in source.asked)
+
+
+def test_a_malformed_item_ends_the_stream_with_an_error(
+    connect: Connect, server: FakeServer
+) -> None:
+    def follow(here: FakeServer, route: bytes, request: Any) -> None:
+        here.send(route, StreamOpened(v=VERSION, id=request.id))
+        here.send(route, StreamItem(v=VERSION, id=request.id, seq=0, item=Done()))
+
+    server.handlers["agent.follow"] = follow
+
+    with pytest.raises(InvalidArgumentError, match="malformed"):
+        everything(connect(server.profile))
+
+
+def test_calls_go_on_beside_streams_in_other_threads(server: FakeServer) -> None:
+    Source({"stdout": OUT, "stderr": ERR}).serve(server)
+    server.handlers["agent.signal"] = echo
+    got: list[dict[str, bytes]] = []
+
+    with Client(server.profile) as client:
+        threads = [threading.Thread(target=lambda: got.append(everything(client)))] * 1
+        threads += [threading.Thread(target=lambda: got.append(everything(client)))]
+        for thread in threads:
+            thread.start()
+        for number in range(200):
+            assert client.call(AGENT_SIGNAL, signal(1 + number % 60)).processes == 1 + number % 60
+        for thread in threads:
+            thread.join()
+
+    assert got == [{"stdout": OUT, "stderr": ERR}] * 2
+
+
+def test_a_stream_holds_no_more_than_the_credit_of_a_reopened_one() -> None:
+    stream = InboundStream(AGENT_FOLLOW, FOLLOW)
+
+    assert stream.pop() is None
+    assert stream.regrant() is None
