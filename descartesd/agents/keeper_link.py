@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from descartesd.errors import AbortedError, UnavailableError, from_wire
+from descartesd.errors import ERRORS, AbortedError, InternalError, UnavailableError
 from descartesd.keeper import protocol
 from descartesd.keeper.protocol import Status
 
@@ -144,7 +144,8 @@ class KeeperLink:
             return
         if "error" in message:
             error = message["error"]
-            future.set_exception(from_wire(error["code"], error["message"], hint=error.get("hint")))
+            kind = ERRORS.get(error["code"], InternalError)
+            future.set_exception(kind(error["message"], hint=error.get("hint")))
         else:
             future.set_result(message["ok"])
 

@@ -42,10 +42,10 @@ class StdinWrite:
         """The chunk, or a part of it, was taken; the seconds to pause before the next request."""
         before = self._at
         self._at = before + written.accepted if written.offset is None else written.offset
-        if self._at - before >= CHUNK_BYTES or self.is_done:
+        if self._at > before:
             self._pause_s = _FIRST_PAUSE_S
-            return 0.0
-        return self.pause_s()
+        is_whole = self._at - before >= CHUNK_BYTES or self.is_done
+        return 0.0 if is_whole else self.pause_s()
 
     def pause_s(self) -> float:
         """The agent does not read: how long to wait, longer each time."""

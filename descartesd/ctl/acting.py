@@ -162,45 +162,47 @@ def _report(
     return next((status for status in statuses if status), 0)
 
 
-WAIT = Command(
-    summary="Wait until agents have ended; 0 when they completed, 1 at any other end.",
-    examples=("agent wait build-7", "--timeout 10m agent wait build-7 build-8"),
-    run=_wait,
-    arguments=add_ids,
-)
-PAUSE = Command(
-    summary="Pause agents; answered when nothing of them runs any more.",
-    examples=("agent pause build-7", "agent pause build-7 build-8"),
-    run=_pause,
-    arguments=_pause_arguments,
-)
-RESUME = Command(
-    summary="Let paused agents go on.",
-    examples=("agent resume build-7", "agent resume build-7 build-8"),
-    run=_resume,
-    arguments=add_ids,
-)
-STOP = Command(
-    summary="Stop agents: their stop signal, the grace time, then KILL.",
-    examples=("agent stop build-7", "agent stop --grace 1m --signal INT build-7 build-8"),
-    run=_stop,
-    arguments=_stop_arguments,
-)
-KILL = Command(
-    summary="Kill every process of the agents now.",
-    examples=("agent kill build-7", "agent kill build-7 build-8"),
-    run=_kill,
-    arguments=add_ids,
-)
-SIGNAL = Command(
-    summary="Send a signal to every process of the agents.",
-    examples=("agent signal HUP build-7", "agent signal 10 build-7 build-8"),
-    run=_signal,
-    arguments=_signal_arguments,
-)
-REMOVE = Command(
-    summary="Forget ended agents: their records, their output and their names.",
-    examples=("agent remove build-7", "agent remove build-7 build-8"),
-    run=_remove,
-    arguments=add_ids,
-)
+COMMANDS = {
+    "wait": Command(
+        summary="Wait until agents have ended; 0 when they completed, 1 at any other end.",
+        examples=("agent wait build-7", "--timeout 10m agent wait build-7 build-8"),
+        run=_wait,
+        arguments=add_ids,
+    ),
+    "pause": Command(
+        summary="Pause agents; answered when nothing of them runs any more.",
+        examples=("agent pause build-7", "agent pause build-7 build-8"),
+        run=_pause,
+        arguments=_pause_arguments,
+    ),
+    "resume": Command(
+        summary="Let paused agents go on.",
+        examples=("agent resume build-7", "agent resume build-7 build-8"),
+        run=_resume,
+        arguments=add_ids,
+    ),
+    "stop": Command(
+        summary="Stop agents: their stop signal, the grace time, then KILL.",
+        examples=("agent stop build-7", "agent stop --grace 1m --signal INT build-7 build-8"),
+        run=_stop,
+        arguments=_stop_arguments,
+    ),
+    "kill": Command(
+        summary="Kill every process of the agents now.",
+        examples=("agent kill build-7", "agent kill build-7 build-8"),
+        run=_kill,
+        arguments=add_ids,
+    ),
+    "signal": Command(
+        summary="Send a signal to every process of the agents.",
+        examples=("agent signal HUP build-7", "agent signal 10 build-7 build-8"),
+        run=_signal,
+        arguments=_signal_arguments,
+    ),
+    "remove": Command(
+        summary="Forget ended agents: their records, their output and their names.",
+        examples=("agent remove build-7", "agent remove build-7 build-8"),
+        run=_remove,
+        arguments=add_ids,
+    ),
+}

@@ -1,11 +1,10 @@
-"""The verbs of the noun `agent`."""
+"""`agent list` and `agent show`."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from typing import get_args
 
-from descartesd.ctl import acting, logs, spawn, write
 from descartesd.ctl.command import Command, add_id, suggest
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
@@ -55,7 +54,6 @@ _LIST = Command(
 )
 
 COMMANDS = {
-    "spawn": spawn.COMMAND,
     "list": _LIST,
     "ps": _LIST,
     "show": Command(
@@ -64,13 +62,4 @@ COMMANDS = {
         run=_show,
         arguments=add_id,
     ),
-    "wait": acting.WAIT,
-    "logs": logs.COMMAND,
-    "write": write.COMMAND,
-    "pause": acting.PAUSE,
-    "resume": acting.RESUME,
-    "stop": acting.STOP,
-    "kill": acting.KILL,
-    "signal": acting.SIGNAL,
-    "remove": acting.REMOVE,
 }

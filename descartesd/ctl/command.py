@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from descartesd.ctl.values import duration, positive_duration
@@ -14,22 +15,47 @@ if TYPE_CHECKING:
     from descartesd.ctl.output import Output
 
 PROGRAM = "descartesctl"
-# Each noun's module of the same name holds its verbs as COMMANDS.
-NOUNS = {
-    "agent": "start, control and read agents",
-    "server": "facts about the server",
-    "cert": "certificates of clients",
-}
+
+
+class Noun(NamedTuple):
+    """A noun; each verb stands in the COMMANDS of a module of this package."""
+
+    summary: str
+    verbs: dict[str, str]
 
 
 class Single(NamedTuple):
-    """A command without a noun: what it does, and the module and the name it has there."""
+    """A command without a noun, and the module and the verb it is there."""
 
     summary: str
     module: str
     verb: str
 
 
+NOUNS = {
+    "agent": Noun(
+        "start, control and read agents",
+        {
+            "spawn": "spawn",
+            "list": "agent",
+            "ps": "agent",
+            "show": "agent",
+            "wait": "acting",
+            "logs": "logs",
+            "write": "write",
+            "pause": "acting",
+            "resume": "acting",
+            "stop": "acting",
+            "kill": "acting",
+            "signal": "acting",
+            "remove": "acting",
+        },
+    ),
+    "server": Noun(
+        "facts about the server", {"health": "server", "info": "server", "methods": "server"}
+    ),
+    "cert": Noun("certificates of clients", {"issue": "cert"}),
+}
 SINGLE = {
     "ps": Single("list agents (the same as agent list)", "agent", "list"),
     "demo": Single("run the main job on a server of its own", "demo", "demo"),
@@ -80,6 +106,12 @@ def _terminal_width() -> int:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InvalidArgumentError(message, hint=f"see: {self.prog} --help")
+
+
+def find_command(module: str, verb: str) -> Command:
+    """Load the module of a verb, and no other."""
+    command: Command = import_module(f"descartesd.ctl.{module}").COMMANDS[verb]
+    return command
 
 
 def parse(

@@ -63,9 +63,11 @@ def _read(client: Client, args: Namespace, stream: StreamName, out: Output) -> N
         out.chunk(chunk)
 
 
-COMMAND = Command(
-    summary="Print what an agent wrote, byte for byte: its stdout to stdout, its stderr to stderr.",
-    examples=("agent logs -f build-7", "agent logs --stream stderr --tail 20 build-7"),
-    run=_logs,
-    arguments=_arguments,
-)
+COMMANDS = {
+    "logs": Command(
+        summary="Print what an agent wrote, byte for byte, its stderr to stderr.",
+        examples=("agent logs -f build-7", "agent logs --stream stderr --tail 20 build-7"),
+        run=_logs,
+        arguments=_arguments,
+    ),
+}

@@ -1,16 +1,20 @@
-"""Entry point of descartesctl: finds the noun and the verb and loads nothing but their module."""
+"""Entry point of descartesctl: finds the noun and the verb and loads the one module they need."""
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
-from importlib import import_module
+from collections.abc import Iterable
+from typing import NoReturn
 
 from descartesd.ctl.command import (
     GLOBAL_FLAGS,
     GLOBAL_VALUES,
     NOUNS,
+    PROGRAM,
     SINGLE,
-    Command,
+    find_command,
     parse,
     suggest,
 )
@@ -23,19 +27,25 @@ _INTERRUPTED = 130
 _READER_GONE = 141
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> NoReturn:
+    """Run one command and end with its exit status."""
+    # Imports leave no garbage worth looking for; it is looked for again once there is a client.
+    gc.disable()
+    status = run(sys.argv[1:])
+    # Everything is printed and closed: taking the interpreter apart would cost a start once more.
+    os._exit(status)
+
+
+def run(words: list[str]) -> int:
     """Run one command and return its exit status."""
-    head, after = _split(sys.argv[1:] if argv is None else argv)
+    head, after = _split(words)
     out = Output(json="--json" in head, quiet="--quiet" in head)
     try:
-        status = _guarded(head, after, out)
-        out.flush()
+        return _guarded(head, after, out)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        out.discard()
         return _READER_GONE
-    return status
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
@@ -47,8 +57,11 @@ def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
 
 def _guarded(head: list[str], after: list[str] | None, out: Output) -> int:
     try:
-        return _run(head, after, out)
+        status = _run(head, after, out)
+        out.flush()
+        return status
     except SystemExit as exc:  # argparse after --help
+        out.flush()
         return int(exc.code or 0)
     except UnicodeEncodeError:
         error: DescartesError = InvalidArgumentError("an argument is not valid UTF-8")
@@ -67,20 +80,20 @@ def _run(head: list[str], after: list[str] | None, out: Output) -> int:
     if noun in _HELP or noun == "--version":
         return _about(noun, out)
     if noun in SINGLE:
-        single = SINGLE[noun]
-        return _execute(noun, _commands(single.module)[single.verb], (rest, after), out)
-    if noun not in NOUNS:
-        raise _unknown("noun", noun, [*NOUNS, *SINGLE], "descartesctl")
-    commands = _commands(noun)
-    verb, rest = _next_word(rest)
-    if verb in _HELP:
-        from descartesd.ctl.topics import verbs  # noqa: PLC0415  # start-up time
-
-        out.text(verbs(noun, NOUNS[noun], commands))
-        return 0
-    if verb not in commands:
-        raise _unknown("verb", verb, commands, f"descartesctl {noun}")
-    return _execute(f"{noun} {verb}", commands[verb], (rest, after), out)
+        _, module, verb = SINGLE[noun]
+        title = noun
+    elif noun in NOUNS:
+        modules = NOUNS[noun].verbs
+        verb, rest = _next_word(rest)
+        if verb in _HELP:
+            return _about(noun, out)
+        if verb not in modules:
+            raise _unknown("verb", verb, modules, f"{PROGRAM} {noun}")
+        module, title = modules[verb], f"{noun} {verb}"
+    else:
+        raise _unknown("noun", noun, NOUNS | SINGLE, PROGRAM)
+    command = find_command(module, verb)
+    return command.run(parse(title, command, rest, after), out)
 
 
 def _next_word(words: list[str]) -> tuple[str, list[str]]:
@@ -97,37 +110,23 @@ def _next_word(words: list[str]) -> tuple[str, list[str]]:
     return "", words
 
 
-def _commands(module: str) -> dict[str, Command]:
-    commands: dict[str, Command] = import_module(f"descartesd.ctl.{module}").COMMANDS
-    return commands
-
-
 def _about(word: str, out: Output) -> int:
-    from descartesd.ctl.topics import overview, version  # noqa: PLC0415  # start-up time
+    from descartesd.ctl import topics  # noqa: PLC0415  # start-up time
 
-    out.text(version() if word == "--version" else overview())
+    if word == "--version":
+        out.text(topics.version())
+    else:
+        out.text(topics.verbs(word) if word in NOUNS else topics.overview())
     return 0
 
 
-def _unknown(kind: str, word: str, known: object, prog: str) -> InvalidArgumentError:
-    names = [str(name) for name in known]  # type: ignore[attr-defined]
+def _unknown(kind: str, word: str, known: Iterable[str], prog: str) -> InvalidArgumentError:
     otherwise = f"see: {prog} --help"
     if not word:
-        return InvalidArgumentError(
-            f"a {kind} is missing: expected {', '.join(names)}", hint=otherwise
-        )
+        names = ", ".join(known)
+        return InvalidArgumentError(f"a {kind} is missing: expected {names}", hint=otherwise)
     if word.startswith("-"):
         shown = word.partition("=")[0]
         message = f"unknown option '{shown}' in front of the {kind}"
         return InvalidArgumentError(message, hint=f"options of a verb stand behind it; {otherwise}")
-    return InvalidArgumentError(f"unknown {kind} '{word}'", hint=suggest(word, names, otherwise))
-
-
-def _execute(
-    title: str, command: Command, words: tuple[list[str], list[str] | None], out: Output
-) -> int:
-    return command.run(parse(title, command, *words), out)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return InvalidArgumentError(f"unknown {kind} '{word}'", hint=suggest(word, known, otherwise))

@@ -133,12 +133,7 @@ class Output:
     def flush(self) -> None:
         """Hand everything to the kernel; raises BrokenPipeError when nobody reads any more."""
         self._stdout.flush()
-
-    def discard(self) -> None:
-        """Let what is still buffered go nowhere, so that the interpreter's last flush is quiet."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self._stdout.fileno())
-        os.close(null)
+        self._stderr.flush()
 
     def _complain(self, error: DescartesError, prefix: str = "") -> None:
         _write(self._stderr, f"error: {safe(prefix + error.message)}")

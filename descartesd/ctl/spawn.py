@@ -96,13 +96,15 @@ def _cwd(path: str, profile: str | None) -> str:
     return os.path.abspath(path)
 
 
-COMMAND = Command(
-    summary="Start an agent; answered when its program runs.",
-    examples=(
-        "agent spawn --name build-7 --cwd /srv/src -- make -j4",
-        "agent spawn --follow -- sh -c 'date; sleep 1; date'",
+COMMANDS = {
+    "spawn": Command(
+        summary="Start an agent; answered when its program runs.",
+        examples=(
+            "agent spawn --name build-7 --cwd /srv/src -- make -j4",
+            "agent spawn --follow -- sh -c 'date; sleep 1; date'",
+        ),
+        run=_spawn,
+        arguments=_arguments,
+        takes_command=True,
     ),
-    run=_spawn,
-    arguments=_arguments,
-    takes_command=True,
-)
+}

@@ -5,7 +5,15 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 
-from descartesd.ctl.command import GLOBALS_USAGE, NOUNS, PROGRAM, SINGLE, Command, suggest
+from descartesd.ctl.command import (
+    GLOBALS_USAGE,
+    NOUNS,
+    PROGRAM,
+    SINGLE,
+    Command,
+    find_command,
+    suggest,
+)
 from descartesd.ctl.output import Output
 from descartesd.ctl.text import pairs
 from descartesd.errors import ERRORS, InvalidArgumentError
@@ -25,7 +33,7 @@ def overview() -> str:
         [
             f"usage: {PROGRAM} {GLOBALS_USAGE} NOUN VERB …",
             "",
-            *_indented(NOUNS | {name: single.summary for name, single in SINGLE.items()}),
+            *_indented({name: each.summary for name, each in (NOUNS | SINGLE).items()}),
             "",
             "Global options stand anywhere in front of '--'.",
             f"Verbs of a noun: {PROGRAM} NOUN --help; version: {PROGRAM} --version",
@@ -37,16 +45,17 @@ def overview() -> str:
     )
 
 
-def verbs(noun: str, summary: str, commands: Mapping[str, Command]) -> str:
+def verbs(noun: str) -> str:
     """Text of `descartesctl NOUN --help`."""
-    summaries = {name: command.summary for name, command in commands.items()}
+    summary, modules = NOUNS[noun]
+    commands = {verb: find_command(module, verb) for verb, module in modules.items()}
     first = next(iter(commands.values()))
     return "\n".join(
         [
             f"usage: {PROGRAM} {GLOBALS_USAGE} {noun} VERB …",
             "",
             f"{summary}:",
-            *_indented(summaries),
+            *_indented({verb: command.summary for verb, command in commands.items()}),
             "",
             "examples:",
             *(f"  {PROGRAM} {line}" for line in first.examples),

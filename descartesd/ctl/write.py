@@ -46,9 +46,11 @@ def _pieces(text: str | None) -> Iterator[bytes]:
         yield os.fsencode(text)
 
 
-COMMAND = Command(
-    summary="Write to the stdin of an agent that was started with --stdin.",
-    examples=("agent write build-7 yes --eof", "agent write build-7 - < answers.txt"),
-    run=_write,
-    arguments=_arguments,
-)
+COMMANDS = {
+    "write": Command(
+        summary="Write to the stdin of an agent that was started with --stdin.",
+        examples=("agent write build-7 yes --eof", "agent write build-7 - < answers.txt"),
+        run=_write,
+        arguments=_arguments,
+    ),
+}

@@ -64,7 +64,7 @@ class Control:
         self._begin(agent, self._resuming(agent), request)
 
     def signal(self, agent: Agent, signum: int, request: Request) -> None:
-        """Send exactly this signal to the whole tree, then answer."""
+        """Send exactly this signal to the whole tree; answers `{count}`, how many it reached."""
         self._loop.start(self._signalling(agent, signum, request))
 
     def stop(self, agent: Agent, signum: int, grace_s: float) -> None:
@@ -160,11 +160,11 @@ class Control:
         self._answer(agent)
 
     def _signalling(self, agent: Agent, signum: int, request: Request) -> Steps:
-        yield from self._send(agent, signum)
+        reached = yield from self._send(agent, signum)
         if signum == signal.SIGCONT and agent.state == "paused":
             agent.state = "running"
             agent.paused_at = None
-        request.reply({})
+        request.reply({"count": reached})
 
     def _stopping(self, agent: Agent, signum: int, grace_s: float, *, thaw: bool) -> Steps:
         deadline = boottime() + grace_s
@@ -221,14 +221,17 @@ class Control:
                 yield 0.0
         return found
 
-    def _send(self, agent: Agent, signum: int) -> Steps:
+    def _send(self, agent: Agent, signum: int) -> Generator[float, None, int]:
+        """Signal the whole tree; returns how many processes the signal reached."""
+        reached = 0
         for count, process in enumerate(self._tree.walk(agent), 1):
             if process.state not in procfs.GONE:
                 if agent.signalled is not None:
                     agent.signalled.add((process.pid, process.start_time))
-                self._tree.signal(agent, process, signum)
+                reached += self._tree.signal(agent, process, signum)
             if count % STEP == 0:
                 yield 0.0
+        return reached
 
     def _freeze(self, agent: Agent, limit_s: float) -> Generator[float, None, int | None]:
         """Stop the tree until a whole round meets nothing new and nothing running.

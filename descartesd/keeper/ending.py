@@ -51,8 +51,8 @@ class Ending:
                 yield 0.0
         while not all(agent.is_swept for agent in self._agents):
             yield POLL_S
-        yield from self._wait(lambda: all(agent.eof for agent in self._agents), 2 * EOF_LIMIT_S)
         yield from self._wait(self._end_strays, STRAYS_LIMIT_S)
+        yield from self._wait(lambda: all(agent.eof for agent in self._agents), 2 * EOF_LIMIT_S)
         for agent in self._agents:
             for stream in agent.streams:
                 stream.abandon()

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OPEN_PER_PEER = 1000
+# They last as long as the agent does, or as its grace time.
+_UNBOUNDED = ("agent.wait", "agent.stop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,7 @@ class Dispatcher:
     def _limit(self, row: _Row, request: Request) -> float | None:
         if isinstance(request.deadline_s, float):
             return request.deadline_s
-        return None if row.method.name == "agent.wait" else self._request_timeout_s
+        return None if row.method.name in _UNBOUNDED else self._request_timeout_s
 
     def _fail(self, peer: Peer, request_id: str | int | None, error: DescartesError) -> None:
         self.failures += 1

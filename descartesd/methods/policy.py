@@ -92,9 +92,8 @@ class Policy:
         if peer is not None:
             uid = int(peer[1])
             return f"uid:{uid}" if self._local.role(uid) is not None else None
+        self._trust.reload_if_changed()
         identity = self._trust.lookup(key)
-        if identity is None and self._trust.reload_if_changed():
-            identity = self._trust.lookup(key)
         if identity is None:
             return None
         user_id = f"key:{identity.fingerprint}"

@@ -64,10 +64,15 @@ class Monitor:
     """Counts failed handshakes and tells of closed connections by their descriptor."""
 
     def __init__(self, socket: zmq.Socket[bytes], on_disconnected: Callable[[int], None]) -> None:
-        events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_ACCEPTED
+        events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
         for event in _FAILED:
             events |= event
-        self._socket = socket.get_monitor_socket(events)
+        address = f"inproc://monitor.{id(self)}"
+        socket.monitor(address, events)
+        self._socket = socket.context.socket(zmq.PAIR)
+        # libzmq's I/O thread blocks on a monitor that is full: this one never is.
+        self._socket.rcvhwm = 0
+        self._socket.connect(address)
         self._watched = socket
         self._on_disconnected = on_disconnected
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -192,7 +192,7 @@ class RouterServer:
         if frame.more:
             self._discarding = True
             self.oversized += 1
-            log.warning("message.too_many_frames", extra={"identity": frame.get("User-Id")})
+            self._note_overlong(frame)
             return self._discard()
         try:
             peer = Peer(route, delimited, str(frame.get("User-Id")), int(frame.get(zmq.SRCFD)))
@@ -202,6 +202,10 @@ class RouterServer:
             return True
         self._on_request(peer, frame.bytes)
         return True
+
+    def _note_overlong(self, frame: zmq.Frame) -> None:
+        if self._loop is not None:
+            self._overlong.add(self._loop, str(frame.get("User-Id")))
 
     def _discard(self) -> bool:
         """Drop frames of an overlong message, a bounded number at a time."""

@@ -6,13 +6,16 @@ import argparse
 import json
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from tests.bench import cli, control, idle, machine, output, recovery, spawn, table
 from tests.bench.figures import Figure
+from tests.bench.server import Bench
 
-_ROWS: dict[str, Callable[..., Iterator[Figure]]] = {
+_ROWS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "control": control.run,
     "spawn": spawn.run,
     "output": output.run,
@@ -27,19 +30,24 @@ def main() -> int:
     options = _options()
     # An end from outside unwinds like one from the keyboard: servers and directories go.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    about = machine.describe()
-    if not options.json:
-        print("  ".join(f"{name} {value}" for name, value in about.items()))
-        print(table.head(), flush=True)
-    figures = []
-    for name in options.row or _ROWS:
-        for figure in _ROWS[name](quick=options.quick):
+    with tempfile.TemporaryDirectory(prefix="dsc-bench-") as scratch:
+        about = machine.describe(scratch)
+        if not options.json:
+            print("  ".join(f"{name} {value}" for name, value in about.items()))
+            print(table.head(), flush=True)
+        figures = []
+        for figure in _measure(options.row or list(_ROWS), Bench(options.quick, Path(scratch))):
             figures.append(figure)
             if not options.json:
                 print(table.line(figure), flush=True)
     if options.json:
         print(json.dumps({"machine": about, "rows": [_as_json(each) for each in figures]}))
     return 1 if any(figure.verdict == "MISS" for figure in figures) else 0
+
+
+def _measure(rows: list[str], bench: Bench) -> Iterator[Figure]:
+    for name in rows:
+        yield from _ROWS[name](bench)
 
 
 def _options() -> argparse.Namespace:

@@ -17,16 +17,16 @@ import zmq
 from tests.bench import reference
 from tests.bench.figures import Budget, Figure, Pair, at_least, compare
 from tests.bench.load import Measure, Plan, Side
-from tests.bench.server import measured
+from tests.bench.server import Bench, measured
 from tests.bench.wire import Keys, read_keys
 
 _BUDGETS = {1: at_least(0.60), 128: at_least(1.00)}
 
 
-def run(*, quick: bool) -> Iterator[Figure]:
+def run(bench: Bench) -> Iterator[Figure]:
     """`agent.get` of one agent and `server.hello`, one at a time and 128 outstanding."""
-    rounds, seconds = (3, 0.3) if quick else (5, 1.0)
-    with _reference() as raw, measured() as ours:
+    rounds, seconds = (3, 0.3) if bench.is_quick else (5, 1.0)
+    with _reference() as raw, measured(bench) as ours:
         (agent_id,) = ours.wire.spawn([{"command": ["sleep", "1d"]}])
         requests = {
             "get": {"method": "agent.get", "params": {"id": agent_id}},

@@ -9,16 +9,16 @@ from threading import Event
 from tests.bench import crowd
 from tests.bench.figures import Figure, at_most
 from tests.bench.machine import cpu_seconds, memory_kib
-from tests.bench.server import Measured, measured
+from tests.bench.server import Bench, Measured, measured
 
 _AGENT_KIB = {"keeper": at_most(8.0), "daemon": at_most(12.0)}
 _EMPTY_KEEPER_MIB = at_most(15.0)
 _CPU_PERCENT = at_most(1.0)
 
 
-def run(*, quick: bool) -> Iterator[Figure]:
+def run(bench: Bench) -> Iterator[Figure]:
     """Memory with 0 and with 1000 agents, then the CPU of 10 seconds in which nothing happens."""
-    with measured() as ours:
+    with measured(bench) as ours:
         pids = {"keeper": ours.keeper, "daemon": ours.daemon}
         before = {name: memory_kib(pid) for name, pid in pids.items()}
         yield _empty(before["keeper"])
@@ -36,7 +36,7 @@ def run(*, quick: bool) -> Iterator[Figure]:
                     f"Pss {before[name]['Pss']} KiB with none, {after[name]['Pss']} KiB with them",
                 ],
             )
-        yield _cpu(ours, 3.0 if quick else 10.0)
+        yield _cpu(ours, 3.0 if bench.is_quick else 10.0)
 
 
 def _empty(memory: dict[str, int]) -> Figure:

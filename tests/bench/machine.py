@@ -13,8 +13,15 @@ import zmq
 _CPUCLOCK_SCHED = 2
 
 
-def describe() -> dict[str, str | int]:
-    """What a ratio may depend on."""
+_FILES = 100
+
+
+def describe(directory: str) -> dict[str, str | int]:
+    """What a ratio may depend on; `directory` is where files will be made.
+
+    `load` and `file_us` tell whether the machine is at rest: a new file costs tens of microseconds,
+    and hundreds on an ext4 on which thousands have been deleted in the last half minute.
+    """
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
@@ -23,7 +30,16 @@ def describe() -> dict[str, str | int]:
         "libzmq": zmq.zmq_version(),
         "pyzmq": zmq.__version__,
         "load": f"{os.getloadavg()[0]:.1f}",
+        "file_us": round(_file_seconds(directory) * 1e6),
     }
+
+
+def _file_seconds(directory: str) -> float:
+    """Seconds to make an empty file."""
+    began = time.perf_counter()
+    for number in range(_FILES):
+        os.close(os.open(f"{directory}/probe-{number}", os.O_WRONLY | os.O_CREAT, 0o600))
+    return (time.perf_counter() - began) / _FILES
 
 
 def cpu_seconds(pid: int) -> float:

@@ -21,7 +21,7 @@ from descartesd.keeper.protocol import data_path
 from tests.bench.figures import Budget, Figure, Pair, at_least, at_most, compare
 from tests.bench.gate import Gate
 from tests.bench.machine import cpu_seconds, require_space
-from tests.bench.server import Measured, measured
+from tests.bench.server import Bench, Measured, measured
 
 _BLOCK = 4096
 _BUDGETS = {1: at_least(0.70), 100: at_least(0.45)}
@@ -39,12 +39,11 @@ class _CPU(NamedTuple):
     keeper: float
 
 
-def run(*, quick: bool) -> Iterator[Figure]:
+def run(bench: Bench) -> Iterator[Figure]:
     """The same number of bytes in all, by 1 agent and by 100."""
-    rounds, total = (3, 64 << 20) if quick else (5, 256 << 20)
-    with measured() as ours:
-        # Nothing is deleted before the end: see tests.bench.spawn.
-        require_space(str(ours.server.root), (rounds + 2) * len(_BUDGETS) * total)
+    rounds, total = (3, 64 << 20) if bench.is_quick else (5, 256 << 20)
+    with measured(bench) as ours:
+        require_space(str(bench.scratch), (rounds + 2) * len(_BUDGETS) * total)
         for agents, budget in _BUDGETS.items():
             yield from _figures(_Case(ours, agents, total // agents // _BLOCK), rounds, budget)
 
@@ -66,7 +65,6 @@ class _Case:
 
     def __init__(self, ours: Measured, agents: int, blocks: int) -> None:
         self._ours = ours
-        self._output_dir = str(ours.server.directory / "state" / "output")
         self.agents = agents
         self.blocks = blocks
         self._each = blocks * _BLOCK
@@ -106,10 +104,10 @@ class _Case:
         return seconds
 
     def _bare(self) -> float:
-        root = self._ours.server.root
-        with Gate(root) as gate:
+        with Gate(self._ours.server.root) as gate:
             command = self._command(_WRITE_WHEN_OPEN, gate)
-            children = [_start(command, root / f"bare-{n}") for n in range(self.agents)]
+            files = (self._ours.output_dir / f"bare-{n}" for n in range(self.agents))
+            children = [_start(command, file) for file in files]
             began = time.perf_counter()
             gate.open()
             for child in children:
@@ -137,7 +135,7 @@ class _Case:
                 raise RuntimeError(f"a writer is {info['state']}: {info['outcome']}")
 
     def _is_written(self, ids: list[str]) -> bool:
-        paths = (data_path(self._output_dir, agent_id, "stdout") for agent_id in ids)
+        paths = (data_path(str(self._ours.output_dir), agent_id, "stdout") for agent_id in ids)
         return all(os.stat(path).st_size == self._each for path in paths)
 
     def _check_ends(self, ids: list[str]) -> None:

@@ -9,18 +9,18 @@ from typing import Any
 
 from tests.bench import crowd
 from tests.bench.figures import Figure, at_most
-from tests.bench.server import Measured, measured
+from tests.bench.server import Bench, Measured, measured
 from tests.bench.wire import Wire, read_keys
 
 _BUDGET = at_most(1.0)
 
 
-def run(*, quick: bool) -> Iterator[Figure]:
+def run(bench: Bench) -> Iterator[Figure]:
     """From exec to an `agent.list` of all of them, each running under the pid it had."""
-    with measured() as ours:
+    with measured(bench) as ours:
         crowd.fill(ours)
         before = _pids(ours.wire.call("agent.list", {"limit": crowd.SIZE}))
-        seconds = [_crash(ours, before) for _ in range(2 if quick else 5)]
+        seconds = [_crash(ours, before) for _ in range(2 if bench.is_quick else 5)]
     yield Figure(
         row=f"recovery, {crowd.SIZE} agents",
         unit="s",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tests.bench.figures import Figure, Pair, at_least, compare
 from tests.bench.machine import cpu_seconds
-from tests.bench.server import Measured, measured
+from tests.bench.server import Bench, Measured, measured
 from tests.bench.wire import ALIVE
 
 _DEPTH = 16
@@ -27,12 +27,12 @@ class _Round(NamedTuple):
     keeper_ms: float
 
 
-def run(*, quick: bool) -> Iterator[Figure]:
+def run(bench: Bench) -> Iterator[Figure]:
     """Both launch paths, with and without limits to apply."""
-    rounds, count = (3, 100) if quick else (5, 400)
+    rounds, count = (3, 100) if bench.is_quick else (5, 400)
     for name, (extra, budget) in _PATHS.items():
         spec = {"command": [_PROGRAM], **extra}
-        with measured() as ours:
+        with measured(bench) as ours:
             _spawn(ours, spec, _DEPTH)
             found = [_round(ours, spec, count, ours_first=bool(n % 2)) for n in range(rounds)]
         daemon_ms = sum(each.daemon_ms for each in found) / rounds
@@ -56,11 +56,7 @@ def _round(ours: Measured, spec: dict[str, Any], count: int, *, ours_first: bool
 
 
 def _spawn(ours: Measured, spec: dict[str, Any], count: int) -> float:
-    """Seconds until `count` agents have ended.
-
-    They are not removed: ext4 searches past every inode freed in the last half minute whenever it
-    makes a file, so that one round would pay for the files of the one before.
-    """
+    """Seconds until `count` agents have ended."""
     began = time.perf_counter()
     ours.wire.spawn([spec] * count, depth=_DEPTH)
     while ours.wire.count(*ALIVE):

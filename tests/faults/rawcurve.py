@@ -7,8 +7,9 @@ import socket
 import struct
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
+import msgpack
 from nacl import bindings
 
 _LONG, _COMMAND = 0x02, 0x04
@@ -17,7 +18,9 @@ _MORE = 0x01
 
 def greeting(mechanism: bytes = b"CURVE", *, minor: int = 0) -> bytes:
     """The first 64 bytes of a ZMTP 3 peer that connects."""
-    return b"\xff" + bytes(8) + b"\x7f\x03" + bytes([minor]) + mechanism.ljust(20, b"\0") + bytes(32)
+    return (
+        b"\xff" + bytes(8) + b"\x7f\x03" + bytes([minor]) + mechanism.ljust(20, b"\0") + bytes(32)
+    )
 
 
 def frame(body: bytes, *, flags: int = 0) -> bytes:
@@ -40,16 +43,21 @@ def metadata(properties: Mapping[str, bytes]) -> bytes:
     )
 
 
-class RawPeer:
-    """One connection; each step of the handshake is taken when it is called. Keys are 32 bytes."""
+class RawKeys(NamedTuple):
+    """Keys of 32 bytes: the server's public one, the client's pair."""
 
-    def __init__(
-        self, port: int, server_key: bytes, public_key: bytes, secret_key: bytes, timeout: float = 2
-    ) -> None:
+    server: bytes
+    public: bytes
+    secret: bytes
+
+
+class RawPeer:
+    """One connection; each step of the handshake is taken when it is called."""
+
+    def __init__(self, port: int, keys: RawKeys, *, timeout: float = 2.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self._file = self.socket.makefile("rb")
-        self._server = server_key
-        self._public, self._secret = public_key, secret_key
+        self._server, self._public, self._secret = keys
         self._short_public, self._short_secret = bindings.crypto_box_keypair()
         self._short_server = b""
         self._cookie = b""
@@ -104,9 +112,7 @@ class RawPeer:
         sealed = bindings.crypto_box_afternm(plain, b"CurveZMQINITIATE" + nonce, self._shared)
         self.socket.sendall(command(b"INITIATE", self._cookie + nonce + sealed))
         ready = self._expect(b"READY")
-        bindings.crypto_box_open_afternm(
-            ready[8:], b"CurveZMQREADY---" + ready[:8], self._shared
-        )
+        bindings.crypto_box_open_afternm(ready[8:], b"CurveZMQREADY---" + ready[:8], self._shared)
 
     def connect(self, properties: Mapping[str, bytes] | None = None) -> Self:
         """Do the whole handshake as a DEALER."""
@@ -130,6 +136,12 @@ class RawPeer:
         return bindings.crypto_box_open_afternm(
             body[16:], b"CurveZMQMESSAGES" + body[8:16], self._shared
         )[1:]
+
+    def ask(self, method: str, params: object = None) -> dict[str, Any]:
+        """Send a request and return what comes back."""
+        self.send(msgpack.packb({"v": 1, "id": 1, "method": method, "params": params or {}}))
+        answer: dict[str, Any] = msgpack.unpackb(self.receive())
+        return answer
 
     def _nonce(self) -> bytes:
         self._sent += 1

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from subprocess import PIPE, CompletedProcess, Popen
 
+import psutil
 import pytest
 
 from tests.support.eventually import eventually
@@ -159,7 +160,7 @@ def test_interrupt_ends_the_command_and_leaves_the_agent(
     running = begin(shared_server, *words)
     if "wait" in words or "--wait" in words:
         eventually(lambda: b"ready" in ctl("agent", "logs", "a").stdout)
-        eventually(lambda: _is_polling(running.pid))
+        eventually(lambda: _is_connected(running, shared_server))
     else:
         assert running.stdout is not None
         assert running.stdout.readline() == b"ready\n"
@@ -170,9 +171,9 @@ def test_interrupt_ends_the_command_and_leaves_the_agent(
     assert state(ctl) == "running"
 
 
-def _is_polling(pid: int) -> bool:
-    with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
-        return "poll" in file.read()
+def _is_connected(running: Popen[bytes], server: Server) -> bool:
+    connections = psutil.Process(running.pid).net_connections("tcp")
+    return any(each.raddr and each.raddr.port == server.port for each in connections)
 
 
 def test_reader_that_went_away_ends_a_followed_spawn_quietly(

@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -240,18 +239,3 @@ def test_doctor_names_what_is_open_to_others_and_the_chmod() -> None:
         f"chmod 600 {server.directory}/keys/host.key",
         f"chmod 700 {server.directory}/state",
     ]
-
-
-def test_command_starts_fast(shared_server: Server) -> None:
-    def fastest(*words: str | Path) -> float:
-        times = []
-        for _ in range(8):
-            began = time.perf_counter()
-            subprocess.run(words, check=True, capture_output=True, env=shared_server.environ)
-            times.append(time.perf_counter() - began)
-        return min(times)
-
-    bare = fastest(BIN / "python", "-c", "pass")
-    listing = fastest(BIN / "descartesctl", "--profile", shared_server.local, "agent", "list")
-
-    assert listing <= 8 * bare

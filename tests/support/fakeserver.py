@@ -32,14 +32,15 @@ class ServerKeys:
 
     def profile(self, endpoint: str, *, client: ClientSettings | None = None) -> Profile:
         """The profile of the known client."""
+        quick = client or ClientSettings(reconnect_delay_secs=0.03)
         if endpoint.startswith("ipc://"):
-            return Profile(endpoints=(endpoint,))
+            return Profile(endpoints=(endpoint,), client=quick)
         return Profile(
             endpoints=(endpoint,),
             server_keys=(self.public,),
             public_key=self.client_public,
             secret_key=self.client_secret,
-            client=client or ClientSettings(),
+            client=quick,
         )
 
 
@@ -66,6 +67,8 @@ class FakeServer:
         self._zap_status = zap_status
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._life = threading.Lock()
+        self._is_finished = False
 
     def __enter__(self) -> Self:
         return self.start()
@@ -76,7 +79,9 @@ class FakeServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop()
+        with self._life:
+            self._is_finished = True
+            self.stop()
 
     @property
     def profile(self) -> Profile:
@@ -105,6 +110,7 @@ class FakeServer:
                 file.write(f"{self.keys.public}\n")
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._stopping = False
+        self._is_deaf = False
         self._thread = threading.Thread(target=self._serve, name="fake-server")
         self._thread.start()
         return self
@@ -117,6 +123,19 @@ class FakeServer:
         self._thread.join()
         self._thread = None
         os.close(self._wake)
+
+    def restart(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Die and come back, unless the test is over; from any thread but the server's."""
+        with self._life:
+            if not self._is_finished:
+                self.stop()
+                meanwhile()
+                self.start()
+
+    def restart_soon(self) -> None:
+        """The same from the server's own thread, once this request is dealt with."""
+        self._is_deaf = True
+        threading.Thread(target=self.restart, name="fake-server-restart").start()
 
     def _stop(self) -> None:
         self._stopping = True
@@ -168,7 +187,7 @@ class FakeServer:
         self._zap.send_multipart([b"1.0", frames[1], status, b"", b"somebody", b""])
 
     def _receive(self) -> None:
-        while True:
+        while not self._is_deaf:
             try:
                 route, payload = self._router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from msgspec import msgpack
@@ -45,7 +43,6 @@ class Source:
     cuts: list[int] = field(default_factory=list)
     ends: bool = True
     error: DescartesError | None = None
-    after_cut: Callable[[], None] | None = None
     opened: list[Opened] = field(default_factory=list)
     asked: list[AgentFollow] = field(default_factory=list)
 
@@ -77,7 +74,7 @@ class Source:
             if self.cuts and opened.seq == self.cuts[0]:
                 self.cuts.pop(0)
                 opened.is_over = True
-                threading.Thread(target=self._restart, args=(server,)).start()
+                server.restart_soon()
                 return
             stream = self._next(opened)
             if stream is None:
@@ -105,9 +102,7 @@ class Source:
             truncated_before=0,
             eof=is_last and self.ends,
         )
-        server.send(
-            opened.route, StreamItem(v=VERSION, id=opened.id, seq=opened.seq, item=chunk)
-        )
+        server.send(opened.route, StreamItem(v=VERSION, id=opened.id, seq=opened.seq, item=chunk))
         opened.seq += 1
         opened.items -= 1
         opened.bytes -= len(piece)
@@ -120,12 +115,6 @@ class Source:
             end = codec.failure(opened.id, self.error)
         server.send(opened.route, end)
 
-    def _restart(self, server: FakeServer) -> None:
-        server.stop()
-        if self.after_cut is not None:
-            self.after_cut()
-        server.start()
-
     def _credit(self, server: FakeServer, route: bytes, request: Request) -> Done:
         grant = msgpack.decode(request.params, type=StreamCredit)
         for opened in self.opened:
@@ -135,7 +124,7 @@ class Source:
                 self._pump(server, opened)
         return Done()
 
-    def _cancel(self, server: FakeServer, route: bytes, request: Request) -> Done:
+    def _cancel(self, _: FakeServer, route: bytes, request: Request) -> Done:
         wish = msgpack.decode(request.params, type=StreamCancel)
         for opened in self.opened:
             if opened.route == route and opened.id == wish.stream:

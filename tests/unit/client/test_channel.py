@@ -16,7 +16,14 @@ from descartesd.errors import (
     UnavailableError,
 )
 from descartesd.keys.profile import ClientSettings
-from descartesd.wire.agent import AgentRef, AgentSignal, AgentSpawn, AgentSpec, AgentWrite, Signalled
+from descartesd.wire.agent import (
+    AgentRef,
+    AgentSignal,
+    AgentSpawn,
+    AgentSpec,
+    AgentWrite,
+    Signalled,
+)
 from descartesd.wire.envelope import VERSION, Request, Result
 from descartesd.wire.methods import (
     AGENT_CLOSE_STDIN,
@@ -71,15 +78,10 @@ def dies_times(count: int, result: msgspec.Struct) -> Any:
         if not left[0]:
             return result
         left[0] -= 1
-        threading.Thread(target=restart, args=(server,)).start()
+        server.restart_soon()
         return None
 
     return handle
-
-
-def restart(server: FakeServer) -> None:
-    server.stop()
-    server.start()
 
 
 def test_a_call_is_answered_with_its_type(connect: Connect, server: FakeServer) -> None:
@@ -216,7 +218,7 @@ def test_what_may_be_repeated_is_sent_again_after_a_restart(
 def test_the_third_lost_connection_ends_a_request(connect: Connect, server: FakeServer) -> None:
     server.handlers["agent.get"] = dies_times(9, Done())
 
-    with pytest.raises(UnavailableError, match="lost 3 times while 'agent.get' was under way"):
+    with pytest.raises(UnavailableError, match=r"lost 3 times while 'agent.get' was under way"):
         connect(server.profile).call(AGENT_GET, AgentRef(id="worker"))
 
     assert len(server.of("agent.get")) == 3
@@ -355,7 +357,7 @@ def test_without_auto_reconnect_a_lost_connection_ends_everything(
     profile = server.keys.profile(server.endpoint, client=ClientSettings(auto_reconnect=False))
     client = connect(profile)
 
-    with pytest.raises(UnavailableError, match="the connection to .* was lost"):
+    with pytest.raises(UnavailableError, match=r"the connection to .* was lost"):
         client.call(AGENT_GET, AgentRef(id="worker"))
 
     assert client.call(SERVER_HELLO, Empty()) == hello()
@@ -381,7 +383,7 @@ def test_an_idle_client_finds_a_restarted_server(connect: Connect, server: FakeS
     client = connect(server.profile)
     client.call(SERVER_HELLO, Empty())
 
-    restart(server)
+    server.restart()
 
     assert client.call(SERVER_HELLO, Empty()) == hello()
     assert server.connects["200"] == 2

@@ -135,9 +135,7 @@ def test_a_wrong_server_key_is_told_apart_within_three_seconds(connect: Connect)
         assert not server.connects
 
 
-def test_a_wrong_key_beside_the_unix_socket_is_told_apart(
-    connect: Connect, tmp_path: Path
-) -> None:
+def test_a_wrong_key_beside_the_unix_socket_is_told_apart(connect: Connect, tmp_path: Path) -> None:
     with FakeServer(f"ipc://{tmp_path}/s") as server:
         other = ServerKeys().public
         (tmp_path / "server.pub").write_text(f"{other}\n")
@@ -166,9 +164,7 @@ def test_the_key_beside_the_socket_is_read_again_for_each_connection(
 
 def test_another_program_at_the_port_does_not_pass_for_a_server(connect: Connect) -> None:
     with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n" + b"x" * 100) as endpoint:
-        error, seconds = failure_of(
-            connect(ServerKeys().profile(endpoint)), UnauthenticatedError
-        )
+        error, seconds = failure_of(connect(ServerKeys().profile(endpoint)), UnauthenticatedError)
 
     assert "somebody else answers" in error.hint
     assert seconds < 3
@@ -179,14 +175,14 @@ def test_nobody_answering_ends_with_the_connect_time_out(
     connect: Connect, tmp_path: Path, kind: str
 ) -> None:
     endpoint = unused_endpoint() if kind == "tcp" else f"ipc://{tmp_path}/run/control.sock"
-    client = connect(ServerKeys().profile(endpoint), connect_timeout_s=0.3)
+    client = connect(ServerKeys().profile(endpoint), connect_timeout_s=0.15)
 
     error, seconds = failure_of(client, UnavailableError)
 
     assert f"nobody answers at '{endpoint}'" in error.message
     assert "descartesd --config" in error.hint
     assert error.retryable
-    assert 0.25 < seconds < 1
+    assert 0.1 < seconds < 1
 
 
 def test_the_hint_names_the_configuration_beside_the_socket(
@@ -205,7 +201,7 @@ def test_a_stale_socket_file_is_nobody_answering(connect: Connect, tmp_path: Pat
         pass
     assert (tmp_path / "s").is_socket()
 
-    error, _ = failure_of(connect(server.profile, connect_timeout_s=0.2), UnavailableError)
+    error, _ = failure_of(connect(server.profile, connect_timeout_s=0.1), UnavailableError)
 
     assert "nobody answers" in error.message
 
@@ -216,23 +212,23 @@ def test_a_socket_without_the_key_beside_it_is_unavailable(
     with FakeServer(f"ipc://{tmp_path}/s") as server:
         (tmp_path / "server.pub").unlink()
 
-        error, _ = failure_of(connect(server.profile, connect_timeout_s=0.2), UnavailableError)
+        error, _ = failure_of(connect(server.profile, connect_timeout_s=0.1), UnavailableError)
 
     assert "server.pub" in error.message
 
 
 def test_a_server_that_accepts_and_stays_silent_is_unavailable(connect: Connect) -> None:
     with listening(None) as endpoint:
-        client = connect(ServerKeys().profile(endpoint), connect_timeout_s=0.3)
+        client = connect(ServerKeys().profile(endpoint), connect_timeout_s=0.15)
         error, seconds = failure_of(client, UnavailableError)
 
-    assert "no handshake within 0.3 s" in error.message
+    assert "no handshake within 0.15 s" in error.message
     assert seconds < 1
 
 
 def test_a_server_that_cannot_check_keys_is_unavailable(connect: Connect) -> None:
     with FakeServer(zap_status=b"500") as server:
-        error, _ = failure_of(connect(server.profile, connect_timeout_s=0.3), UnavailableError)
+        error, _ = failure_of(connect(server.profile, connect_timeout_s=0.15), UnavailableError)
 
     assert "could not check the key" in error.message
 
@@ -275,10 +271,8 @@ def test_a_socket_of_others_is_not_permitted(tmp_path: Path) -> None:
 def test_waiting_for_the_server_finds_one_that_is_started_later(connect: Connect) -> None:
     server = FakeServer(unused_endpoint())
     server.handlers["server.methods"] = answers
-    client = connect(
-        server.profile, connect_timeout_s=0.1, wait_for_server_s=20, timeout_s=0.3
-    )
-    starter = threading.Timer(0.5, server.start)
+    client = connect(server.profile, connect_timeout_s=0.05, wait_for_server_s=20, timeout_s=0.3)
+    starter = threading.Timer(0.2, server.start)
     starter.start()
     try:
         assert ask(client) == NOTHING
@@ -289,9 +283,7 @@ def test_waiting_for_the_server_finds_one_that_is_started_later(connect: Connect
 
 def test_waiting_for_the_server_does_not_wait_for_a_key_to_be_let_in(connect: Connect) -> None:
     with FakeServer(zap_status=b"400") as server:
-        _, seconds = failure_of(
-            connect(server.profile, wait_for_server_s=20), UnauthenticatedError
-        )
+        _, seconds = failure_of(connect(server.profile, wait_for_server_s=20), UnauthenticatedError)
 
     assert seconds < 1
 
@@ -354,7 +346,7 @@ def test_no_further_attempt_is_made_once_nobody_waits(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.01)
         endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        client = connect(ServerKeys().profile(endpoint), connect_timeout_s=0.2)
+        client = connect(ServerKeys().profile(endpoint), connect_timeout_s=0.1)
         failure_of(client, UnavailableError)
 
         def accept() -> bool:

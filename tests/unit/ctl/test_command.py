@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import shlex
 from argparse import ArgumentParser, Namespace
-from importlib import import_module
 
 import pytest
 
-from descartesd.ctl.command import NOUNS, SINGLE, Command, build_parser, parse
+from descartesd.ctl.command import NOUNS, SINGLE, Command, build_parser, find_command, parse
 from descartesd.ctl.main import _next_word, _split
 from descartesd.ctl.output import Output
 from descartesd.errors import InvalidArgumentError
@@ -14,13 +13,12 @@ from descartesd.errors import InvalidArgumentError
 
 def every_command() -> list[tuple[str, Command]]:
     found = [
-        (f"{noun} {verb}", command)
-        for noun in NOUNS
-        for verb, command in import_module(f"descartesd.ctl.{noun}").COMMANDS.items()
+        (f"{name} {verb}", find_command(module, verb))
+        for name, noun in NOUNS.items()
+        for verb, module in noun.verbs.items()
     ]
     return found + [
-        (name, import_module(f"descartesd.ctl.{single.module}").COMMANDS[single.verb])
-        for name, single in SINGLE.items()
+        (name, find_command(single.module, single.verb)) for name, single in SINGLE.items()
     ]
 
 
@@ -51,13 +49,12 @@ def test_examples_are_commands_as_they_stand(title: str, command: Command) -> No
         head, after = _split(shlex.split(example.partition(" < ")[0]))
         noun, head = _next_word(head)
         if noun in SINGLE:
-            found = import_module(f"descartesd.ctl.{SINGLE[noun].module}").COMMANDS
-            verb = SINGLE[noun].verb
+            found = find_command(SINGLE[noun].module, SINGLE[noun].verb)
         else:
-            found = import_module(f"descartesd.ctl.{noun}").COMMANDS
             verb, head = _next_word(head)
+            found = find_command(NOUNS[noun].verbs[verb], verb)
         if "--help" not in head:
-            parse(title, found[verb], head, after)
+            parse(title, found, head, after)
 
 
 def test_words_behind_the_dashes_are_the_command_and_left_alone() -> None:

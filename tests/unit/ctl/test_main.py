@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from descartesd.ctl.main import main
+from descartesd.ctl import main
 
 # What costs start-up time and no ordinary command needs.
 HEAVY = {"asyncio", "nacl", "dynaconf", "pluggy", "rich", "sqlite3", "descartesd.init"}
 
 
 def run(*words: str) -> int:
-    return main(list(words))
+    return main.run(list(words))
 
 
 @pytest.fixture(autouse=True)
@@ -153,8 +153,8 @@ def test_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> Non
 def imported_by(*words: str) -> set[str]:
     code = (
         "import sys\n"
-        "from descartesd.ctl.main import main\n"
-        f"main({list(words)!r})\n"
+        "from descartesd.ctl.main import run\n"
+        f"run({list(words)!r})\n"
         "print(*sys.modules, file=sys.stderr)\n"
     )
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -95,7 +96,7 @@ class Keeper:
         self.process = subprocess.Popen(
             [*command, "--socket", self.socket, "--output-dir", self.output, *options],
             stderr=subprocess.PIPE,
-            preexec_fn=prepare,
+            preexec_fn=prepare,  # noqa: PLW1509 - no threads here
         )
         self.client = self.connect()
 
@@ -109,7 +110,9 @@ class Keeper:
                 assert self.process.poll() is None
                 return None
 
-        return eventually(try_it)
+        client = eventually(try_it)
+        assert client is not None
+        return client
 
     def ask(self, op: str, **fields: Any) -> Any:
         """Send a request and wait for its result."""
@@ -155,6 +158,11 @@ class Keeper:
     def wait_out(self, agent_id: str, wanted: bytes) -> bytes:
         """Wait until an agent has written `wanted`; returns all it wrote by then."""
         return eventually(lambda: text if wanted in (text := self.out(agent_id)) else b"")
+
+    def children(self) -> list[int]:
+        """The pids of the keeper's children."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in listed.split()]
 
     def descriptors(self) -> int:
         """How many descriptors the keeper has open."""
@@ -210,6 +218,30 @@ def spawn_request(*argv: str, **fields: Any) -> dict[str, Any]:
         "stop": {"signal": signal.SIGTERM, "grace_s": 5.0},
         **fields,
     }
+
+
+class Gate:
+    """A named pipe: agents that run `wait_there` end once it is opened."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "gate"
+        os.mkfifo(self._path)
+        self.wait_there = f"read line < {self._path}"
+
+    def open_until(self, is_over: Callable[[], bool]) -> None:
+        """Wake whoever waits, again and again until it is over."""
+
+        def wake() -> bool:
+            self._open()
+            return is_over()
+
+        eventually(wake, timeout=10)
+
+    def _open(self) -> None:
+        try:
+            os.close(os.open(self._path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as exc:
+            assert exc.errno == errno.ENXIO  # noqa: PT017 - nobody waits
 
 
 def alive(pid: int) -> bool:

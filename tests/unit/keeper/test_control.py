@@ -127,14 +127,13 @@ def test_nothing_forked_during_a_pause_escapes(keeper: Keeper) -> None:
 
     for _ in range(5):
         keeper.ask("pause", agent_id=agent_id)
-        before = keeper.out(agent_id)
         Event().wait(0.03)
         # What was in the pipe when the answer came may still have arrived.
         settled = keeper.out(agent_id)
         Event().wait(0.03)
         assert keeper.out(agent_id) == settled
         keeper.ask("resume", agent_id=agent_id)
-        eventually(lambda written=len(before): len(keeper.out(agent_id)) > written + 10)
+        eventually(lambda: len(keeper.out(agent_id)) > len(settled) + 10)
 
 
 class RestlessTree(Tree):
@@ -144,10 +143,10 @@ class RestlessTree(Tree):
         super().__init__(loop, agents)
         self.sent: list[tuple[int, int]] = []
 
-    def walk(self, agent: Agent) -> Iterator[Process]:
+    def walk(self, _agent: Agent) -> Iterator[Process]:
         yield Process(len(self.sent) + 1, 1, 1, 1, 1, "R", 1)
 
-    def signal(self, agent: Agent, process: Process, signum: int) -> bool:
+    def signal(self, _agent: Agent, process: Process, signum: int) -> bool:
         self.sent.append((process.pid, signum))
         return True
 
@@ -161,7 +160,12 @@ def test_pause_that_cannot_be_completed_is_undone(
     agent = Agent(Pump(loop, str(tmp_path), print), "a1")
     agent.state = "running"
     answers: list[DescartesError] = []
-    request = cast("Request", SimpleNamespace(fail=lambda e: (answers.append(e), loop.stop())))
+
+    def fail(error: DescartesError) -> None:
+        answers.append(error)
+        loop.stop()
+
+    request = cast("Request", SimpleNamespace(fail=fail))
 
     Control(loop, agents, tree).pause(agent, request)
     loop.run()

@@ -49,7 +49,9 @@ def test_shutdown_stops_all_at_once_and_answers_when_nothing_is_left(
 
 def test_shutdown_ends_strays(make_keeper: Callable[..., Keeper]) -> None:
     keeper = make_keeper()
-    agent_id = keeper.spawn("sh", "-c", "env -i setsid sh -c '(exec sleep 60) & exit'; exec sleep 60")
+    agent_id = keeper.spawn(
+        "sh", "-c", "env -i setsid sh -c '(exec sleep 60) & exit'; exec sleep 60"
+    )
     stray = eventually(lambda: keeper.ask("strays")["strays"])[0]
     assert stray["command"].startswith(("sleep 60", "sh -c"))
     assert (keeper.status(agent_id) or {})["state"] == "running"

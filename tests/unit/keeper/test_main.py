@@ -80,6 +80,7 @@ def test_stale_socket_file_is_replaced(make_keeper: Callable[..., Keeper]) -> No
         [*PROGRAM, "--socket", keeper.socket, "--output-dir", keeper.output, "--idle-exit", "0.2"]
     )
     client = eventually(lambda: _connect(keeper.socket))
+    assert client is not None
 
     assert client.ask("hello", version="1.0")["pid"] == again.pid
     client.close()

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,9 @@ def test_five_megabytes_of_binary_arrive_byte_for_byte(keeper: Keeper, tmp_path:
     agent_id = ended["agent_id"]
     assert ended["totals"] == {"stdout": len(data), "stderr": len(data)}
     for stream in protocol.STREAMS:
-        assert hashlib.sha256(keeper.out(agent_id, stream)).digest() == hashlib.sha256(data).digest()
+        assert (
+            hashlib.sha256(keeper.out(agent_id, stream)).digest() == hashlib.sha256(data).digest()
+        )
 
 
 def test_what_was_written_right_before_the_exit_is_there(keeper: Keeper) -> None:
@@ -82,7 +85,7 @@ def test_index_has_an_entry_for_every_64_kib_of_a_flood(keeper: Keeper) -> None:
     assert offsets[0] == 0
     assert offsets == sorted(set(offsets))
     assert [when for _, when in entries] == sorted(when for _, when in entries)
-    assert max(late - early for early, late in zip(offsets, offsets[1:], strict=False)) < 128 * 1024
+    assert max(late - early for early, late in pairwise(offsets)) < 128 * 1024
 
 
 @pytest.mark.parametrize("limit", [0, 1, BLOCK, 10_000, 65_536, 100_000, 1_000_000])
@@ -164,7 +167,9 @@ def small_disk() -> Iterator[Path]:
         pytest.skip("mounting a small file system needs root")
     path = Path(f"/tmp/kpr-disk-{os.getpid()}")
     path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "kpr", str(path)], check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "kpr", str(path)], check=False
+    )
     if mounted.returncode != 0:
         path.rmdir()
         pytest.skip("this host lets nobody mount")

@@ -8,14 +8,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import msgpack
 import pytest
 
 from descartesd.errors import InternalError, UnimplementedError
 from tests.support.eventually import eventually
-from tests.unit.keeper.harness import Client, Keeper
+from tests.unit.keeper.harness import Client, Gate, Keeper
 
 
 def test_new_connection_replaces_the_old(make_keeper: Callable[..., Keeper]) -> None:
@@ -41,9 +40,16 @@ def test_unknown_fields_are_ignored(keeper: Keeper) -> None:
 
 @pytest.mark.parametrize(
     "packet",
-    [b"\xff", b"", msgpack.packb([1, 2]), msgpack.packb(7), b"\xc1", b"\x81\x01\x02", b"\x91" * 9000],
-    ids=["rubbish", "empty", "list", "number", "body without one", "number key", "deep"],
-)  # fmt: skip
+    [
+        pytest.param(b"\xff", id="rubbish"),
+        pytest.param(b"", id="empty"),
+        pytest.param(msgpack.packb([1, 2]), id="list"),
+        pytest.param(msgpack.packb(7), id="number"),
+        pytest.param(b"\xc1", id="body without one"),
+        pytest.param(b"\x81\x01\x02", id="number as key"),
+        pytest.param(b"\x91" * 9000, id="deep"),
+    ],
+)
 def test_malformed_packet_closes_the_connection_and_nothing_else(
     make_keeper: Callable[..., Keeper], packet: bytes
 ) -> None:
@@ -133,14 +139,11 @@ def test_another_user_is_turned_away(make_keeper: Callable[..., Keeper]) -> None
 
 def test_facts_wait_for_room_without_being_lost(make_keeper: Callable[..., Keeper]) -> None:
     keeper = make_keeper()
-    gate = keeper.directory / "gate"
-    os.mkfifo(gate)
-    ids = [keeper.spawn("sh", "-c", f"read x < {gate}", name="n" * 3000) for _ in range(150)]
+    gate = Gate(keeper.directory)
+    ids = [keeper.spawn("sh", "-c", gate.wait_there, name="n" * 3000) for _ in range(150)]
 
     # More than the kernel keeps for a reader that does not read.
-    gate.write_bytes(b"")
-    children = Path(f"/proc/{keeper.process.pid}/task/{keeper.process.pid}/children")
-    eventually(lambda: not children.read_text())
+    gate.open_until(lambda: not keeper.children())
 
     for agent_id in ids:
         assert keeper.exited(agent_id)["exit_code"] == 1
@@ -154,7 +157,9 @@ def test_socket_is_its_owners_alone(keeper: Keeper) -> None:
         stream.connect(keeper.socket)
 
 
-def test_daemon_that_dies_does_not_take_the_keeper_along(make_keeper: Callable[..., Keeper]) -> None:
+def test_daemon_that_dies_does_not_take_the_keeper_along(
+    make_keeper: Callable[..., Keeper],
+) -> None:
     keeper = make_keeper()
     agent_id = keeper.spawn("sleep", "60")
     script = (

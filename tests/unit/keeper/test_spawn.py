@@ -87,7 +87,7 @@ def test_output_goes_on_after_a_forgotten_record(keeper: Keeper) -> None:
 def test_further_attempt_of_a_running_agent_is_a_conflict(keeper: Keeper) -> None:
     agent_id = keeper.spawn("sleep", "60", attempt=3)
 
-    with pytest.raises(ConflictError, match="attempt 3 of agent .* is running"):
+    with pytest.raises(ConflictError, match=r"attempt 3 of agent .* is running"):
         keeper.spawn("true", agent_id=agent_id, attempt=4)
     with pytest.raises(ConflictError, match="attempt 2 is over"):
         keeper.spawn("true", agent_id=agent_id, attempt=2)
@@ -192,9 +192,13 @@ def test_capacity_ends_in_a_clean_error_and_frees_again(
 ) -> None:
     keeper = make_keeper(wrapper=["sh", "-c", 'ulimit -n 80; exec "$@"', "sh"])
     started = []
-    with pytest.raises(ResourceExhaustedError, match="descriptors") as error:
-        for _ in range(40):
+
+    def fill() -> None:
+        while True:
             started.append(keeper.spawn("sleep", "60"))
+
+    with pytest.raises(ResourceExhaustedError, match="descriptors") as error:
+        fill()
 
     assert started
     assert "LimitNOFILE" in (error.value.hint or "")

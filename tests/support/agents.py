@@ -1,0 +1,123 @@
+"""What tests of running agents share: specs, whole outputs, and a look at their processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import psutil
+
+from descartesd.client import Client
+from descartesd.errors import NotFoundError
+from descartesd.wire.agent import AgentInfo, AgentRef, AgentSpec, State, StreamName
+from descartesd.wire.methods import AGENT_KILL, AGENT_REMOVE
+from tests.support.eventually import eventually
+
+SLEEP = ("sleep", "300")
+
+
+def spec(*command: str, **fields: Any) -> AgentSpec:
+    """Describe an agent that runs a command."""
+    return AgentSpec(command=list(command), **fields)
+
+
+def sh(script: str, **fields: Any) -> AgentSpec:
+    """Describe an agent that runs a shell script."""
+    return spec("/bin/sh", "-c", script, **fields)
+
+
+def python(script: str, *arguments: str, **fields: Any) -> AgentSpec:
+    """Describe an agent that runs a Python script, without site packages for a quick start."""
+    return spec(sys.executable, "-I", "-S", "-c", script, *arguments, **fields)
+
+
+def all_agents(client: Client) -> list[AgentInfo]:
+    """Every agent, over all pages."""
+    found: list[AgentInfo] = []
+    cursor = None
+    while True:
+        page = client.agent.list(limit=1000, cursor=cursor)
+        found.extend(page.agents)
+        cursor = page.next
+        if cursor is None:
+            return found
+
+
+@contextmanager
+def left_empty(client: Client) -> Iterator[Client]:
+    """End and remove every agent after the block."""
+    try:
+        yield client
+    finally:
+        for method in (AGENT_KILL, AGENT_REMOVE):
+            refs = [(method, AgentRef(id=agent.id)) for agent in all_agents(client)]
+            for answer in client.pipeline(refs):
+                assert not isinstance(answer, Exception), answer
+
+
+def output(client: Client, agent_id: str, stream: StreamName = "stdout") -> bytes:
+    """Everything a stream still has, page by page."""
+    parts = []
+    offset = 0
+    while True:
+        chunk = client.agent.output(id=agent_id, stream=stream, offset=offset, limit=1 << 20)
+        if not chunk.data:
+            return b"".join(parts)
+        parts.append(chunk.data)
+        offset = chunk.next_offset
+
+
+def until_output(client: Client, agent_id: str, wanted: bytes, timeout: float = 5.0) -> bytes:
+    """Wait until the agent has written something; everything it wrote by then."""
+    return eventually(
+        lambda: (text := output(client, agent_id)) and (text if wanted in text else b""),
+        timeout=timeout,
+    )
+
+
+def until_state(client: Client, agent_id: str, state: State, timeout: float = 5.0) -> AgentInfo:
+    """Wait until an agent is there and in a state."""
+
+    def found() -> AgentInfo | None:
+        try:
+            agent = client.agent.get(id=agent_id)
+        except NotFoundError:
+            return None
+        return agent if agent.state == state else None
+
+    return cast("AgentInfo", eventually(found, timeout=timeout))
+
+
+def carrying(name: str, value: str) -> list[psutil.Process]:
+    """Processes with this variable in the environment they were started with."""
+    wanted = f"{name}={value}".encode()
+    found = []
+    for process in psutil.process_iter():
+        try:
+            with open(f"/proc/{process.pid}/environ", "rb") as file:
+                if wanted in file.read().split(b"\0") and is_alive(process):
+                    found.append(process)
+        except (OSError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether this very process runs; a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether every thread of a process is stopped by a signal."""
+    threads = [f"{pid}/task/{thread.id}" for thread in psutil.Process(pid).threads()]
+    return all(_state(thread) == "T" for thread in threads)
+
+
+def _state(thread: str) -> str:
+    with open(f"/proc/{thread}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(") ")[2][0]

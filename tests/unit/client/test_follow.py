@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from descartesd.transport.follow import FollowPosition
+from descartesd.wire.agent import AgentFollow, FollowOffsets, OutputChunk, StreamName
+
+
+def chunk(
+    data: bytes, offset: int, *, eof: bool = False, stream: StreamName = "stdout"
+) -> OutputChunk:
+    after = offset + len(data)
+    return OutputChunk(
+        stream=stream,
+        data=data,
+        offset=offset,
+        next_offset=after,
+        total=after,
+        truncated_before=0,
+        eof=eof,
+    )
+
+
+def test_an_overlap_is_cut_off() -> None:
+    position = FollowPosition(AgentFollow(id="worker", offsets=FollowOffsets(stdout=10)))
+
+    assert position.accept(chunk(b"old", 4)) is None
+    assert position.accept(chunk(b"ldnew", 8)) == chunk(b"new", 10)
+    assert position.accept(chunk(b"new", 10)) is None
+    assert position.accept(chunk(b"err", 0, stream="stderr")) == chunk(b"err", 0, stream="stderr")
+
+
+def test_a_gap_left_by_retention_is_passed_on() -> None:
+    position = FollowPosition(AgentFollow(id="worker"))
+
+    assert position.accept(chunk(b"late", 1000)) == chunk(b"late", 1000)
+    assert position.request([]).offsets == FollowOffsets(stdout=1004)
+
+
+def test_the_end_is_told_once() -> None:
+    position = FollowPosition(AgentFollow(id="worker", streams=["stdout"]))
+    end = chunk(b"", 0, eof=True)
+
+    assert not position.is_complete([])
+    assert position.is_complete([end])
+    assert position.accept(end) == end
+    assert position.accept(end) is None
+    assert position.is_complete([])
+
+
+def test_what_waits_for_the_consumer_is_not_asked_for_again() -> None:
+    position = FollowPosition(AgentFollow(id="worker", offsets=FollowOffsets(stdout=5)))
+
+    request = position.request([chunk(b"12345", 5), chunk(b"67", 10)])
+
+    assert request.offsets == FollowOffsets(stdout=12)
