@@ -130,3 +130,7 @@ def _unknown(kind: str, word: str, known: Iterable[str], prog: str) -> InvalidAr
         message = f"unknown option '{shown}' in front of the {kind}"
         return InvalidArgumentError(message, hint=f"options of a verb stand behind it; {otherwise}")
     return InvalidArgumentError(f"unknown {kind} '{word}'", hint=suggest(word, known, otherwise))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,12 +15,14 @@ from descartesd.errors import ConflictError, DeadlineExceededError, DescartesErr
 from descartesd.keeper import procfs
 from descartesd.keeper.agent import Agent, Agents
 from descartesd.keeper.loop import Loop, Steps, boottime
+from descartesd.keeper.procfs import Process
 from descartesd.keeper.server import Request
-from descartesd.keeper.tree import Tree
+from descartesd.keeper.tree import Identity, Tree
 
 STEP: Final = 64
 PAUSE_LIMIT_S: Final = 5.0
 KILL_FREEZE_S: Final = 0.25
+QUIET_ROUNDS: Final = 2
 DELAY_MIN_S: Final = 0.001
 DELAY_MAX_S: Final = 0.05
 SWEEP_DELAY_MAX_S: Final = 1.0
@@ -185,12 +187,12 @@ class Control:
             delay_s = min(2 * delay_s, SWEEP_DELAY_MAX_S)
 
     def _sweeping(self, agent: Agent) -> Steps:
-        counted: set[tuple[int, int]] = set()
+        met: set[Identity] = set()
         delay_s = 0.0
         looks = 0
         while True:
             looks += 1
-            if (yield from self._sweep_once(agent, counted)):
+            if (yield from self._sweep_once(agent, met)):
                 yield delay_s
                 delay_s = min(2 * delay_s + DELAY_MIN_S, SWEEP_DELAY_MAX_S)
                 yield from self._freeze(agent, KILL_FREEZE_S)
@@ -205,26 +207,35 @@ class Control:
         if self._agents.leaders.get(agent.pid) is agent:
             del self._agents.leaders[agent.pid]
 
-    def _sweep_once(
-        self, agent: Agent, counted: set[tuple[int, int]]
-    ) -> Generator[float, None, bool]:
+    def _sweep_once(self, agent: Agent, met: set[Identity]) -> Generator[float, None, bool]:
+        """Kill what there is; returns whether anything was alive, new or lost."""
         found = False
+        misses = self._tree.misses
         for count, process in enumerate(self._tree.walk(agent), 1):
+            key = (process.pid, process.start_time)
             if process.state not in procfs.GONE:
                 found = True
-                key = (process.pid, process.start_time)
-                if key not in counted:
-                    counted.add(key)
+                if key not in met:
                     agent.leftovers += not (agent.is_killed or key in (agent.signalled or ()))
                 self._tree.signal(agent, process, signal.SIGKILL)
+            elif key not in met and process.pid != agent.pid:
+                # A zombie too: before it died it may have forked out of this look's sight.
+                found = True
+            met.add(key)
             if count % STEP == 0:
                 yield 0.0
-        return found
+        return found or misses != self._tree.misses
 
     def _send(self, agent: Agent, signum: int) -> Generator[float, None, int]:
         """Signal the whole tree; returns how many processes the signal reached."""
+        # The whole tree first: the children of a parent that dies of it would be out of sight.
+        tree: list[Process] = []
+        for process in self._tree.walk(agent):
+            tree.append(process)
+            if len(tree) % STEP == 0:
+                yield 0.0
         reached = 0
-        for count, process in enumerate(self._tree.walk(agent), 1):
+        for count, process in enumerate(tree, 1):
             if process.state not in procfs.GONE:
                 if agent.signalled is not None:
                     agent.signalled.add((process.pid, process.start_time))
@@ -234,28 +245,41 @@ class Control:
         return reached
 
     def _freeze(self, agent: Agent, limit_s: float) -> Generator[float, None, int | None]:
-        """Stop the tree until a whole round meets nothing new and nothing running.
+        """Stop the tree until two whole rounds meet nothing new, nothing running, nothing lost.
 
         Returns None, or after `limit_s` the pid of a process that was new or running.
         """
         deadline = boottime() + limit_s
-        stopped: set[tuple[int, int]] = set()
+        met: set[Identity] = set()
         delay_s = 0.0
+        quiet_rounds = 0
+        restless = agent.pid
         while True:
-            restless = None
-            for count, process in enumerate(self._tree.walk(agent), 1):
-                key = (process.pid, process.start_time)
-                if process.state not in procfs.GONE and not (
-                    key in stopped and procfs.is_still(process)
-                ):
-                    restless = process.pid
-                    stopped.add(key)
-                    self._tree.signal(agent, process, signal.SIGSTOP)
-                if count % STEP == 0:
-                    yield 0.0
-            if restless is None:
+            misses = self._tree.misses
+            found = yield from self._freeze_once(agent, met)
+            is_quiet = found is None and misses == self._tree.misses
+            quiet_rounds = quiet_rounds + 1 if is_quiet else 0
+            if quiet_rounds == QUIET_ROUNDS:
                 return None
+            restless = found or restless
             if boottime() >= deadline:
                 return restless
-            yield delay_s
-            delay_s = min(2 * delay_s + DELAY_MIN_S, DELAY_MAX_S)
+            yield 0.0 if is_quiet else delay_s
+            if not is_quiet:
+                delay_s = min(2 * delay_s + DELAY_MIN_S, DELAY_MAX_S)
+
+    def _freeze_once(self, agent: Agent, met: set[Identity]) -> Generator[float, None, int | None]:
+        restless = None
+        for count, process in enumerate(self._tree.walk(agent), 1):
+            is_gone = process.state in procfs.GONE
+            if (process.pid, process.start_time) not in met:
+                # A zombie too: before it died it may have forked out of this round's sight.
+                met.add((process.pid, process.start_time))
+                restless = process.pid
+            elif not (is_gone or procfs.is_still(process)):
+                restless = process.pid
+            if restless == process.pid and not is_gone:
+                self._tree.signal(agent, process, signal.SIGSTOP)
+            if count % STEP == 0:
+                yield 0.0
+        return restless

@@ -21,6 +21,7 @@ BLOCK: Final = 4096
 RETRY_S: Final = 1.0
 STEP_MIN: Final = 64 * 1024
 PIPE_BYTES_MAX: Final = 1024 * 1024
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _NO_HOLES: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -87,18 +88,17 @@ class Stream:
         """Whether more may come: the pipe is open, or bytes wait for room on the disk."""
         return self._pipe >= 0 or bool(self._held)
 
-    def open(self, limit: int) -> bool:
-        """Open the file, of which about `limit` bytes will be kept; True if it is new.
+    def prepare(self, limit: int) -> None:
+        """Go on where the file ends, keeping about `limit` bytes; it is made by the first byte.
 
         Raises OSError.
         """
-        is_new = not os.path.exists(self._path)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._file = os.open(self._path, flags, 0o640)
-        self.total = os.fstat(self._file).st_size
+        try:
+            self.total = os.stat(self._path).st_size
+        except FileNotFoundError:
+            self.total = 0
         self._limit = max(limit, BLOCK)
         self._window = [self._pump.view[: self._limit]]
-        return is_new
 
     def attach(self, pipe: int, on_end: Callable[[], None]) -> None:
         """Own the reading end of a pipe from now on; `on_end` is called when no more can come."""
@@ -128,12 +128,6 @@ class Stream:
         self._on_end = None
         self._held = b""
         self._close_files()
-
-    def close_unused(self, *, delete: bool) -> None:
-        """Close after `open` where no pipe followed, and delete the file if it was new."""
-        self._close_files()
-        if delete:
-            os.unlink(self._path)
 
     def _on_readable(self, _mask: int) -> None:
         self._take()
@@ -168,6 +162,8 @@ class Stream:
 
     def _write(self, left: memoryview) -> None:
         try:
+            if self._file < 0:
+                self._file = os.open(self._path, _APPEND, 0o640)
             self._make_room(len(left))
             self._index.mark(self.total, time.time())
             while left:

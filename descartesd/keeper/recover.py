@@ -15,6 +15,8 @@ from descartesd.keeper.server import Request
 from descartesd.keeper.tree import signal_process
 
 LIMIT_S: Final = 5.0
+QUIET_LOOKS: Final = 2
+DELAY_MIN_S: Final = 0.001
 DELAY_MAX_S: Final = 0.05
 
 
@@ -62,8 +64,12 @@ class Recovery:
         deadline = boottime() + LIMIT_S
         ended: set[tuple[int, int]] = set()
         delay_s = 0.0
-        while remains := list(_remains(lost, spared={request.peer_pid})):
-            if boottime() > deadline:
+        quiet_looks = 0
+        # /proc is no snapshot: what forks and exits all the time can slip through one look.
+        while quiet_looks < QUIET_LOOKS:
+            remains = list(_remains(lost, spared={request.peer_pid}))
+            quiet_looks = 0 if remains else quiet_looks + 1
+            if remains and boottime() > deadline:
                 request.fail(
                     DeadlineExceededError(
                         f"process {remains[0].pid} of a lost agent still lives"
@@ -75,7 +81,7 @@ class Recovery:
                 if signal_process(process.pid, process.start_time, signal.SIGKILL):
                     ended.add((process.pid, process.start_time))
             yield delay_s
-            delay_s = min(2 * delay_s + 0.001, DELAY_MAX_S)
+            delay_s = min(2 * delay_s + DELAY_MIN_S, DELAY_MAX_S)
         request.reply({"ended": len(ended)})
 
 

@@ -8,7 +8,6 @@ from typing import Any, Final, NamedTuple
 
 from descartesd.errors import (
     ConflictError,
-    DescartesError,
     InvalidArgumentError,
     ResourceExhaustedError,
     UnavailableError,
@@ -17,7 +16,7 @@ from descartesd.keeper import fields
 from descartesd.keeper.agent import DESCRIPTORS, Agent, Agents
 from descartesd.keeper.launch import HEADROOM, Launch, Launcher, check_limits, explain_output
 from descartesd.keeper.loop import Loop, Steps
-from descartesd.keeper.output import Pump, Stream
+from descartesd.keeper.output import Pump
 from descartesd.keeper.server import Request, Server
 from descartesd.keeper.stdin import Stdin
 from descartesd.keeper.wait import Reaper
@@ -83,12 +82,8 @@ class Spawning:
     def _start(self, agent: Agent, wanted: Wanted) -> None:
         self._check_capacity()
         _end_output(agent)
-        fresh = _open_files(agent, wanted.output_bytes)
-        try:
-            leader = self._launcher.launch(wanted.launch)
-        except DescartesError:
-            _close_files(agent, fresh)
-            raise
+        _prepare_output(agent, wanted.output_bytes)
+        leader = self._launcher.launch(wanted.launch)
         self._server.untell(agent)
         agent.begin(wanted.attempt, leader.pid, leader.pidfd, leader.start_time)
         agent.name = wanted.name
@@ -173,18 +168,9 @@ def _end_output(agent: Agent) -> None:
             )
 
 
-def _open_files(agent: Agent, output_bytes: int) -> list[Stream]:
-    """Open both files; returns the streams whose file did not exist before."""
-    fresh: list[Stream] = []
+def _prepare_output(agent: Agent, output_bytes: int) -> None:
     try:
-        # Keeps what was opened before one could not be.
-        fresh.extend(stream for stream in agent.streams if stream.open(output_bytes))
+        for stream in agent.streams:
+            stream.prepare(output_bytes)
     except OSError as exc:
-        _close_files(agent, fresh)
         raise explain_output(exc) from exc
-    return fresh
-
-
-def _close_files(agent: Agent, fresh: list[Stream]) -> None:
-    for stream in agent.streams:
-        stream.close_unused(delete=stream in fresh)

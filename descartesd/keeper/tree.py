@@ -33,6 +33,9 @@ class Tree:
         self._agents = agents
         self._pid = os.getpid()
         self._lists_children = procfs.knows_children()
+        # How often a process was gone, or elsewhere, between being listed and being read: what it
+        # forked in between is in no list yet.
+        self.misses = 0
         # Processes other than leaders seen in a tree: pid -> (start_time, agent).
         self._kin: dict[int, tuple[int, Agent]] = {}
         self._kin_max = KIN_MAX
@@ -73,8 +76,10 @@ class Tree:
             pid, ppid, start_time = queue.popleft()
             process = procfs.read(pid)
             if process is None or process.ppid != ppid:
+                self.misses += 1
                 continue
             if start_time not in (ANY, process.start_time):
+                self.misses += 1
                 self._kin.pop(pid, None)
                 continue
             if pid != agent.pid:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import stat
+
+import zmq
 
 from descartesd.errors import (
     DescartesError,
@@ -16,6 +19,13 @@ from descartesd.errors import (
 from descartesd.keys.curve import fingerprint
 
 UNIX = "ipc://"
+_MALFORMED = {
+    errno.EINVAL,
+    errno.ENODEV,
+    errno.ENAMETOOLONG,
+    errno.EPROTONOSUPPORT,
+    zmq.ENOCOMPATPROTO,
+}
 
 
 def unreachable(endpoint: str) -> UnavailableError:
@@ -56,13 +66,13 @@ def denied(endpoint: str, public_key: bytes) -> UnauthenticatedError:
         uid = os.getuid()
         return UnauthenticatedError(
             f"uid {uid} has no role on the server at '{endpoint}'",
-            hint="an administrator maps it with these lines in descartesd.toml, then "
-            f'descartesctl server reload:\n[policy.local_uids]\n{uid} = "operator"',
+            hint="an administrator gives it one with these lines in descartesd.toml and a restart:"
+            f'\n[policy.local_uids]\n{uid} = "operator"',
         )
     return UnauthenticatedError(
         f"key not authorised {fingerprint(public_key)} by the server at '{endpoint}'",
-        hint="ask an administrator for a join string (descartesctl cert token --role operator) and "
-        "use it: descartesctl login JOIN-STRING",
+        hint="ask an administrator for a profile: "
+        "descartesctl cert issue NAME --role operator --out NAME.toml",
     )
 
 
@@ -83,6 +93,13 @@ def malformed_endpoint(endpoint: str, why: str) -> InvalidArgumentError:
         f"endpoint '{endpoint}' cannot be used: {why}",
         hint="an endpoint is tcp://HOST:PORT or ipc:///PATH",
     )
+
+
+def no_socket(endpoint: str, error: zmq.ZMQError) -> DescartesError:
+    """libzmq would not even begin."""
+    if error.errno in _MALFORMED:
+        return malformed_endpoint(endpoint, error.strerror)
+    return UnavailableError(f"cannot connect to '{endpoint}': {error.strerror}")
 
 
 def check_unix_socket(path: str) -> None:

@@ -187,7 +187,7 @@ class Connector:
         try:
             self.link = Link(self._context, route.endpoint, keys)
         except zmq.ZMQError as exc:
-            raise causes.malformed_endpoint(route.endpoint, exc.strerror) from exc
+            raise causes.no_socket(route.endpoint, exc) from exc
         self.generation += 1
         self._until = now + self._attempt_s
 

@@ -14,6 +14,7 @@ name does not resolve        nothing at all
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 import struct
@@ -61,22 +62,17 @@ class Link:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: CurveKeys
     ) -> None:
-        """Begin to connect.
-
-        Raises zmq.ZMQError when the endpoint is malformed, ValueError when a key is.
-        """
+        """Begin to connect; raises zmq.ZMQError when that cannot even begin."""
         self.is_up = False
         self._is_over = False
         self._is_drained = False
-        self._socket = context.socket(zmq.DEALER)
-        self._monitor = context.socket(zmq.PAIR)
-        try:
-            _configure(self._socket, keys)
+        with contextlib.ExitStack() as opened:
+            self._socket = opened.enter_context(context.socket(zmq.DEALER))
+            self._monitor = opened.enter_context(context.socket(zmq.PAIR))
+            _configure(self._socket, endpoint, keys)
             self._watch()
             self._socket.connect(endpoint)
-        except BaseException:
-            self.close()
-            raise
+            opened.pop_all()
         self.descriptors: tuple[int, int] = (self._socket.FD, self._monitor.FD)
         self._monitor_readable = select.poll()
         self._monitor_readable.register(self.descriptors[1], select.POLLIN)
@@ -149,7 +145,7 @@ class Link:
             self._socket.close(linger=linger_ms)
 
 
-def _configure(socket: zmq.Socket[bytes], keys: CurveKeys) -> None:
+def _configure(socket: zmq.Socket[bytes], endpoint: str, keys: CurveKeys) -> None:
     socket.curve_publickey = keys.public
     socket.curve_secretkey = keys.secret
     socket.curve_serverkey = keys.server
@@ -160,3 +156,5 @@ def _configure(socket: zmq.Socket[bytes], keys: CurveKeys) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    # Only for an address that is one: with it a name may resolve to where nobody listens.
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -16,8 +15,7 @@ Resend = Literal["read", "state", "idem", "never"]
 ROLES: tuple[server.Role, ...] = ("observer", "operator", "admin")
 
 
-@dataclass(frozen=True, slots=True)
-class Method(Generic[Req, Rep]):
+class Method(NamedTuple, Generic[Req, Rep]):
     """One method. For a stream `reply` is the type of an item.
 
     `resend` says what a client may do after a lost connection: `read` changes nothing, `state`

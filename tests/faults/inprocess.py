@@ -22,8 +22,8 @@ class Front:
 
     def __init__(self, authenticate: Authenticate, *, unix_path: str | None = None) -> None:
         self.public, self.secret = zmq.curve_keypair()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="front")
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="front")
         self._thread.start()
         self._unix_path = unix_path
         self.run(lambda: self._start(authenticate))
@@ -31,7 +31,7 @@ class Front:
     def _start(self, authenticate: Authenticate) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.zap = ZapHandler(self._context, authenticate)
-        self.zap.start(self._loop)
+        self.zap.start(self.loop)
         self._listener = (
             listen_tcp("tcp://127.0.0.1:0", "test")
             if self._unix_path is None
@@ -51,7 +51,7 @@ class Front:
             on_disconnected=lambda _fd: None,
             on_shed=lambda _peer: None,
         )
-        self.router.start(self._loop, [self._listener])
+        self.router.start(self.loop, [self._listener])
         self.router.watch_connections()
 
     def _answer(self, peer: Peer, _payload: bytes) -> None:
@@ -67,14 +67,14 @@ class Front:
         async def call() -> T:
             return job()
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(timeout=10)
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(timeout=10)
 
     def close(self) -> None:
         """Close everything."""
         self.run(self._close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        self._loop.close()
+        self.loop.close()
 
     def _close(self) -> None:
         self.router.close()

@@ -54,7 +54,7 @@ class Model:
     def spec(self, key: str) -> AgentSpec:
         number = int(key.rpartition("-")[2])
         then = f"exit {self.code(key)}" if number % 2 else "exec sleep 300"
-        return sh(f'echo "$0" >> {self._runs}; {then}', env={KEY: key}, labels={"key": key})
+        return sh(f"echo {key} >> '{self._runs}'; {then}", env={KEY: key}, labels={"key": key})
 
     @staticmethod
     def code(key: str) -> int:
@@ -342,13 +342,14 @@ def test_fault_61_spawn_whose_keeper_alone_died_is_aborted_and_leaves_no_process
         results = [answer.exception() or answer.result() for answer in answers]
         with server.client() as client:
             eventually(lambda: client.server.health().keeper.pid not in (None, keeper))
-            eventually(lambda: {agent.state for agent in all_agents(client)} <= {"lost", "running"})
+            eventually(lambda: any(agent.state == "lost" for agent in all_agents(client)))
             agents = all_agents(client)
 
+    assert all(isinstance(each, AgentInfo | DescartesError) for each in results)
     assert {agent.id for agent in agents} == {
         result.id for result in results if isinstance(result, AgentInfo)
     }
-    assert all(isinstance(each, AgentInfo | DescartesError) for each in results)
+    assert {agent.state for agent in agents} <= {"lost", "running"}
     running = {agent.pid for agent in agents if agent.state == "running"}
     assert {process.pid for process in carrying(KEY, "cut")} == running
 

@@ -102,8 +102,9 @@ class FakeServer:
         self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         self._router.setsockopt(zmq.MAXMSGSIZE, 262_144)
         self._router.setsockopt(zmq.HANDSHAKE_IVL, 3000)
+        self._router.setsockopt(zmq.IPV6, int("[" in self.endpoint))
         self._router.bind(self.endpoint)
-        self.endpoint = self._router.last_endpoint.rstrip(b"\0").decode()
+        self.endpoint = str(self._router.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
         if self.endpoint.startswith("ipc://"):
             directory = os.path.dirname(self.endpoint.removeprefix("ipc://"))
             with open(os.path.join(directory, "server.pub"), "w", encoding="ascii") as file:

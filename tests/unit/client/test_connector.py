@@ -86,7 +86,7 @@ def test_an_unknown_key_is_named_at_once_and_asked_about_once(connect: Connect) 
 
         named = fingerprint(decode_key(stranger.client_public))
         assert f"key not authorised {named}" in error.message
-        assert "descartesctl login" in error.hint
+        assert "descartesctl cert issue" in error.hint
         assert not error.retryable
         assert seconds < 1
         assert server.connects == {"400": 1}
@@ -326,6 +326,15 @@ def test_the_next_endpoint_serves_when_the_first_does_not(connect: Connect) -> N
         )
 
         assert ask(connect(profile)) == NOTHING
+
+
+def test_an_ipv6_address_is_reached(connect: Connect) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with FakeServer("tcp://[::1]:*") as server:
+        server.handlers["server.methods"] = answers
+
+        assert ask(connect(server.profile)) == NOTHING
 
 
 def test_one_endpoint_that_refuses_the_key_does_not_hide_another(connect: Connect) -> None:

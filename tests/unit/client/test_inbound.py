@@ -19,7 +19,7 @@ from descartesd.errors import (
 from descartesd.transport.calls import Patience
 from descartesd.transport.inbound import InboundStream
 from descartesd.wire import codec
-from descartesd.wire.agent import AgentFollow, OutputChunk
+from descartesd.wire.agent import AgentFollow, OutputChunk, StreamName
 from descartesd.wire.envelope import VERSION, Credit, Incoming, StreamItem, StreamOpened, raw
 from descartesd.wire.methods import AGENT_FOLLOW, AGENT_SIGNAL
 from descartesd.wire.server import Done
@@ -99,21 +99,9 @@ def test_a_follower_goes_on_where_the_connection_was_cut(
 
 
 def test_what_waits_for_the_consumer_counts_against_the_credit_of_the_next_stream() -> None:
-    stream = InboundStream(AGENT_FOLLOW, FOLLOW)
-    stream.begin(1, 0.0, Patience(3.0))
-    stream.sent(0.0)
-    stream.take(Incoming(v=VERSION, id=1, stream=True))
+    stream = opened()
     for number in range(60):
-        item = OutputChunk(
-            stream="stdout",
-            data=bytes(100),
-            offset=number * 100,
-            next_offset=number * 100 + 100,
-            total=0,
-            truncated_before=0,
-            eof=False,
-        )
-        stream.take(Incoming(v=VERSION, id=1, item=raw(item)))
+        stream.take(item("stdout", number * 100, bytes(100)))
     stream.pop()
 
     assert stream.survives("somewhere")
@@ -125,12 +113,38 @@ def test_what_waits_for_the_consumer_counts_against_the_credit_of_the_next_strea
     assert params.offsets.stdout == 6000
 
 
-def test_a_stream_that_had_ended_is_not_opened_again(connect: Connect, server: FakeServer) -> None:
-    source = Source({"stdout": b"all", "stderr": b""}, cuts=[2])
-    source.serve(server)
+def test_a_stream_that_had_ended_is_not_opened_again() -> None:
+    stream = opened()
+    stream.take(item("stdout", 0, b"all", eof=True))
+    stream.take(item("stderr", 0, b"", eof=True))
 
-    assert everything(connect(server.profile))["stdout"] == b"all"
-    assert len(source.asked) == 1
+    assert not stream.survives("somewhere")
+
+    chunks = [stream.pop(), stream.pop(), stream.pop()]
+    assert [chunk and chunk.stream for chunk in chunks] == ["stdout", "stderr", None]
+    assert (stream.is_over, stream.error) == (True, None)
+
+
+def opened() -> InboundStream:
+    stream = InboundStream(AGENT_FOLLOW, FOLLOW)
+    stream.begin(1, 0.0, Patience(3.0))
+    stream.sent(0.0)
+    stream.take(Incoming(v=VERSION, id=1, stream=True))
+    return stream
+
+
+def item(stream: StreamName, offset: int, data: bytes, *, eof: bool = False) -> Incoming:
+    after = offset + len(data)
+    chunk = OutputChunk(
+        stream=stream,
+        data=data,
+        offset=offset,
+        next_offset=after,
+        total=after,
+        truncated_before=0,
+        eof=eof,
+    )
+    return Incoming(v=VERSION, id=1, item=raw(chunk))
 
 
 def test_a_stream_whose_server_dies_whenever_it_is_opened_fails(

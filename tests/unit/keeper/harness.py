@@ -152,8 +152,11 @@ class Keeper:
                 return None
 
     def out(self, agent_id: str, stream: str = "stdout") -> bytes:
-        """What an agent wrote."""
-        return Path(protocol.data_path(self.output, agent_id, stream)).read_bytes()
+        """What an agent wrote; the file is made by its first byte."""
+        try:
+            return Path(protocol.data_path(self.output, agent_id, stream)).read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def wait_out(self, agent_id: str, wanted: bytes) -> bytes:
         """Wait until an agent has written `wanted`; returns all it wrote by then."""

@@ -121,19 +121,25 @@ def test_pause_of_a_paused_and_resume_of_a_running_agent_change_nothing(keeper: 
     assert keeper.status(agent_id) == first
 
 
+def settled_output(keeper: Keeper, agent_id: str) -> bytes:
+    """What an agent wrote, if it writes no more; nothing while it does."""
+    before = keeper.out(agent_id)
+    Event().wait(0.02)
+    return before if keeper.out(agent_id) == before else b""
+
+
 def test_nothing_forked_during_a_pause_escapes(keeper: Keeper) -> None:
     agent_id = keeper.spawn(*PYTHON, HOPPERS)
     keeper.wait_out(agent_id, b"ready")
 
-    for _ in range(5):
+    for _ in range(8):
         keeper.ask("pause", agent_id=agent_id)
-        Event().wait(0.03)
-        # What was in the pipe when the answer came may still have arrived.
-        settled = keeper.out(agent_id)
-        Event().wait(0.03)
+        # What was in the pipe when the answer came may still be under way.
+        settled = eventually(lambda: settled_output(keeper, agent_id))
+        Event().wait(0.05)
         assert keeper.out(agent_id) == settled
         keeper.ask("resume", agent_id=agent_id)
-        eventually(lambda: len(keeper.out(agent_id)) > len(settled) + 10)
+        keeper.wait_out(agent_id, settled + b"." * 10)
 
 
 class RestlessTree(Tree):

@@ -99,7 +99,7 @@ def test_agents_get_the_soft_limit_the_keeper_was_started_with(
     seen = look(keeper)
 
     assert files[3:5] == [str(hard), str(hard)]
-    assert keeper.descriptors() > 200
+    assert keeper.descriptors() > 100
     assert seen["nofile"] == [100, hard]
     assert len(ids) == 60
 

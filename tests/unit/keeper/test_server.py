@@ -13,7 +13,6 @@ import msgpack
 import pytest
 
 from descartesd.errors import InternalError, UnimplementedError
-from tests.support.eventually import eventually
 from tests.unit.keeper.harness import Client, Gate, Keeper
 
 
@@ -74,9 +73,7 @@ def test_mistake_in_an_operation_is_answered_and_told_on_stderr(
     keeper = make_keeper()
     agent_id = keeper.spawn("true")
     keeper.eof(agent_id)
-    blocked = os.path.join(keeper.output, f"{agent_id}.stdout")
-    os.unlink(blocked)
-    os.mkdir(blocked)
+    os.mkdir(os.path.join(keeper.output, f"{agent_id}.stdout"))
 
     with pytest.raises(InternalError, match="operation 'remove' met IsADirectoryError"):
         keeper.ask("remove", agent_id=agent_id)

@@ -73,7 +73,7 @@ expect(members(fourth), "sleep 67")
 expect(strays, "sleep 66")
 
 for agent in (first, second, third, fourth):
-    for each in found.walk(agent):
+    for each in list(found.walk(agent)):
         found.signal(agent, each, 9)
 for pid, start_time in found.orphans().get(None, ()):
     tree.signal_process(pid, start_time, 9)

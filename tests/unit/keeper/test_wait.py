@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tests.support.eventually import eventually
 from tests.unit.keeper.harness import PYTHON, Client, Gate, Keeper, alive
@@ -130,10 +129,7 @@ def test_exits_without_a_daemon_are_in_the_list_of_the_next_one(
     agent_id = keeper.spawn(*PYTHON, "import sys, time; time.sleep(0.1); print('x'); sys.exit(9)")
     keeper.client.close()
 
-    def eof() -> bool:
-        return Path(keeper.output, f"{agent_id}.stdout").read_bytes() == b"x\n"
-
-    eventually(eof)
+    eventually(lambda: keeper.out(agent_id) == b"x\n")
     keeper.client = Client(keeper.socket)
     status = eventually(lambda: found if (found := keeper.status(agent_id) or {})["eof"] else {})
 
