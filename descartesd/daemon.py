@@ -147,6 +147,7 @@ class Daemon:
             self._policy,
             self._answers,
             request_timeout_s=float(config.server.request_timeout_secs),
+            max_message_bytes=config.network.max_message_size,
         )
         facts = ServerFacts(
             server_id=config.server.server_id,

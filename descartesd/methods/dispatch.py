@@ -72,11 +72,13 @@ class Dispatcher:
         answers: Answers,
         *,
         request_timeout_s: float,
+        max_message_bytes: int,
     ) -> None:
         self._rows: dict[str, _Row] = {}
         self._policy = policy
         self._answers = answers
         self._request_timeout_s = request_timeout_s
+        self._max_message_bytes = max_message_bytes
         self._open: dict[Key, _Open] = {}
         self._per_peer: Counter[bytes] = Counter()
         self._work: set[asyncio.Task[Any]] = set()
@@ -130,8 +132,7 @@ class Dispatcher:
             if row.waits:
                 self._begin(row, call, request, params)
             else:
-                result = row.handler(call, params)
-                self._send(peer, codec.encode(Result(v=VERSION, id=request.id, result=result)))
+                self._reply(peer, request.id, row.handler(call, params))
         except DescartesError as exc:
             self._fail(peer, request.id, exc)
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
@@ -205,7 +206,7 @@ class Dispatcher:
                     result: Any = await row.run(call, params)
                 else:
                     result = await self._finish(row, call, request, params)
-            self._send(call.peer, codec.encode(Result(v=VERSION, id=request.id, result=result)))
+            self._reply(call.peer, request.id, result)
         except TimeoutError:
             self._fail(call.peer, request.id, _too_late(row, request))
         except asyncio.CancelledError:
@@ -269,6 +270,17 @@ class Dispatcher:
         if isinstance(request.deadline_s, float):
             return request.deadline_s
         return None if row.method.name in _UNBOUNDED else self._request_timeout_s
+
+    def _reply(self, peer: Peer, request_id: str | int, result: object) -> None:
+        message = codec.encode(Result(v=VERSION, id=request_id, result=result))
+        if len(message) > self._max_message_bytes:
+            raise ResourceExhaustedError(
+                f"the reply has {len(message)} bytes, more than network.max_message_size"
+                f" ({self._max_message_bytes})",
+                hint="ask for less at once: a smaller limit",
+                retryable=False,
+            )
+        self._send(peer, message)
 
     def _fail(self, peer: Peer, request_id: str | int | None, error: DescartesError) -> None:
         self.failures += 1

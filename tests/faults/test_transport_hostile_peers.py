@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import subprocess
 import sys
 import time
@@ -12,11 +13,9 @@ import pytest
 import zmq
 
 from tests.faults.inprocess import Front
-from tests.faults.peers import Keys, Peer, Peers, daemon_of, keys_of, logged, request, settled_rss
+from tests.faults.peers import Keys, Peer, Peers, daemon_of, keys_of, logged, request
 from tests.support.eventually import eventually
 from tests.support.server import Server
-
-MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -208,19 +207,23 @@ def flood(endpoint: str, keys: Keys) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", FLOOD, endpoint, *words, "1000000"])
 
 
-def test_fault_19_a_message_of_a_million_frames_leaves_nothing_behind(
+def test_fault_19_beside_a_message_of_a_million_frames_others_are_served(
     shared_server: Server, peers: Peers, mallory: Keys
 ) -> None:
-    other = peers.connect()
+    other = peers.connect(timeout=5)
     other.result("server.hello")
-    before, counted = settled_rss(shared_server), dropped(shared_server)
+    counted = dropped(shared_server)
+    times = []
 
     with flood(shared_server.endpoint, mallory) as sender:
-        assert sender.wait(timeout=15) == 0
+        while sender.poll() is None:
+            begun = time.monotonic()
+            other.result("server.hello")
+            times.append(time.monotonic() - begun)
+        assert sender.returncode == 0
 
-    assert other.result("server.hello")["protocol"] == 1
+    assert statistics.median(times) < 0.01
     eventually(lambda: dropped(shared_server) > counted, timeout=2.5)
-    eventually(lambda: daemon_of(shared_server).memory_info().rss - before < 16 * MIB)
 
 
 def test_fault_19_a_message_of_a_million_frames_stalls_the_loop_less_than_50_ms() -> None:

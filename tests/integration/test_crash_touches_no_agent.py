@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from descartesd.client import AsyncClient, Client
-from descartesd.wire.agent import AgentInfo, StreamName
+from descartesd.wire.agent import AgentInfo, StopSpec, StreamName
 from tests.support.agents import (
     SLEEP,
     all_agents,
@@ -357,7 +357,7 @@ def test_termination_ends_agents_in_order_and_leaves_nothing(
         stubborn = client.agent.spawn(
             spec=sh(
                 "trap '' TERM; echo ready; while :; do sleep 1; done",
-                stop={"signal": "TERM", "grace_s": 0.3},
+                stop=StopSpec(grace_s=0.3),
             )
         )
         for agent in (orderly, family, stubborn):
