@@ -223,7 +223,7 @@ def _find(launch: Launch) -> bytes:
         )
     raise InvalidArgumentError(
         f"program '{name}': not in any of {', '.join(launch.path) or 'no directories'}",
-        hint="name it with its whole path, or add its directory to runner.path",
+        hint="name it with its whole path, or add its directory to server.runner.path",
     )
 
 

@@ -9,7 +9,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -27,7 +27,7 @@ from descartesd.methods.call import Call, Handler
 from descartesd.methods.idempotency import Answer, Answers
 from descartesd.methods.policy import RANKS, Policy, refusal
 from descartesd.transport.server import Peer
-from descartesd.transport.streams import Key, Stream, Streams
+from descartesd.transport.streams import Key, Streams
 from descartesd.wire import codec
 from descartesd.wire.envelope import VERSION, Request, Result
 from descartesd.wire.methods import METHODS, Method
@@ -174,10 +174,13 @@ class Dispatcher:
 
     def _begin(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
         key = (call.peer.route, request.id)
-        if key in self._open:
-            raise InvalidArgumentError(
-                f"id: a request '{request.id}' is open on this connection already"
-            )
+        opened = self._open.get(key)
+        if opened is not None:
+            if not opened.task.cancelling():
+                raise InvalidArgumentError(
+                    f"id: a request '{request.id}' is open on this connection already"
+                )
+            self._close(key, opened.task)
         if self._per_peer[call.peer.route] >= _OPEN_PER_PEER:
             raise ResourceExhaustedError(
                 f"{_OPEN_PER_PEER} requests are open on this connection",
@@ -185,15 +188,24 @@ class Dispatcher:
             )
         if self._group is None:
             raise UnavailableError("the server is not serving")
-        run = self._stream if row.method.stream else self._wait
-        task = self._group.create_task(
-            run(row, call, request, params), name=f"{request.method} {request.id}"
-        )
+        name = f"{request.method} {request.id}"
+        if row.method.stream:
+            stream = self.streams.make(call.peer, request.id, request.credit)
+            work = self._stream(row, replace(call, stream=stream), params)
+            task = self._group.create_task(work, name=name)
+            # At once: its credit and its end may be the next messages.
+            self.streams.add(stream, task)
+        else:
+            task = self._group.create_task(self._wait(row, call, request, params), name=name)
         self._open[key] = _Open(call.peer.fd, task)
         self._per_peer[call.peer.route] += 1
-        task.add_done_callback(lambda _: self._close(key))
+        task.add_done_callback(lambda done: self._close(key, done))
 
-    def _close(self, key: Key) -> None:
+    def _close(self, key: Key, task: asyncio.Task[None] | None) -> None:
+        """Forget a request, before its last message goes out: its id may come again at once."""
+        opened = self._open.get(key)
+        if opened is None or opened.task is not task:
+            return
         del self._open[key]
         self._per_peer[key[0]] -= 1
         if not self._per_peer[key[0]]:
@@ -247,24 +259,22 @@ class Dispatcher:
         outcome = await _settled(row.run(call, params), row.method.name)
         self._answers.finish(answer, outcome)
 
-    async def _stream(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
-        stream = self.streams.make(call.peer, request.id, request.credit)
+    async def _stream(self, row: _Row, call: Call, params: Struct) -> None:
+        stream = call.stream
+        if stream is None:
+            raise ValueError("a stream's method was called without one")
+        error: DescartesError | None = None
         try:
-            self._register(stream)
-            opened = Call(caller=call.caller, peer=call.peer, stream=stream)
-            await row.run(opened, params)
-            stream.end()
+            await row.run(call, params)
         except ConnectionResetError:
-            log.debug("stream.client_gone", extra={"stream": request.id})
+            log.debug("stream.client_gone", extra={"stream": stream.id})
+            return
         except DescartesError as exc:
-            stream.end(exc)
+            error = exc
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
-            stream.end(incident(exc, request.method))
-
-    def _register(self, stream: Stream) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self.streams.add(stream, task)
+            error = incident(exc, row.method.name)
+        self._close((stream.peer.route, stream.id), asyncio.current_task())
+        stream.end(error)
 
     def _limit(self, row: _Row, request: Request) -> float | None:
         if isinstance(request.deadline_s, float):
@@ -280,10 +290,13 @@ class Dispatcher:
                 hint="ask for less at once: a smaller limit",
                 retryable=False,
             )
+        self._close((peer.route, request_id), asyncio.current_task())
         self._send(peer, message)
 
     def _fail(self, peer: Peer, request_id: str | int | None, error: DescartesError) -> None:
         self.failures += 1
+        if request_id is not None:
+            self._close((peer.route, request_id), asyncio.current_task())
         self._send(peer, codec.failure(request_id, error))
 
 

@@ -93,7 +93,7 @@ class Streams:
         key = (stream.peer.route, stream.id)
         self._open[key] = (stream, task)
         self._by_fd[stream.peer.fd].add(key)
-        task.add_done_callback(lambda _: self._forget(key, stream.peer.fd))
+        task.add_done_callback(lambda _: self._forget(stream))
 
     def grant(self, peer: Peer, stream_id: str | int, items: int, size: int) -> None:
         """Add credit to a stream of this connection; raises NotFoundError."""
@@ -103,6 +103,8 @@ class Streams:
         """End a stream of this connection; raises NotFoundError."""
         stream, task = self._find(peer, stream_id)
         task.cancel()
+        # Its id is free as soon as the client has heard of the end.
+        self._forget(stream)
         stream.end()
 
     def drop_connection(self, fd: int) -> None:
@@ -123,10 +125,12 @@ class Streams:
         except KeyError:
             raise NotFoundError(f"no stream '{stream_id}' is open on this connection") from None
 
-    def _forget(self, key: Key, fd: int) -> None:
-        self._open.pop(key, None)
-        keys = self._by_fd.get(fd)
-        if keys is not None:
-            keys.discard(key)
-            if not keys:
-                del self._by_fd[fd]
+    def _forget(self, stream: Stream) -> None:
+        key = (stream.peer.route, stream.id)
+        if key not in self._open or self._open[key][0] is not stream:
+            return
+        del self._open[key]
+        keys = self._by_fd[stream.peer.fd]
+        keys.discard(key)
+        if not keys:
+            del self._by_fd[stream.peer.fd]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,6 +29,7 @@ _BUDGETS = {1: at_least(0.70), 100: at_least(0.45)}
 # To touch every byte once would cost the daemon about 0.1 s a GB.
 _DAEMON_BUDGET = at_most(0.01)
 _WRITE_WHEN_OPEN = ': < "$1"; exec dd if=/dev/zero bs="$2" count="$3" status=none'
+_WRITE_FILE_WHEN_OPEN = f'{_WRITE_WHEN_OPEN} >> "$4"'
 _WRITE_AND_HOLD = ': < "$1"; dd if=/dev/zero bs="$2" count="$3" status=none; : < "$4"'
 _PATIENCE_S = 60.0
 
@@ -43,9 +45,9 @@ def run(bench: Bench) -> Iterator[Figure]:
     """The same number of bytes in all, by 1 agent and by 100."""
     rounds, total = (3, 64 << 20) if bench.is_quick else (5, 256 << 20)
     with measured(bench) as ours:
-        require_space(str(bench.scratch), (rounds + 2) * len(_BUDGETS) * total)
+        require_space(str(bench.scratch), 2 * total)
         for agents, budget in _BUDGETS.items():
-            yield from _figures(_Case(ours, agents, total // agents // _BLOCK), rounds, budget)
+            yield from _figures(_Case(bench, ours, agents, total), rounds, budget)
 
 
 def _figures(case: _Case, rounds: int, budget: Budget) -> Iterator[Figure]:
@@ -61,13 +63,14 @@ def _figures(case: _Case, rounds: int, budget: Budget) -> Iterator[Figure]:
 
 
 class _Case:
-    """So many agents, each writing so many blocks."""
+    """So many agents, which write so many bytes together."""
 
-    def __init__(self, ours: Measured, agents: int, blocks: int) -> None:
+    def __init__(self, bench: Bench, ours: Measured, agents: int, total: int) -> None:
+        self._bench = bench
         self._ours = ours
         self.agents = agents
-        self.blocks = blocks
-        self._each = blocks * _BLOCK
+        self.blocks = total // agents // _BLOCK
+        self._each = self.blocks * _BLOCK
 
     def round(self, *, ours_first: bool) -> Pair:
         """MB/s of both sides."""
@@ -80,7 +83,7 @@ class _Case:
         """What daemon and keeper need for the bytes alone."""
         ours = self._ours
         with Gate(ours.server.root) as gate, Gate(ours.server.root) as hold:
-            ids = self._spawn(_WRITE_AND_HOLD, gate, hold)
+            ids = self._spawn(_WRITE_AND_HOLD, gate, hold.path)
             daemon, keeper = cpu_seconds(ours.daemon), cpu_seconds(ours.keeper)
             gate.open()
             _until(partial(self._is_written, ids), step_s=0.01)
@@ -88,6 +91,7 @@ class _Case:
             hold.open()
             self._await_exits(ids)
         self._check_ends(ids)
+        _empty(ours.output_dir)
         gigabytes = self.agents * self._each / 1e9
         return _CPU(daemon / gigabytes, keeper / gigabytes)
 
@@ -101,26 +105,31 @@ class _Case:
             _until(partial(self._is_written, ids))
             seconds = time.perf_counter() - began
         self._check_ends(ids)
+        _empty(self._ours.output_dir)
         return seconds
 
     def _bare(self) -> float:
+        directory = Path(tempfile.mkdtemp(prefix="bare-", dir=self._bench.scratch))
         with Gate(self._ours.server.root) as gate:
-            command = self._command(_WRITE_WHEN_OPEN, gate)
-            files = (self._ours.output_dir / f"bare-{n}" for n in range(self.agents))
-            children = [_start(command, file) for file in files]
+            children = [
+                _start(self._command(_WRITE_FILE_WHEN_OPEN, gate, str(directory / str(number))))
+                for number in range(self.agents)
+            ]
             began = time.perf_counter()
             gate.open()
             for child in children:
                 if child.wait() != 0:
                     raise RuntimeError(f"a writer ended with {child.returncode}")
-            return time.perf_counter() - began
+            seconds = time.perf_counter() - began
+        _empty(directory)
+        return seconds
 
-    def _command(self, script: str, gate: Gate, *others: Gate) -> list[str]:
+    def _command(self, script: str, gate: Gate, *further: str) -> list[str]:
         size = (str(_BLOCK), str(self.blocks))
-        return ["/bin/sh", "-c", script, "writer", gate.path, *size, *(g.path for g in others)]
+        return ["/bin/sh", "-c", script, "writer", gate.path, *size, *further]
 
-    def _spawn(self, script: str, *gates: Gate) -> list[str]:
-        command = self._command(script, *gates)
+    def _spawn(self, script: str, gate: Gate, *further: str) -> list[str]:
+        command = self._command(script, gate, *further)
         ids = self._ours.wire.spawn({"command": command} for _ in range(self.agents))
         for agent_id in ids:
             self._ours.wire.send("agent.wait", {"id": agent_id})
@@ -136,7 +145,7 @@ class _Case:
 
     def _is_written(self, ids: list[str]) -> bool:
         paths = (data_path(str(self._ours.output_dir), agent_id, "stdout") for agent_id in ids)
-        return all(os.stat(path).st_size == self._each for path in paths)
+        return all(_size(path) == self._each for path in paths)
 
     def _check_ends(self, ids: list[str]) -> None:
         for agent_id in ids:
@@ -150,16 +159,23 @@ class _Case:
         return bool(chunk["eof"])
 
 
-def _start(command: list[str], path: Path) -> subprocess.Popen[bytes]:
-    with path.open("ab") as file:
-        file.truncate(0)
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+def _empty(directory: Path) -> None:
+    """Give the memory of written files back; their inodes stay, see `Bench`."""
+    for entry in os.scandir(directory):
+        os.truncate(entry.path, 0)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        # Made with the first byte.
+        return 0
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
 def _until(condition: Callable[[], bool], *, step_s: float = 0.0) -> None:

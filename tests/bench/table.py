@@ -27,5 +27,5 @@ def line(figure: Figure) -> str:
 
 
 def _amount(value: float, unit: str) -> str:
-    digits = 0 if value >= 1000 else 1 if value >= 100 else 2
+    digits = next(n for n, least in enumerate((1000, 100, 1, 0)) if value >= least)
     return f"{value:.{digits}f} {unit}"

@@ -14,8 +14,8 @@ import psutil
 import zmq
 
 from descartesd.keys.z85 import decode_key
-from tests.faults.rawcurve import RawKeys
 from tests.support.eventually import eventually
+from tests.support.rawcurve import RawKeys
 from tests.support.server import Server
 
 
@@ -27,9 +27,10 @@ class Keys(NamedTuple):
     secret: bytes
 
     @property
-    def raw(self) -> RawKeys:
-        """The same, as 32 bytes each."""
-        return RawKeys(*(decode_key(key.decode()) for key in self))
+    def raw(self) -> tuple[bytes, RawKeys]:
+        """The same as bytes."""
+        server, public, secret = (decode_key(key.decode()) for key in self)
+        return server, RawKeys(public, secret)
 
 
 def keys_of(profile: Path) -> Keys:

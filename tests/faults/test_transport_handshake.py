@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import selectors
 import socket
 import statistics
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -22,8 +20,9 @@ from tests.faults.peers import (
     settled_rss,
     unknown_keys,
 )
-from tests.faults.rawcurve import RawPeer, command, frame, greeting, metadata
+from tests.faults.strangers import FOREIGN, announced, greeting
 from tests.support.eventually import eventually
+from tests.support.rawcurve import RawCurve
 from tests.support.server import Server
 
 MIB = 1024 * 1024
@@ -65,19 +64,20 @@ def stalled(shared_server: Server) -> Iterator[Stalled]:
     silent = socket.create_connection(("127.0.0.1", shared_server.port))
     greeted = socket.create_connection(("127.0.0.1", shared_server.port))
     greeted.sendall(greeting())
-    welcomed = RawPeer(shared_server.port, unknown_keys(shared_server).raw)
+    welcomed = RawCurve.connect(shared_server.endpoint, *unknown_keys(shared_server).raw)
     welcomed.greet()
+    welcomed.read_greeting()
     welcomed.hello()
-    peers = Stalled(opened, dict(zip(STALLS, (silent, greeted, welcomed.socket), strict=True)))
+    welcomed.welcome()
+    peers = Stalled(opened, dict(zip(STALLS, (silent, greeted, welcomed.connection), strict=True)))
     stop = threading.Event()
     thread = threading.Thread(target=peers.watch, args=(stop,), name="stalled")
     thread.start()
     yield peers
     stop.set()
     thread.join()
-    for connection in (silent, greeted):
+    for connection in peers.connections.values():
         connection.close()
-    welcomed.__exit__(None, None, None)
 
 
 def closed_after(port: int, data: bytes) -> float:
@@ -112,23 +112,6 @@ def test_fault_01_others_are_served_beside_silent_peers(
     assert statistics.median(times) < 0.01
 
 
-FOREIGN = {
-    "http": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(507),
-    "ssh": b"SSH-2.0-OpenSSH_9.2\r\n",
-    "zmtp 1": b"\x01\x00\x05\x00help",
-    "zmtp 2": b"\xff" + bytes(7) + b"\x01\x7f\x01\x05\x00\x00" + frame(b"help"),
-    "random bytes": random.Random(3).randbytes(400),
-    "null": greeting(b"NULL") + command(b"READY", metadata({"Socket-Type": b"DEALER"})),
-    "plain": greeting(b"PLAIN") + command(b"HELLO", b"\x05admin\x05admin"),
-    "unknown mechanism": greeting(b"GSSAPI"),
-    "hello too short": greeting() + command(b"HELLO", b"\x01\x00"),
-    "hello of zeros": greeting() + command(b"HELLO", b"\x01\x00" + bytes(192)),
-    "initiate first": greeting() + command(b"INITIATE", bytes(300)),
-    "message first": greeting() + frame(b"\x07MESSAGE" + bytes(40)),
-}
-
-
 @pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN.keys())
 def test_fault_03_a_foreign_protocol_is_cut_within_100_ms(
     shared_server: Server, data: bytes
@@ -155,18 +138,13 @@ def test_fault_03_failed_handshakes_make_one_log_line_a_second(shared_server: Se
     )
 
 
-def announced(size: int) -> bytes:
-    """The beginning of a handshake command of that many bytes."""
-    return greeting() + b"\x06" + struct.pack(">Q", size)
-
-
 @pytest.mark.parametrize("size", [512 * MIB, 262_145, 1 << 63], ids=["512M", "one over", "2^63"])
 def test_fault_04_an_oversized_frame_is_cut_before_it_is_read(
     shared_server: Server, size: int
 ) -> None:
     before = settled_rss(shared_server)
 
-    assert closed_after(shared_server.port, announced(size) + bytes(4 * MIB)) < 0.5
+    assert closed_after(shared_server.port, greeting() + announced(size) + bytes(4 * MIB)) < 0.5
 
     assert settled_rss(shared_server) - before < 2 * MIB
 
@@ -180,7 +158,7 @@ def test_fault_04_a_hundred_peers_just_below_the_limit_cost_less_than_64_mib(
         for _ in range(100):
             stranger = socket.create_connection(("127.0.0.1", shared_server.port), timeout=2)
             strangers.append(stranger)
-            stranger.sendall(announced(262_000) + bytes(261_000))
+            stranger.sendall(greeting() + announced(262_000) + bytes(261_000))
         held = settled_rss(shared_server) - before
         with Peers(shared_server) as peers:
             assert peers.connect().result("server.hello")["protocol"] == 1
@@ -211,5 +189,5 @@ def test_fault_01_and_02_handshakes_out_of_time_are_counted(
 def test_an_operators_certificate_finishes_where_a_stranger_stalls(shared_server: Server) -> None:
     keys = keys_of(shared_server.issue("raw", "operator")).raw
 
-    with RawPeer(shared_server.port, keys) as peer:
-        peer.connect()
+    with RawCurve.connect(shared_server.endpoint, *keys) as peer:
+        assert (b"Socket-Type", b"ROUTER") in peer.handshake()

@@ -7,7 +7,9 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import pytest
 import zmq
 
@@ -17,9 +19,9 @@ from descartesd.keys.curve import fingerprint
 from descartesd.keys.profile import ClientSettings, Profile, create_profile
 from descartesd.keys.z85 import decode_key
 from tests.faults.inprocess import Front
-from tests.faults.peers import Keys, Peer, Peers, handshake_failures, keys_of, unknown_keys
-from tests.faults.rawcurve import RawPeer
+from tests.faults.peers import Keys, Peer, Peers, handshake_failures, keys_of, request, unknown_keys
 from tests.support.eventually import eventually
+from tests.support.rawcurve import Property, RawCurve, properties
 from tests.support.server import Server
 
 _EVENT = struct.Struct("=HI")
@@ -149,8 +151,11 @@ def test_fault_12_without_a_zap_handler_nobody_enters(
 
         assert verdict(context, front.endpoint, keys) == 0
         assert verdict(context, front.endpoint, Keys(front.public, *zmq.curve_keypair())) == 0
-        with RawPeer(front.port, keys.raw, timeout=0.5) as raw, pytest.raises(NOT_LET_IN):
-            raw.connect({"User-Id": b"key:anybody"})
+        with (
+            RawCurve.connect(front.endpoint, *keys.raw, timeout=0.5) as raw,
+            pytest.raises(NOT_LET_IN),
+        ):
+            raw.handshake(properties(b"DEALER", b"", (b"User-Id", b"key:anybody")))
         early.socket.send(b"still here")
         assert early.socket.recv() == b"key:anybody"
 
@@ -207,40 +212,50 @@ def test_fault_13_a_trust_store_that_is_gone_lets_nobody_in_until_it_is_back(
             assert client.server.hello().identity.role == "admin"
 
 
+USER, ADDRESS = b"User-Id", b"Peer-Address"
 CLAIMS = {
-    "root": {"User-Id": b"uid:0"},
-    "unix": {"User-Id": b"uid:0", "Peer-Address": b"localhost:0:0:1"},
-    "empty": {"User-Id": b""},
-    "lower case": {"user-id": b"uid:0", "peer-address": b"localhost:0:0:1"},
+    "root": [(USER, b"uid:0")],
+    "unix": [(USER, b"uid:0"), (ADDRESS, b"localhost:0:0:1")],
+    "empty": [(USER, b"")],
+    "lower case": [(b"user-id", b"uid:0"), (b"peer-address", b"localhost:0:0:1")],
+    "twice": [(USER, b"uid:0"), (USER, b"uid:0")],
 }
+
+
+@pytest.fixture(scope="module")
+def humble(shared_server: Server) -> Keys:
+    return keys_of(shared_server.issue("humble", "observer"))
+
+
+def ask(peer: RawCurve, method: str, **params: Any) -> dict[str, Any]:
+    """Send a request and return what comes back."""
+    peer.send(request(method, params))
+    answer: dict[str, Any] = msgpack.unpackb(*peer.receive())
+    return answer
 
 
 @pytest.mark.parametrize("claims", CLAIMS.values(), ids=CLAIMS.keys())
 def test_fault_15_what_a_client_claims_to_be_is_ignored(
-    shared_server: Server, peers: Peers, claims: dict[str, bytes]
+    shared_server: Server, humble: Keys, claims: list[Property]
 ) -> None:
-    name = f"liar-{list(CLAIMS.values()).index(claims)}"
-    keys = keys_of(shared_server.issue(name, "observer"))
+    with RawCurve.connect(shared_server.endpoint, *humble.raw) as liar:
+        liar.handshake(properties(b"DEALER", b"", *claims))
+        identity = ask(liar, "server.hello")["result"]["identity"]
+        refused = ask(liar, "agent.spawn", spec={"command": ["true"]})["error"]["code"]
 
-    with RawPeer(shared_server.port, keys.raw) as liar:
-        liar.connect(claims)
-        identity = liar.ask("server.hello")["result"]["identity"]
-        refused = liar.ask("agent.spawn", {"spec": {"command": ["true"]}})["error"]["code"]
-
-    assert identity == {"id": f"key:{shown(keys.public)}", "role": "observer", "name": name}
+    assert identity == {"id": f"key:{shown(humble.public)}", "role": "observer", "name": "humble"}
     assert refused == "permission_denied"
 
 
 def test_fault_15_another_identity_cannot_be_claimed_either(
-    shared_server: Server, peers: Peers
+    shared_server: Server, peers: Peers, humble: Keys
 ) -> None:
-    keys = keys_of(shared_server.issue("humble", "observer"))
     admin = f"key:{shown(peers.admin.public)}"
     assert peers.connect().result("server.hello")["identity"]["id"] == admin
 
-    with RawPeer(shared_server.port, keys.raw) as liar:
-        liar.connect({"User-Id": admin.encode(), "Identity": b"admin"})
-        identity = liar.ask("server.hello")["result"]["identity"]
+    with RawCurve.connect(shared_server.endpoint, *humble.raw) as liar:
+        liar.handshake(properties(b"DEALER", b"admin", (USER, admin.encode())))
+        identity = ask(liar, "server.hello")["result"]["identity"]
 
     assert identity["name"] == "humble"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,8 +16,22 @@ from descartesd.errors import NotFoundError
 from descartesd.wire.agent import AgentInfo, AgentRef, AgentSpec, State, StreamName
 from descartesd.wire.methods import AGENT_KILL, AGENT_REMOVE
 from tests.support.eventually import eventually
+from tests.support.server import BIN, Server
 
 SLEEP = ("sleep", "300")
+# Starts a child in a session of its own and leaves it; the child writes its pid and waits.
+DETACHED = """
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(1, f"{os.getpid()}\\n".encode())
+        time.sleep(300)
+    os._exit(0)
+os.wait()
+os.read(0, 1)
+"""
 
 
 def spec(*command: str, **fields: Any) -> AgentSpec:
@@ -121,3 +137,32 @@ def is_stopped(pid: int) -> bool:
 def _state(thread: str) -> str:
     with open(f"/proc/{thread}/stat", encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(") ")[2][0]
+
+
+def keeper_fds(server: Server) -> list[str]:
+    """What the keeper's descriptors stand for."""
+    directory = f"/proc/{server.keeper_pid}/fd"
+    found = []
+    for fd in os.listdir(directory):
+        try:
+            link = os.readlink(f"{directory}/{fd}")
+        except FileNotFoundError:
+            continue
+        # A pipe is always another one.
+        found.append(link.partition("[")[0] if link.startswith("pipe:") else link)
+    return sorted(found)
+
+
+def start_under(server: Server, prepare: Callable[[], None], extra_fds: Sequence[int] = ()) -> None:
+    """Start the daemon, and with it its keeper, after `prepare` has run in the new process."""
+    with server.log.open("ab") as log:
+        server.process = subprocess.Popen(
+            [BIN / "descartesd", "--config", server.config],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=server.environ,
+            pass_fds=extra_fds,
+            preexec_fn=prepare,  # noqa: PLW1509 - no other thread runs in these tests
+        )
+    server.wait_until_serving()

@@ -1,0 +1,412 @@
+"""Registry and keeper made to agree, with a keeper that says what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from descartesd.agents.fleet import Fleet, FleetOptions
+from descartesd.agents.keeper_link import KeeperLink
+from descartesd.agents.output import OutputFiles
+from descartesd.agents.record import Agent, from_row
+from descartesd.agents.recovery import reconcile
+from descartesd.agents.registry import Registry
+from descartesd.agents.spec import RunnerDefaults
+from descartesd.keeper import protocol
+from descartesd.wire.agent import AgentSpec, Reason, State
+
+NOW = 5000.0
+PID_MAX_LIMIT = 4 * 1024 * 1024  # proc(5), pid_max on 64-bit hosts
+
+
+def agent(number: int, state: State = "running", **fields: Any) -> Agent:
+    started = (
+        {} if state == "starting" else {"pid": 100 + number, "start_time": 7, "started_at": 2.0}
+    )
+    return Agent(
+        id=f"{number:020d}",
+        name=f"a{number}",
+        owner="uid:0",
+        spec=AgentSpec(command=["sleep", "1"]),
+        created_at=1.0,
+        state=state,
+        **started,
+        **fields,
+    )
+
+
+def status(of: Agent, state: str = "running", **fields: Any) -> protocol.Status:
+    told: protocol.Status = {
+        "agent_id": of.id,
+        "name": of.name,
+        "attempt": 1,
+        "pid": 100 + int(of.id),
+        "start_time": 7,
+        "started_at": 2.0,
+        "state": state,
+        "paused_at": 3.0 if state == "paused" else None,
+        "ended_at": 4.0 if state == "exited" else None,
+        "exit_code": 0 if state == "exited" else None,
+        "signal": None,
+        "ended_by": None,
+        "leftovers": 0,
+        "eof": state == "exited",
+        "stdin_open": False,
+        "totals": {"stdout": 0, "stderr": 0},
+        "output_error": None,
+    }
+    return told | fields  # type: ignore[return-value,operator]
+
+
+class ScriptedKeeper:
+    """Answers by `pages` of its list; `before_page` is called before each is sent."""
+
+    def __init__(self, path: str) -> None:
+        self.pages: list[list[protocol.Status]] = [[]]
+        self.before_page: Callable[[int], None] = lambda _: None
+        self.on_forget: Callable[[str], None] = lambda _: None
+        self.heard: list[dict[str, Any]] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._listener.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._listener, self._accept)
+        self._peer: socket.socket | None = None
+
+    def of(self, op: str) -> list[dict[str, Any]]:
+        return [request for request in self.heard if request["op"] == op]
+
+    def tell(self, event: str, told: protocol.Status) -> None:
+        assert self._peer is not None
+        protocol.send(self._peer, {"event": event, "agent": told})
+
+    def close(self) -> None:
+        for sock in (self._listener, self._peer):
+            if sock is not None:
+                self._loop.remove_reader(sock)
+                sock.close()
+
+    def _accept(self) -> None:
+        self._peer, _ = self._listener.accept()
+        self._peer.setblocking(False)
+        self._loop.add_reader(self._peer, self._read)
+
+    def _read(self) -> None:
+        assert self._peer is not None
+        request = protocol.receive(self._peer)
+        if request is None:
+            self._loop.remove_reader(self._peer)
+            return
+        self.heard.append(request)
+        reply = getattr(self, f"_{request['op']}")(request)
+        protocol.send(self._peer, {"id": request["id"], "ok": reply})
+
+    def _hello(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"pid": 1, "version": protocol.VERSION, "boot_id": "boot"}
+
+    def _list(self, request: dict[str, Any]) -> dict[str, Any]:
+        number = int(request.get("cursor") or "0")
+        self.before_page(number)
+        more = str(number + 1) if number + 1 < len(self.pages) else None
+        return {"agents": self.pages[number], "next": more}
+
+    def _recover(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"ended": len(request["agents"])}
+
+    def _forget(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.on_forget(request["agent_id"])
+        return {}
+
+    def _spawn(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"pid": 999, "start_time": 9, "started_at": 9.0}
+
+
+class Scene:
+    """A fleet with a registry on disk, connected to a scripted keeper."""
+
+    def __init__(self, directory: Path) -> None:
+        self.database = str(directory / "registry.sqlite")
+        self._socket = str(directory / "keeper.sock")
+        self.registry = Registry(self.database)
+        self.link = KeeperLink(on_lost=lambda: None)
+        self.fleet = Fleet(
+            self.registry,
+            self.link,
+            OutputFiles(str(directory)),
+            FleetOptions("here", 100, RunnerDefaults(None, ("/bin",), 65_536)),
+            clock=lambda: NOW,
+        )
+
+    async def __aenter__(self) -> Self:
+        self.keeper = ScriptedKeeper(self._socket)
+        await self.link.connect(self._socket)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.link.close()
+        self.keeper.close()
+        self.registry.close()
+
+    def load(self, *agents: Agent) -> None:
+        for each in agents:
+            self.registry.put_agent(each)
+        self.registry.commit()
+        self.fleet.load(self.registry.agents())
+
+    async def reconcile(self, reason: Reason = "keeper_lost") -> list[str]:
+        unknown = await reconcile(self.fleet, self.link, reason)
+        # What was asked without waiting has been heard once this is answered.
+        await self.link.request("hello", version=protocol.VERSION)
+        return unknown
+
+    def get(self, of: Agent) -> Agent:
+        found = self.fleet.roster.get(of.id)
+        assert found is not None
+        return found
+
+    def stored(self, of: Agent) -> Agent | None:
+        """Read the record as another process sees it."""
+        database = sqlite3.connect(self.database)
+        row = database.execute("SELECT record FROM agents WHERE id = ?", (of.id,)).fetchone()
+        database.close()
+        return row and from_row(row[0])
+
+
+def run(directory: Path, test: Callable[[Scene], Awaitable[None]]) -> None:
+    async def inside() -> None:
+        async with Scene(directory) as scene:
+            await test(scene)
+
+    asyncio.run(inside())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("running", "running"), ("running", "paused"), ("running", "stopping"),
+        ("paused", "running"), ("paused", "paused"), ("paused", "stopping"),
+        ("stopping", "stopping"),
+    ],
+)  # fmt: skip
+def test_agent_the_keeper_has_is_in_the_state_the_keeper_tells(
+    tmp_path: Path, before: State, after: State
+) -> None:
+    ended_by = "stop" if after == "stopping" else None
+
+    async def test(scene: Scene) -> None:
+        one = agent(1, before)
+        scene.load(one)
+        scene.keeper.pages = [[status(one, after, ended_by=ended_by)]]
+
+        assert await scene.reconcile() == []
+
+        found = scene.get(one)
+        assert (found.state, found.pid) == (after, 101)
+        assert found.paused_at == (3.0 if after == "paused" and before != after else None)
+        assert scene.stored(one) == found
+        assert scene.keeper.of("recover") == []
+
+    run(tmp_path, test)
+
+
+def test_start_nobody_answered_is_completed_when_the_keeper_has_it(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        one = agent(1, "starting")
+        scene.load(one)
+        scene.keeper.pages = [[status(one)]]
+
+        await scene.reconcile()
+
+        found = scene.get(one)
+        assert (found.state, found.pid, found.start_time, found.started_at) == (
+            "running", 101, 7, 2.0,
+        )  # fmt: skip
+
+    run(tmp_path, test)
+
+
+def test_exit_is_taken_over_and_durable_before_the_keeper_may_forget_it(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        agents = [agent(number) for number in range(3)]
+        scene.load(*agents)
+        scene.keeper.pages = [
+            [status(each, "exited", exit_code=code) for code, each in enumerate(agents)]
+        ]
+        durable: dict[str, State] = {}
+
+        def note(agent_id: str) -> None:
+            for each in agents:
+                stored = scene.stored(each)
+                if stored is not None and each.id == agent_id:
+                    durable[agent_id] = stored.state
+
+        scene.keeper.on_forget = note
+        await scene.reconcile()
+
+        assert list(durable.values()) == ["completed", "failed", "failed"]
+        assert [scene.get(each).outcome.exit_code for each in agents] == [0, 1, 2]  # type: ignore[union-attr]
+        assert all(scene.get(each).eof for each in agents)
+
+    run(tmp_path, test)
+
+
+def test_exit_whose_output_has_not_ended_is_kept_by_the_keeper(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        one = agent(1)
+        scene.load(one)
+        scene.keeper.pages = [[status(one, "exited", eof=False)]]
+
+        await scene.reconcile()
+
+        assert scene.get(one).state == "completed"
+        assert not scene.get(one).eof
+        assert scene.keeper.of("forget") == []
+
+    run(tmp_path, test)
+
+
+def test_agent_the_keeper_lost_is_lost_after_what_is_left_of_it_was_ended(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        running, starting = agent(1), agent(2, "starting")
+        ended = agent(3, "failed", eof=True)
+        scene.load(running, starting, ended)
+
+        await scene.reconcile()
+
+        (request,) = scene.keeper.of("recover")
+        first, second = request["agents"]
+        assert first == {"agent_id": running.id, "pid": 101, "start_time": 7}
+        assert second["agent_id"] == starting.id
+        assert second["pid"] > PID_MAX_LIMIT
+        lost = scene.get(running)
+        assert (lost.state, lost.ended_at, lost.eof) == ("lost", NOW, True)
+        assert lost.outcome is not None
+        assert (lost.outcome.reason, lost.outcome.exit_code) == ("keeper_lost", None)
+        assert scene.fleet.roster.get(starting.id) is None
+        assert scene.stored(starting) is None
+        assert "a2" not in scene.fleet.roster.names
+        assert scene.get(ended).state == "failed"
+
+    run(tmp_path, test)
+
+
+def test_after_a_start_of_the_host_nothing_is_sought(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        one = agent(1, "paused", paused_at=3.0, pause_mode="tree")
+        scene.load(one)
+
+        await scene.reconcile("host_lost")
+
+        lost = scene.get(one)
+        assert scene.keeper.of("recover") == []
+        assert lost.outcome is not None
+        assert (lost.state, lost.outcome.reason, lost.paused_at) == ("lost", "host_lost", None)
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("has_eof", [True, False], ids=["with its output", "before its output"])
+def test_end_told_while_the_list_still_comes_is_not_undone(tmp_path: Path, has_eof: bool) -> None:
+    async def test(scene: Scene) -> None:
+        one, two = agent(1), agent(2)
+        scene.load(one, two)
+        scene.keeper.pages = [[status(one)], [status(two)]]
+
+        def end(page: int) -> None:
+            if page == 1:
+                scene.keeper.tell("exited", status(one, "exited", exit_code=3, eof=has_eof))
+
+        scene.keeper.before_page = end
+        await scene.reconcile()
+
+        found = scene.get(one)
+        assert found.outcome is not None
+        assert (found.state, found.outcome.exit_code, found.eof) == ("failed", 3, has_eof)
+        assert scene.get(two).state == "running"
+
+    run(tmp_path, test)
+
+
+def test_end_of_the_output_told_while_the_list_still_comes_is_not_undone(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        one = agent(1, "failed", eof=False)
+        scene.load(one)
+        scene.keeper.pages = [[status(one, "exited", eof=False)], []]
+        scene.keeper.before_page = lambda page: (
+            scene.keeper.tell("eof", status(one, "exited")) if page == 1 else None
+        )
+
+        await scene.reconcile()
+
+        assert scene.get(one).eof
+        assert len(scene.keeper.of("forget")) == 1
+
+    run(tmp_path, test)
+
+
+def test_agent_started_while_the_list_comes_is_neither_lost_nor_unknown(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        started: list[Agent] = []
+
+        def start(page: int) -> None:
+            if page == 0:
+                started.append(scene.fleet.reserve(AgentSpec(command=["true"]), "uid:0"))
+                scene.keeper.pages[1].append(status(agent(1), agent_id=started[0].id))
+
+        scene.keeper.pages = [[], []]
+        scene.keeper.before_page = start
+
+        unknown = await scene.reconcile()
+        await scene.fleet.start(started[0])
+
+        assert unknown == []
+        assert scene.get(started[0]).state == "running"
+        assert scene.get(started[0]).pid == 999
+
+    run(tmp_path, test)
+
+
+def test_agents_the_registry_does_not_know_are_told_or_forgotten(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        scene.keeper.pages = [[status(agent(1)), status(agent(2), "exited")]]
+
+        unknown = await scene.reconcile()
+
+        assert unknown == [agent(1).id]
+        assert [each["agent_id"] for each in scene.keeper.of("forget")] == [agent(2).id]
+        assert len(scene.fleet.roster) == 0
+
+    run(tmp_path, test)
+
+
+def test_another_attempt_than_the_recorded_one_does_not_count(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        one = agent(1, attempt=2)
+        scene.load(one)
+        scene.keeper.pages = [[status(one, "exited")]]
+
+        await scene.reconcile()
+
+        assert scene.get(one).state == "lost"
+
+    run(tmp_path, test)
+
+
+def test_ended_agent_the_keeper_has_forgotten_has_no_more_output(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        one = agent(1, "completed", eof=False)
+        scene.load(one)
+
+        await scene.reconcile()
+
+        assert scene.get(one).eof
+        assert scene.keeper.of("recover") == []
+
+    run(tmp_path, test)
