@@ -11,11 +11,12 @@ import time
 from dataclasses import dataclass
 
 from descartesd.agents.keeper_link import KeeperLink
-from descartesd.errors import DescartesError, StartupRefusedError
+from descartesd.errors import AbortedError, StartupRefusedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 _START_S = 10.0
+_ANSWER_S = 2.0
 _POLL_S = 0.005
 # Without a daemon and without an agent a keeper has nothing to keep.
 _IDLE_EXIT_S = 60
@@ -41,7 +42,8 @@ class KeeperGuard:
     async def ensure(self) -> None:
         """Connect to the keeper, started for this if there is none.
 
-        Raises StartupRefusedError when none can be started.
+        Raises StartupRefusedError when none can be started, UnavailableError when the one there is
+        does not answer, UnimplementedError when it is of another generation.
         """
         if await self._try_connect():
             return
@@ -60,8 +62,15 @@ class KeeperGuard:
 
     async def _try_connect(self) -> bool:
         try:
-            await self._link.connect(self._paths.socket)
-        except (OSError, DescartesError) as exc:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._link.connect(self._paths.socket)
+        except (TimeoutError, BlockingIOError) as exc:
+            # It may only be slow, and its agents live: nobody shoots it.
+            raise UnavailableError(
+                "the keeper does not answer",
+                hint=f"see its messages in {self._paths.log}",
+            ) from exc
+        except (OSError, AbortedError) as exc:
             log.debug("keeper.not_there", extra={"cause": str(exc)})
             return False
         return True

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 import stat
 import subprocess
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from descartesd.errors import (
@@ -22,12 +20,10 @@ from descartesd.errors import (
     ResourceExhaustedError,
 )
 from descartesd.keeper import procfs
+from descartesd.keeper.limits import Limits
 
 UMASK: Final = 0o022
 HEADROOM: Final = 48  # descriptors for the keeper itself: sockets, epolls, /proc, one start
-SPARES: Final = 4
-LIMITS: Final = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-_OOM_SCORE: Final = "/proc/self/oom_score_adj"
 _SHORTAGES: Final = (
     errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT,
 )  # fmt: skip
@@ -62,15 +58,10 @@ class Leader(NamedTuple):
 
 
 class Launcher:
-    """Starts leaders under the limits this process was started with."""
+    """Starts leaders."""
 
-    def __init__(self) -> None:
-        self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.descriptors_max = self._nofile[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self._nofile[1], self._nofile[1]))
-        with open(_OOM_SCORE, encoding="ascii") as file:
-            self._resets_oom_score = file.read().strip() != "0"
-        self._spares = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(SPARES)]
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
 
     def launch(self, launch: Launch) -> Leader:
         """Start a leader.
@@ -96,70 +87,26 @@ class Launcher:
         return Leader(pid, pidfd, start_time, stdin, stdout, stderr)
 
     def _start(self, launch: Launch, program: bytes, stdio: list[int]) -> int:
-        is_lowered = self._nofile[0] != self._nofile[1]
-        if is_lowered:
-            # The agent inherits the soft limit of this moment; the spares leave low numbers free.
-            _close(self._spares)
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._nofile)
-        try:
-            process = subprocess.Popen(
-                [argument.encode() for argument in launch.argv],
-                executable=program,
-                stdin=stdio[0],
-                stdout=stdio[1],
-                stderr=stdio[2],
-                cwd=launch.cwd.encode(),
-                env={name.encode(): value.encode() for name, value in launch.env.items()},
-                umask=UMASK,
-                start_new_session=True,
-                preexec_fn=self._preparation(launch.rlimits),  # noqa: PLW1509 - no threads here
-            )
-        except subprocess.SubprocessError as exc:
-            limits = ", ".join(sorted(launch.rlimits)) or "oom_score_adj"
-            raise InvalidArgumentError(
-                f"the kernel refuses the limits asked for: {limits}"
-            ) from exc
-        finally:
-            if is_lowered:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (self._nofile[1], self._nofile[1]))
-                null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-                self._spares = [null, *(os.dup(null) for _ in range(SPARES - 1))]
+        with self._limits.passed_on():
+            try:
+                process = subprocess.Popen(
+                    [argument.encode() for argument in launch.argv],
+                    executable=program,
+                    stdin=stdio[0],
+                    stdout=stdio[1],
+                    stderr=stdio[2],
+                    cwd=launch.cwd.encode(),
+                    env={name.encode(): value.encode() for name, value in launch.env.items()},
+                    umask=UMASK,
+                    start_new_session=True,
+                    preexec_fn=self._limits.preparation(launch.rlimits),  # noqa: PLW1509 - no threads
+                )
+            except subprocess.SubprocessError as exc:
+                limits = ", ".join(sorted(launch.rlimits)) or "oom_score_adj"
+                raise InvalidArgumentError(f"the kernel refuses to set {limits}") from exc
         # Reaped by us, exactly once: subprocess must never wait for it.
         process.returncode = 0
         return process.pid
-
-    def _preparation(self, rlimits: dict[str, int]) -> Callable[[], None] | None:
-        if not rlimits and not self._resets_oom_score:
-            return None
-        wanted = [(LIMITS[name], (value, value)) for name, value in rlimits.items()]
-        oom_score = _OOM_SCORE if self._resets_oom_score else None
-
-        def prepare() -> None:
-            for kind, limits in wanted:
-                resource.setrlimit(kind, limits)
-            if oom_score is not None:
-                with open(oom_score, "wb", buffering=0) as file:
-                    file.write(b"0")
-
-        return prepare
-
-
-def check_limits(rlimits: dict[str, int]) -> None:
-    """Refuse limits that do not exist or are over this process's hard limit.
-
-    Raises InvalidArgumentError.
-    """
-    for name, value in rlimits.items():
-        if name not in LIMITS:
-            raise InvalidArgumentError(
-                f"rlimits: no limit '{name}', expected one of {', '.join(LIMITS)}"
-            )
-        hard = resource.getrlimit(LIMITS[name])[1]
-        if hard != resource.RLIM_INFINITY and value > hard:
-            raise InvalidArgumentError(
-                f"rlimits: {name} {value} is over the keeper's own hard limit of {hard}",
-                hint="raise the limit of the service that runs the keeper",
-            )
 
 
 def explain_output(exc: OSError) -> DescartesError:

@@ -78,6 +78,10 @@ def _read_seconds(text: str) -> float:
 
 
 def _prepare() -> None:
+    # No pipe of an agent may come to lie on a standard descriptor that was closed.
+    while (null := os.open("/dev/null", os.O_RDWR)) <= 2:
+        continue
+    os.close(null)
     os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     os.umask(0o027)
     reset_inherited()

@@ -14,7 +14,8 @@ from descartesd.errors import (
 )
 from descartesd.keeper import fields
 from descartesd.keeper.agent import DESCRIPTORS, Agent, Agents
-from descartesd.keeper.launch import HEADROOM, Launch, Launcher, check_limits, explain_output
+from descartesd.keeper.launch import HEADROOM, Launch, Launcher, explain_output
+from descartesd.keeper.limits import Limits
 from descartesd.keeper.loop import Loop, Steps
 from descartesd.keeper.output import Pump
 from descartesd.keeper.server import Request, Server
@@ -49,7 +50,8 @@ class Spawning:
         self._pump = pump
         self._reaper = reaper
         self._server = server
-        self._launcher = Launcher()
+        self._limits = Limits()
+        self._launcher = Launcher(self._limits)
         self.is_refusing = False
 
     def spawn(self, request: Request) -> dict[str, Any] | None:
@@ -58,6 +60,7 @@ class Spawning:
         Answers `{pid, start_time, started_at}`; for an attempt already known its facts again.
         """
         wanted = _read(request.fields)
+        self._limits.check(wanted.launch.rlimits)
         agent = self._agents.find(wanted.agent_id)
         if agent is None:
             agent = Agent(self._pump, wanted.agent_id)
@@ -100,7 +103,7 @@ class Spawning:
         if self.is_refusing:
             raise UnavailableError("the keeper is shutting down: it starts nothing more")
         holders = len(self._agents.holders)
-        most = self._launcher.descriptors_max
+        most = self._limits.descriptors_max
         if (holders + 1) * DESCRIPTORS > most - HEADROOM:
             raise ResourceExhaustedError(
                 f"{holders} agents may need {DESCRIPTORS} descriptors each,"
@@ -141,9 +144,7 @@ def _absolute(request: fields.Fields, key: str) -> str:
 
 def _rlimits(request: fields.Fields) -> dict[str, int]:
     asked = fields.mapping(request, "rlimits")
-    rlimits = {name: fields.number(asked, name) for name in asked}
-    check_limits(rlimits)
-    return rlimits
+    return {name: fields.number(asked, name) for name in asked}
 
 
 def _check_next(agent: Agent, attempt: int) -> None:

@@ -79,9 +79,10 @@ class Answers:
         return answer
 
     def begin(self, identity: str, key: str, method: str, digest: bytes) -> Answer:
-        """Record that the work under a key begins; durable with the registry's next commit."""
+        """Record for good that the work under a key begins."""
         intent = Intent(identity, key, method, digest, None, self._clock(), None)
         self._registry.begin_intent(intent)
+        self._registry.commit()
         answer = Answer(identity, key)
         self._open[identity, key] = (answer, method, digest)
         return answer

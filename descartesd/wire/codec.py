@@ -6,11 +6,18 @@ import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import msgpack
 import msgspec
 
 from descartesd.errors import DescartesError, InvalidArgumentError, UnimplementedError, from_wire
-from descartesd.wire.envelope import EMPTY_PARAMS, VERSION, Failure, Incoming, Request, WireError
+from descartesd.wire.envelope import (
+    EMPTY_PARAMS,
+    VERSION,
+    Failure,
+    Incoming,
+    Request,
+    RequestId,
+    WireError,
+)
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -49,20 +56,22 @@ def decode_request(payload: bytes | memoryview) -> Request:
 _PLAIN_ENTRIES = 4
 
 
+class _IdAlone(msgspec.Struct):
+    """The id of an envelope, whatever else is wrong with it."""
+
+    id: msgspec.Raw
+
+
+_id_alone_decoder = msgspec.msgpack.Decoder(_IdAlone)
+_id_decoder: msgspec.msgpack.Decoder[str | int] = msgspec.msgpack.Decoder(RequestId)
+
+
 def read_id(payload: bytes | memoryview) -> str | int | None:
     """Find the id of a request whose envelope was refused, or None."""
     try:
-        message = msgpack.unpackb(payload, raw=False, strict_map_key=True)
+        return _id_decoder.decode(_id_alone_decoder.decode(payload).id)
     except MALFORMED:
         return None
-    except msgpack.UnpackException:
-        return None
-    found = message.get("id") if isinstance(message, dict) else None
-    if isinstance(found, str) and 1 <= len(found.encode("utf-8", "replace")) <= 64:
-        return found
-    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 1 << 64:
-        return found
-    return None
 
 
 class ParamsDecoder:
@@ -89,19 +98,26 @@ class ParamsDecoder:
 _AT_MOST_ONE_ENTRY = (0x80, 0x81)
 
 
+_keys_decoder = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+
+
 def _refuse_duplicate_keys(payload: bytes | memoryview) -> None:
-    msgpack.unpackb(
-        payload, raw=False, strict_map_key=True, object_pairs_hook=_distinct, max_ext_len=0
-    )
+    # The values stay undecoded: a hostile one would be many times larger as objects.
+    found = len(_keys_decoder.decode(payload))
+    announced = _entries(payload)
+    if found != announced:
+        raise ValueError(f"{announced - found} of {announced} keys stand twice")
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key '{twice}' stands twice")
-    return found
+def _entries(payload: bytes | memoryview) -> int:
+    """How many entries a map says it has (msgpack: fixmap, map 16, map 32)."""
+    if payload[0] & 0xF0 == _FIXMAP:
+        return payload[0] & 0x0F
+    size = 2 if payload[0] == _MAP_16 else 4
+    return int.from_bytes(payload[1 : 1 + size], "big")
+
+
+_FIXMAP, _MAP_16 = 0x80, 0xDE
 
 
 def decode_incoming(payload: bytes) -> Incoming:

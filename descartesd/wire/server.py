@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from descartesd.wire.agent import Name
+from descartesd.wire.envelope import RequestId
 
 Role = Literal["observer", "operator", "admin"]
 
@@ -90,7 +91,7 @@ class MethodTable(Struct, frozen=True, kw_only=True):
 class StreamCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Let the stream opened as request `stream` send this much more."""
 
-    stream: str | int
+    stream: RequestId
     items: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     bytes: Annotated[int, Meta(ge=0, le=1 << 32)] = 0
 
@@ -98,7 +99,7 @@ class StreamCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class StreamCancel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """End the stream opened as request `stream`."""
 
-    stream: str | int
+    stream: RequestId
 
 
 class CertSign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

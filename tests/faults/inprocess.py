@@ -29,8 +29,8 @@ class Front:
         self.run(lambda: self._start(authenticate))
 
     def _start(self, authenticate: Authenticate) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.zap = ZapHandler(self._context, authenticate)
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.zap = ZapHandler(self.context, authenticate)
         self.zap.start(self.loop)
         self._listener = (
             listen_tcp("tcp://127.0.0.1:0", "test")
@@ -39,7 +39,7 @@ class Front:
         )
         self.endpoint = self._listener.endpoint
         self.router = RouterServer(
-            self._context,
+            self.context,
             RouterOptions(
                 public_key=self.public,
                 secret_key=self.secret,
@@ -80,7 +80,7 @@ class Front:
         self.router.close()
         self.zap.close()
         self._listener.socket.close()
-        self._context.destroy(linger=0)
+        self.context.destroy(linger=0)
 
     def __enter__(self) -> Self:
         return self

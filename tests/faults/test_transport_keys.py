@@ -158,6 +158,7 @@ def test_fault_12_without_a_zap_handler_nobody_enters(
             raw.handshake(properties(b"DEALER", b"", (b"User-Id", b"key:anybody")))
         early.socket.send(b"still here")
         assert early.socket.recv() == b"key:anybody"
+        early.close()
 
 
 def test_fault_13_a_failing_look_up_refuses_that_peer_and_serves_the_next(

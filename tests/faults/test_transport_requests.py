@@ -10,6 +10,7 @@ from typing import Any
 
 import msgpack
 import msgspec
+import psutil
 import pytest
 
 from descartesd.wire.methods import METHODS, ROLES, Method
@@ -557,6 +558,39 @@ def test_fault_31_a_duplicate_after_a_crash_of_the_daemon_is_answered_alike(
         assert unheard["name"] == "unheard"
         assert again.result("agent.list")["total"] == 2
         assert runs(tmp_path) == 2
+
+
+def test_fault_31_a_signal_cut_short_by_a_crash_is_not_sent_again(server: Server) -> None:
+    wish = {"id": "counter", "signal": "USR1"}
+    script = "trap 'echo got' USR1; echo ready; while :; do sleep 0.02; done"
+    spec = {"command": ["sh", "-c", script], "name": "counter"}
+    assert server.keeper_pid is not None
+    keeper = psutil.Process(server.keeper_pid)
+
+    with Peers(server) as peers:
+        first = peers.connect()
+        first.result("agent.spawn", {"spec": spec})
+        eventually(lambda: b"ready" in written(first, "counter"))
+        keeper.suspend()
+        first.send("agent.signal", wish, id="s", idem="signal-once")
+        # The second answer comes a turn of the loop after the signal was taken on.
+        first.result("server.hello")
+        first.result("server.hello")
+        server.kill()
+        keeper.resume()
+        server.start()
+
+        again = peers.connect()
+        answer = again.ask("agent.signal", wish, idem="signal-once")
+        again.result("agent.stop", {"id": "counter"})
+
+        assert written(again, "counter").count(b"got") <= 1
+        assert answer.get("error", {}).get("code") == "aborted"
+
+
+def written(peer: Peer, agent: str) -> bytes:
+    data: bytes = peer.result("agent.output", {"id": agent})["data"]
+    return data
 
 
 def once(directory: Path, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from descartesd.client import AsyncClient, Client
+from descartesd.errors import UnavailableError
 from descartesd.wire.agent import AgentInfo, StopSpec, StreamName
 from tests.support.agents import (
     SLEEP,
@@ -327,6 +328,33 @@ def test_kill_of_daemon_and_keeper_ends_what_was_left_before_serving(server: Ser
         check_outcome(client, ended, "failed", (5, None))
         server.crash_and_restart()
         check_lost(client, server, family)
+        assert client.agent.spawn(spec=spec(*SLEEP)).state == "running"
+
+
+def test_keeper_that_does_not_answer_is_reported_and_used_again_when_it_does(
+    server: Server,
+) -> None:
+    with server.client() as client:
+        agent = client.agent.spawn(spec=spec(*SLEEP))
+        keeper = server.keeper_pid
+        assert keeper is not None
+        server.kill()
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            server.start()
+            hung = client.server.health()
+            shown = client.agent.get(id=agent.id)
+            with pytest.raises(UnavailableError, match="not connected"):
+                client.agent.spawn(spec=spec(*SLEEP))
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        eventually(lambda: client.server.health().status == "ok")
+
+        assert (hung.status, hung.keeper.connected) == ("degraded", False)
+        assert hung.reasons == ["the keeper is not connected: the keeper does not answer"]
+        assert (shown.id, shown.state, shown.pid) == (agent.id, "running", agent.pid)
+        assert server.keeper_pid == keeper
+        assert client.agent.kill(id=agent.id).state == "terminated"
         assert client.agent.spawn(spec=spec(*SLEEP)).state == "running"
 
 

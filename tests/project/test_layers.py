@@ -37,7 +37,7 @@ ROOTS = {"daemon", "main", "__init__"}
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "dynaconf": ("config/load.py",),
     "nacl": ("keys/",),
-    "msgpack": ("wire/codec.py", "keeper/", "keys/certificate.py"),
+    "msgpack": ("keeper/",),
     "inotify_simple": ("agents/follow.py",),
     "sqlite3": ("agents/registry.py",),
 }

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
@@ -20,112 +19,11 @@ from descartesd.agents.registry import Registry
 from descartesd.agents.spec import RunnerDefaults
 from descartesd.keeper import protocol
 from descartesd.wire.agent import AgentSpec, Reason, State
+from tests.support.scriptedkeeper import ScriptedKeeper, status
+from tests.support.scriptedkeeper import record as agent
 
 NOW = 5000.0
 PID_MAX_LIMIT = 4 * 1024 * 1024  # proc(5), pid_max on 64-bit hosts
-
-
-def agent(number: int, state: State = "running", **fields: Any) -> Agent:
-    started = (
-        {} if state == "starting" else {"pid": 100 + number, "start_time": 7, "started_at": 2.0}
-    )
-    return Agent(
-        id=f"{number:020d}",
-        name=f"a{number}",
-        owner="uid:0",
-        spec=AgentSpec(command=["sleep", "1"]),
-        created_at=1.0,
-        state=state,
-        **started,
-        **fields,
-    )
-
-
-def status(of: Agent, state: str = "running", **fields: Any) -> protocol.Status:
-    told: protocol.Status = {
-        "agent_id": of.id,
-        "name": of.name,
-        "attempt": 1,
-        "pid": 100 + int(of.id),
-        "start_time": 7,
-        "started_at": 2.0,
-        "state": state,
-        "paused_at": 3.0 if state == "paused" else None,
-        "ended_at": 4.0 if state == "exited" else None,
-        "exit_code": 0 if state == "exited" else None,
-        "signal": None,
-        "ended_by": None,
-        "leftovers": 0,
-        "eof": state == "exited",
-        "stdin_open": False,
-        "totals": {"stdout": 0, "stderr": 0},
-        "output_error": None,
-    }
-    return told | fields  # type: ignore[return-value,operator]
-
-
-class ScriptedKeeper:
-    """Answers by `pages` of its list; `before_page` is called before each is sent."""
-
-    def __init__(self, path: str) -> None:
-        self.pages: list[list[protocol.Status]] = [[]]
-        self.before_page: Callable[[int], None] = lambda _: None
-        self.on_forget: Callable[[str], None] = lambda _: None
-        self.heard: list[dict[str, Any]] = []
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(path)
-        self._listener.listen()
-        self._listener.setblocking(False)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._listener, self._accept)
-        self._peer: socket.socket | None = None
-
-    def of(self, op: str) -> list[dict[str, Any]]:
-        return [request for request in self.heard if request["op"] == op]
-
-    def tell(self, event: str, told: protocol.Status) -> None:
-        assert self._peer is not None
-        protocol.send(self._peer, {"event": event, "agent": told})
-
-    def close(self) -> None:
-        for sock in (self._listener, self._peer):
-            if sock is not None:
-                self._loop.remove_reader(sock)
-                sock.close()
-
-    def _accept(self) -> None:
-        self._peer, _ = self._listener.accept()
-        self._peer.setblocking(False)
-        self._loop.add_reader(self._peer, self._read)
-
-    def _read(self) -> None:
-        assert self._peer is not None
-        request = protocol.receive(self._peer)
-        if request is None:
-            self._loop.remove_reader(self._peer)
-            return
-        self.heard.append(request)
-        reply = getattr(self, f"_{request['op']}")(request)
-        protocol.send(self._peer, {"id": request["id"], "ok": reply})
-
-    def _hello(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"pid": 1, "version": protocol.VERSION, "boot_id": "boot"}
-
-    def _list(self, request: dict[str, Any]) -> dict[str, Any]:
-        number = int(request.get("cursor") or "0")
-        self.before_page(number)
-        more = str(number + 1) if number + 1 < len(self.pages) else None
-        return {"agents": self.pages[number], "next": more}
-
-    def _recover(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"ended": len(request["agents"])}
-
-    def _forget(self, request: dict[str, Any]) -> dict[str, Any]:
-        self.on_forget(request["agent_id"])
-        return {}
-
-    def _spawn(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"pid": 999, "start_time": 9, "started_at": 9.0}
 
 
 class Scene:
@@ -171,10 +69,10 @@ class Scene:
         assert found is not None
         return found
 
-    def stored(self, of: Agent) -> Agent | None:
+    def stored(self, agent_id: str) -> Agent | None:
         """Read the record as another process sees it."""
         database = sqlite3.connect(self.database)
-        row = database.execute("SELECT record FROM agents WHERE id = ?", (of.id,)).fetchone()
+        row = database.execute("SELECT record FROM agents WHERE id = ?", (agent_id,)).fetchone()
         database.close()
         return row and from_row(row[0])
 
@@ -210,7 +108,7 @@ def test_agent_the_keeper_has_is_in_the_state_the_keeper_tells(
         found = scene.get(one)
         assert (found.state, found.pid) == (after, 101)
         assert found.paused_at == (3.0 if after == "paused" and before != after else None)
-        assert scene.stored(one) == found
+        assert scene.stored(one.id) == found
         assert scene.keeper.of("recover") == []
 
     run(tmp_path, test)
@@ -241,13 +139,12 @@ def test_exit_is_taken_over_and_durable_before_the_keeper_may_forget_it(tmp_path
         ]
         durable: dict[str, State] = {}
 
-        def note(agent_id: str) -> None:
-            for each in agents:
-                stored = scene.stored(each)
-                if stored is not None and each.id == agent_id:
-                    durable[agent_id] = stored.state
+        def note(op: str, agent_id: str) -> None:
+            stored = scene.stored(agent_id)
+            if op == "forget" and stored is not None:
+                durable[agent_id] = stored.state
 
-        scene.keeper.on_forget = note
+        scene.keeper.before_reply = note
         await scene.reconcile()
 
         assert list(durable.values()) == ["completed", "failed", "failed"]
@@ -290,7 +187,7 @@ def test_agent_the_keeper_lost_is_lost_after_what_is_left_of_it_was_ended(tmp_pa
         assert lost.outcome is not None
         assert (lost.outcome.reason, lost.outcome.exit_code) == ("keeper_lost", None)
         assert scene.fleet.roster.get(starting.id) is None
-        assert scene.stored(starting) is None
+        assert scene.stored(starting.id) is None
         assert "a2" not in scene.fleet.roster.names
         assert scene.get(ended).state == "failed"
 
@@ -408,5 +305,34 @@ def test_ended_agent_the_keeper_has_forgotten_has_no_more_output(tmp_path: Path)
 
         assert scene.get(one).eof
         assert scene.keeper.of("recover") == []
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("verb", ["stop", "kill"])
+def test_end_is_recorded_only_when_the_keeper_works_on_it(tmp_path: Path, verb: str) -> None:
+    async def test(scene: Scene) -> None:
+        one = agent(1)
+        scene.load(one)
+        recorded: list[State | None] = []
+
+        def note(op: str, agent_id: str) -> None:
+            stored = scene.stored(agent_id)
+            if op == verb:
+                recorded.append(stored and stored.state)
+
+        scene.keeper.before_reply = note
+        arguments = (None, None) if verb == "stop" else ()
+        changed = asyncio.Event()
+        with scene.fleet.notifying(scene.get(one), changed):
+            asked = asyncio.ensure_future(getattr(scene.fleet, verb)(scene.get(one), *arguments))
+            await changed.wait()
+        stored = scene.stored(one.id)
+        recorded.append(stored and stored.state)
+        scene.keeper.tell("exited", status(one, "exited", exit_code=0, ended_by=verb))
+        await asked
+
+        assert recorded == ["running", "stopping"]
+        assert scene.get(one).state == "terminated"
 
     run(tmp_path, test)

@@ -294,6 +294,18 @@ def test_stop_wakes_a_paused_agent_so_that_it_can_end(keeper: Keeper) -> None:
     assert keeper.exited(agent_id)["exit_code"] == 4
 
 
+def test_stop_reaches_all_before_the_leaders_end_hides_its_children(keeper: Keeper) -> None:
+    script = "for i in 1 2 3 4; do setsid sleep 60 & done; echo up; exec sleep 60"
+    for _ in range(5):
+        agent_id = keeper.spawn("sh", "-c", script)
+        keeper.wait_out(agent_id, b"up")
+
+        keeper.ask("stop", agent_id=agent_id)
+
+        assert keeper.exited(agent_id)["signal"] == signal.SIGTERM
+        assert keeper.eof(agent_id)["leftovers"] == 0
+
+
 def test_stopping_agent_takes_no_pause_and_a_second_stop_changes_nothing(keeper: Keeper) -> None:
     agent_id = keeper.spawn("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.02; done")
     keeper.wait_out(agent_id, b"up")

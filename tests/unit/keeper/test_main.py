@@ -181,6 +181,15 @@ def test_keeper_outlives_whoever_read_its_stderr(make_keeper: Callable[..., Keep
     assert keeper.ask("hello", version="1.0")["pid"] == keeper.process.pid
 
 
+def test_standard_descriptors_need_not_be_open(make_keeper: Callable[..., Keeper]) -> None:
+    keeper = make_keeper(wrapper=["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"])
+
+    agent_id = keeper.run("sh", "-c", "echo out; echo err >&2; cat", stdin="null")["agent_id"]
+
+    assert keeper.out(agent_id) == b"out\n"
+    assert keeper.out(agent_id, "stderr") == b"err\n"
+
+
 def test_empty_keeper_is_small(make_keeper: Callable[..., Keeper]) -> None:
     keeper = make_keeper()
     status = Path(f"/proc/{keeper.process.pid}/status").read_text()

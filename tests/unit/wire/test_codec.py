@@ -116,7 +116,7 @@ def test_nesting_in_params_is_refused() -> None:
 def test_duplicate_param_is_refused() -> None:
     twice = b"\x83\xa2id\xa4abcd\xa2id\xa4abce\xa4data\xc4\x01x"
 
-    with pytest.raises(InvalidArgumentError, match="'id' stands twice"):
+    with pytest.raises(InvalidArgumentError, match="1 of 3 keys stand twice"):
         codec.ParamsDecoder(AgentWrite)(msgspec.Raw(twice))
 
 
@@ -148,6 +148,28 @@ def test_unknown_key_inside_names_place_and_nearest() -> None:
 
 def test_unknown_envelope_key_is_ignored() -> None:
     assert codec.decode_request(packed(later="x")).id == 1
+
+
+@pytest.mark.parametrize("count", [15, 16, 70_000])
+def test_duplicate_key_is_found_in_a_map_of_any_size(count: int) -> None:
+    pairs = [(f"k{number}", 0) for number in range(count - 5)]
+    pairs += [("v", 1), ("id", 1), ("method", "x"), ("params", {}), ("id", 2)]
+    packer = msgpack.Packer()
+    payload = packer.pack_map_pairs(pairs)
+
+    with pytest.raises(InvalidArgumentError, match=f"1 of {count} keys stand twice"):
+        codec.decode_request(payload)
+
+
+def test_what_expands_when_decoded_is_refused_or_ignored_undecoded() -> None:
+    swollen = [[]] * 250_000
+    began = time.perf_counter()
+
+    assert codec.decode_request(packed(later=swollen)).id == 1
+    assert codec.read_id(packed(method=7, later=swollen)) == 1
+    assert codec.read_id(packed(id=swollen)) is None
+
+    assert time.perf_counter() - began < 0.2
 
 
 def test_other_version_is_unimplemented() -> None:
