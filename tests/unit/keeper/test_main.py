@@ -152,18 +152,18 @@ def test_other_signals_do_nothing(keeper: Keeper, signum: int) -> None:
 
 
 def test_keeper_leaves_when_idle_and_not_before(make_keeper: Callable[..., Keeper]) -> None:
-    keeper = make_keeper("--idle-exit", "0.3")
+    keeper = make_keeper("--idle-exit", "0.15")
     agent_id = keeper.spawn("true")
     keeper.eof(agent_id)
     keeper.client.close()
     # A record nobody has asked for is a reason to stay.
     with pytest.raises(subprocess.TimeoutExpired):
-        keeper.process.wait(0.6)
+        keeper.process.wait(0.35)
 
     keeper.client = Client(keeper.socket)
     keeper.ask("forget", agent_id=agent_id)
     with pytest.raises(subprocess.TimeoutExpired):
-        keeper.process.wait(0.6)
+        keeper.process.wait(0.35)
     keeper.client.close()
 
     assert keeper.wait() == 0
