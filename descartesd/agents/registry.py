@@ -2,12 +2,13 @@
 
 WAL with synchronous=NORMAL: what is committed survives the daemon; only a dying host can lose the
 last commits, and it takes the agents with it.
-Changes gather in one transaction until `commit`, which must come before anything they promise is
-visible outside.
+Changes gather until they are written in one transaction, which must come before anything they
+promise is visible outside. What a failing disk refuses waits for the next transaction.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from descartesd.agents.record import Agent, from_row, to_row
-from descartesd.errors import StartupRefusedError
+from descartesd.errors import StartupRefusedError, UnavailableError
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 INTENT_AGE_S = 24 * 3600.0
@@ -53,6 +56,10 @@ class Registry:
     """Owns the database file. Not thread-safe: it lives in the event loop's thread."""
 
     def __init__(self, path: str) -> None:
+        # Why the last transaction failed; None while what has been recorded is durable.
+        self.problem: str | None = None
+        # The last change of each kind to each row, in the order they were made in.
+        self._unsaved: dict[tuple[str, ...], tuple[str, tuple[object, ...]]] = {}
         _create_private(path)
         self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
         try:
@@ -66,7 +73,6 @@ class Registry:
         except StartupRefusedError:
             self._db.close()
             raise
-        self._in_transaction = False
 
     def _open(self, path: str) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -84,21 +90,51 @@ class Registry:
             )
 
     def close(self) -> None:
-        """Commit and close."""
-        self.commit()
+        """Write what can be written, and close."""
+        self.save()
         self._db.close()
 
     def commit(self) -> None:
-        """Make everything since the last commit durable."""
-        if self._in_transaction:
-            self._db.execute("COMMIT")
-            self._in_transaction = False
+        """Make everything recorded so far durable; raises UnavailableError when it cannot be."""
+        if not self.save():
+            raise UnavailableError(
+                f"the registry cannot be written: {self.problem}",
+                hint="see that the disk of server.state_dir has room and can be written",
+            )
 
-    def _change(self, sql: str, values: tuple[object, ...]) -> None:
-        if not self._in_transaction:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._in_transaction = True
-        self._db.execute(sql, values)
+    def save(self) -> bool:
+        """Commit what is true whether it can be recorded or not; False when it could not."""
+        if not self._unsaved:
+            return True
+        try:
+            self._write()
+        except sqlite3.Error as exc:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if self.problem is None:
+                log.error("registry.unwritable", extra={"cause": str(exc)})  # noqa: TRY400
+            self.problem = str(exc)
+            return False
+        self._unsaved.clear()
+        if self.problem is not None:
+            log.info("registry.writable")
+            self.problem = None
+        return True
+
+    def _write(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        for sql, values in self._unsaved.values():
+            self._db.execute(sql, values)
+        self._db.execute("COMMIT")
+
+    def check(self) -> None:
+        """Refuse new work while nothing can be recorded; raises UnavailableError."""
+        if self.problem is not None:
+            self.commit()
+
+    def _change(self, row: tuple[str, ...], sql: str, values: tuple[object, ...]) -> None:
+        self._unsaved.pop(row, None)
+        self._unsaved[row] = (sql, values)
 
     def agents(self) -> Iterator[Agent]:
         """Every agent, oldest first; raises StartupRefusedError on a damaged row."""
@@ -114,6 +150,7 @@ class Registry:
     def put_agent(self, agent: Agent) -> None:
         """Store an agent as it is now."""
         self._change(
+            ("agent", agent.id),
             "INSERT INTO agents VALUES (?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET record = excluded.record",
             (agent.id, agent.name, to_row(agent)),
@@ -121,13 +158,14 @@ class Registry:
 
     def drop_agent(self, agent_id: str) -> None:
         """Forget an agent."""
-        self._change("DELETE FROM agents WHERE id = ?", (agent_id,))
+        self._change(("agent", agent_id), "DELETE FROM agents WHERE id = ?", (agent_id,))
 
-    def intent(self, identity: str, key: str) -> Intent | None:
-        """Look a key up."""
+    def intent(self, identity: str, key: str, now: float) -> Intent | None:
+        """Look a key up whose answer, if there is one, is not older than a day."""
         row = self._db.execute(
-            f"SELECT {_INTENT_COLUMNS} FROM intents WHERE identity = ? AND key = ?",  # noqa: S608
-            (identity, key),
+            f"SELECT {_INTENT_COLUMNS} FROM intents WHERE identity = ? AND key = ?"  # noqa: S608
+            " AND (finished_at IS NULL OR finished_at >= ?)",
+            (identity, key, now - INTENT_AGE_S),
         ).fetchone()
         return Intent(*row) if row else None
 
@@ -139,15 +177,17 @@ class Registry:
         return [Intent(*row) for row in rows]
 
     def begin_intent(self, intent: Intent) -> None:
-        """Record that the work under this key begins."""
+        """Record that the work under this key begins; an answer under it is dropped."""
         self._change(
-            "INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?, NULL, NULL)",
+            ("begin", intent.identity, intent.key),
+            "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, NULL, NULL)",
             intent[:6],
         )
 
     def bind_intent(self, identity: str, key: str, agent_id: str) -> None:
         """Record which agent an open intent makes."""
         self._change(
+            ("bind", identity, key),
             "UPDATE intents SET agent_id = ? WHERE identity = ? AND key = ?",
             (agent_id, identity, key),
         )
@@ -155,24 +195,38 @@ class Registry:
     def finish_intent(self, identity: str, key: str, reply: bytes, now: float) -> None:
         """Record the answer under a key; the same request is answered with it from now on."""
         self._change(
+            ("finish", identity, key),
             "UPDATE intents SET reply = ?, finished_at = ? WHERE identity = ? AND key = ?",
             (reply, now, identity, key),
         )
 
+    def drop_intent(self, identity: str, key: str) -> None:
+        """Forget a key: the same request is carried out anew."""
+        self._change(
+            ("finish", identity, key),
+            "DELETE FROM intents WHERE identity = ? AND key = ?",
+            (identity, key),
+        )
+
     def expire_intents(self, now: float) -> None:
         """Drop answers older than a day, and the oldest above the bound of each identity."""
-        self._change("DELETE FROM intents WHERE finished_at < ?", (now - INTENT_AGE_S,))
+        self._change(
+            ("expire",), "DELETE FROM intents WHERE finished_at < ?", (now - INTENT_AGE_S,)
+        )
+        self.save()
         crowded = self._db.execute(
             "SELECT identity, count(*) FROM intents GROUP BY identity HAVING count(*) > ?",
             (INTENTS_PER_IDENTITY,),
         ).fetchall()
         for identity, count in crowded:
             self._change(
+                ("expire", identity),
                 "DELETE FROM intents WHERE identity = ?1 AND key IN (SELECT key FROM intents"
                 " WHERE identity = ?1 AND finished_at IS NOT NULL"
                 " ORDER BY finished_at LIMIT ?2)",
                 (identity, count - INTENTS_PER_IDENTITY),
             )
+        self.save()
 
     def meta(self, key: Literal["boot_id", "server_id"]) -> str | None:
         """Read a fact about the registry itself."""
@@ -181,7 +235,7 @@ class Registry:
 
     def set_meta(self, key: Literal["boot_id", "server_id"], value: str) -> None:
         """Write a fact about the registry itself."""
-        self._change("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        self._change(("meta", key), "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
 
 def _create_private(path: str) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from descartesd.agents.registry import Intent, Registry
-from descartesd.errors import ConflictError, DescartesError
+from descartesd.errors import ConflictError, DescartesError, UnavailableError
 from descartesd.wire import codec
 from descartesd.wire.envelope import WireError
 
@@ -44,6 +44,11 @@ class Answer:
             raise outcome
         return outcome
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the answer is there."""
+        return self._future.done()
+
     def settle(self, outcome: Raw | DescartesError) -> None:
         """Give the answer to everyone who waits."""
         if not self._future.done():
@@ -51,7 +56,10 @@ class Answer:
 
 
 class Answers:
-    """All keys: those being worked on in memory, the answered ones in the registry."""
+    """All keys: those being worked on in memory, the answered ones in the registry.
+
+    A refusal that invites another try is no answer: nothing was done, and the key is free again.
+    """
 
     def __init__(self, registry: Registry, *, clock: Callable[[], float] = time.time) -> None:
         self._registry = registry
@@ -65,30 +73,52 @@ class Answers:
         Raises ConflictError when the key belongs to another request.
         """
         running = self._open.get((identity, key))
+        if running is not None and running[0].is_settled and self._registry.save():
+            # It was given while it could not be recorded.
+            del self._open[identity, key]
+            running = None
         if running is not None:
             answer, known_method, known_digest = running
             _same(key, method, digest, known_method, known_digest)
             return answer
-        intent = self._registry.intent(identity, key)
+        intent = self._registry.intent(identity, key, self._clock())
         if intent is None:
             return None
         _same(key, method, digest, intent.method, intent.digest)
         answer = Answer(identity, key)
         if intent.reply is not None:
             answer.settle(_restore(intent.reply))
+        else:
+            # Left open by a daemon that died: `close` answers it.
+            self._open[identity, key] = (answer, method, digest)
         return answer
 
     def begin(self, identity: str, key: str, method: str, digest: bytes) -> Answer:
-        """Record for good that the work under a key begins."""
+        """Record for good that the work under a key begins.
+
+        Raises UnavailableError when that cannot be.
+        """
+        self._registry.check()
         intent = Intent(identity, key, method, digest, None, self._clock(), None)
         self._registry.begin_intent(intent)
-        self._registry.commit()
+        try:
+            self._registry.commit()
+        except UnavailableError:
+            self._registry.drop_intent(identity, key)
+            raise
         answer = Answer(identity, key)
         self._open[identity, key] = (answer, method, digest)
         return answer
 
     def finish(self, answer: Answer, outcome: Struct | DescartesError) -> None:
         """Record the answer, then give it."""
+        self._finish(answer.identity, answer.key, outcome)
+
+    def close(self, intent: Intent, outcome: Struct | DescartesError) -> None:
+        """Answer what a daemon that died left open."""
+        self._finish(intent.identity, intent.key, outcome)
+
+    def _finish(self, identity: str, key: str, outcome: Struct | DescartesError) -> None:
         settled: Raw | DescartesError
         if isinstance(outcome, DescartesError):
             stored = _Stored(error=codec.wire_error(outcome))
@@ -96,26 +126,23 @@ class Answers:
         else:
             settled = Raw(codec.encode(outcome))
             stored = _Stored(result=settled)
-        self._record(answer.identity, answer.key, stored)
-        self._open.pop((answer.identity, answer.key), None)
-        answer.settle(settled)
-
-    def close(self, intent: Intent, outcome: Struct | DescartesError) -> None:
-        """Answer what a daemon that died left open."""
-        stored = (
-            _Stored(error=codec.wire_error(outcome))
-            if isinstance(outcome, DescartesError)
-            else _Stored(result=Raw(codec.encode(outcome)))
-        )
-        self._record(intent.identity, intent.key, stored)
-
-    def _record(self, identity: str, key: str, stored: _Stored) -> None:
         now = self._clock()
-        self._registry.finish_intent(identity, key, codec.encode(stored), now)
+        if isinstance(outcome, DescartesError) and outcome.retryable:
+            self._registry.drop_intent(identity, key)
+        else:
+            self._registry.finish_intent(identity, key, codec.encode(stored), now)
+        waiting = self._open.get((identity, key))
+        # What is done is answered even if that cannot be recorded: then from memory, until it is.
+        if self._registry.save():
+            self._open.pop((identity, key), None)
+            self._expire(now)
+        if waiting is not None:
+            waiting[0].settle(settled)
+
+    def _expire(self, now: float) -> None:
         self._finished += 1
         if self._finished % _EXPIRE_EVERY == 0:
             self._registry.expire_intents(now)
-        self._registry.commit()
 
 
 def _same(key: str, method: str, digest: bytes, known_method: str, known_digest: bytes) -> None:

@@ -41,7 +41,7 @@ def decode_request(payload: bytes | memoryview) -> Request:
     try:
         request = _request_decoder.decode(payload)
         if payload[0] & 0x0F != _PLAIN_ENTRIES or request.params is EMPTY_PARAMS:
-            _refuse_duplicate_keys(payload)
+            _refuse_duplicate_keys(payload, ("credit",))
     except MALFORMED as exc:
         raise InvalidArgumentError(explain(exc, Request)) from exc
     if request.v != VERSION:
@@ -77,19 +77,22 @@ def read_id(payload: bytes | memoryview) -> str | int | None:
 class ParamsDecoder:
     """Decodes the params of one method, naming the field at fault."""
 
-    __slots__ = ("_decode", "_type")
+    __slots__ = ("_decode", "_maps", "_type")
 
     def __init__(self, request: type[msgspec.Struct]) -> None:
         self._type = request
         self._decode = msgspec.msgpack.Decoder(request).decode
+        self._maps = tuple(
+            field.encode_name for field in msgspec.structs.fields(request) if _holds_map(field.type)
+        )
 
     def __call__(self, params: msgspec.Raw) -> msgspec.Struct:
         """Decode; raises InvalidArgumentError."""
         view = memoryview(params)
         try:
             decoded: msgspec.Struct = self._decode(view)
-            if view and view[0] not in _AT_MOST_ONE_ENTRY:
-                _refuse_duplicate_keys(view)
+            if self._maps or view[0] not in _AT_MOST_ONE_ENTRY:
+                _refuse_duplicate_keys(view, self._maps)
         except MALFORMED as exc:
             raise InvalidArgumentError(explain(exc, self._type)) from exc
         return decoded
@@ -101,12 +104,34 @@ _AT_MOST_ONE_ENTRY = (0x80, 0x81)
 _keys_decoder = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 
 
-def _refuse_duplicate_keys(payload: bytes | memoryview) -> None:
-    # The values stay undecoded: a hostile one would be many times larger as objects.
-    found = len(_keys_decoder.decode(payload))
+def _refuse_duplicate_keys(payload: bytes | memoryview, inside: Iterable[str] = ()) -> None:
+    """Look into the map itself and into the maps under the keys `inside`, all the way down.
+
+    The other values stay undecoded: a hostile one would be many times larger as objects.
+    """
+    entries = _keys_decoder.decode(payload)
     announced = _entries(payload)
-    if found != announced:
-        raise ValueError(f"{announced - found} of {announced} keys stand twice")
+    if len(entries) != announced:
+        raise ValueError(f"{announced - len(entries)} of {announced} keys stand twice")
+    for key in inside:
+        value = entries.get(key)
+        if value is not None and _is_map(view := memoryview(value)):
+            _refuse_duplicate_keys(view, _keys_decoder.decode(view))
+
+
+def _is_map(value: memoryview) -> bool:
+    return value[0] & 0xF0 == _FIXMAP or value[0] in (_MAP_16, _MAP_32)
+
+
+def _holds_map(kind: Any) -> bool:
+    arguments = getattr(kind, "__args__", ())
+    is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    return (
+        is_struct
+        or kind is dict
+        or getattr(kind, "__origin__", None) is dict
+        or any(map(_holds_map, arguments))
+    )
 
 
 def _entries(payload: bytes | memoryview) -> int:
@@ -117,7 +142,7 @@ def _entries(payload: bytes | memoryview) -> int:
     return int.from_bytes(payload[1 : 1 + size], "big")
 
 
-_FIXMAP, _MAP_16 = 0x80, 0xDE
+_FIXMAP, _MAP_16, _MAP_32 = 0x80, 0xDE, 0xDF
 
 
 def decode_incoming(payload: bytes) -> Incoming:

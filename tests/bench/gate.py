@@ -32,6 +32,8 @@ class Gate:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        if self._fd < 0:
+            # Nobody may wait for ever, whatever has happened here.
+            self.open()
         os.unlink(self.path)
+        os.close(self._fd)

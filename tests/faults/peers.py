@@ -104,7 +104,8 @@ def request(method: object, params: object = None, **envelope: Any) -> bytes:
     message = {"v": 1, "id": 1, "method": method, **envelope}
     if params is not None:
         message["params"] = params
-    return msgpack.packb(message)
+    packed: bytes = msgpack.packb(message)
+    return packed
 
 
 class Peers:

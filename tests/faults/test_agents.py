@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -188,6 +190,18 @@ def take_pid(pid: int) -> psutil.Popen:
     raise AssertionError(f"pid {pid} could not be taken")
 
 
+@contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """Be the parent of what loses its own, to know when its pid is free (prctl(2))."""
+    set_child_subreaper = 36
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(set_child_subreaper, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        libc.prctl(set_child_subreaper, 0, 0, 0, 0)
+
+
 @pytest.fixture
 def bystander() -> Iterator[Callable[[int], psutil.Popen]]:
     """Make a process of somebody else under a wanted pid."""
@@ -233,11 +247,13 @@ def test_fault_55_new_keeper_does_not_end_the_next_user_of_a_lost_agents_pid(
         with server.client() as client:
             agent = client.agent.spawn(spec=spec(*SLEEP))
         assert agent.pid is not None
-        assert server.keeper_pid is not None
-        server.kill()
-        os.kill(server.keeper_pid, signal.SIGKILL)
-        os.kill(agent.pid, signal.SIGKILL)
-        eventually(lambda: not psutil.pid_exists(agent.pid))
+        keeper = server.keeper_pid
+        assert keeper is not None
+        with adopting_orphans():
+            server.kill()
+            for pid in (keeper, agent.pid):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         other = bystander(agent.pid)
 
         server.start()

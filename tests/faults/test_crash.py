@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,6 +51,11 @@ class Model:
         self.wishes: dict[str, str] = {}
         self._runs = directory / "runs"
         self._runs.touch()
+        # Another run of these tests on this host has agents too.
+        self._name = uuid.uuid4().hex
+
+    def keys(self, kill: int) -> list[str]:
+        return [f"{self._name}-{kill}-{number}" for number in range(16)]
 
     def spec(self, key: str) -> AgentSpec:
         number = int(key.rpartition("-")[2])
@@ -88,6 +94,12 @@ class Model:
             and int(key.rpartition("-")[2]) % 2 == 0
             and self.wishes.get(key) not in ("stop", "kill")
         ]
+
+    def wait_for_ends(self, client: Client) -> None:
+        """Wait until no agent runs that will exit by itself."""
+        for agent in all_agents(client):
+            if int(agent.labels["key"].rpartition("-")[2]) % 2:
+                client.agent.wait(id=agent.id, deadline_s=10)
 
     def runs(self) -> Counter[str]:
         return Counter(self._runs.read_text().split())
@@ -161,7 +173,7 @@ async def crash_often(model: Model, kills: int) -> None:
     server = model.server
     async with AsyncClient(str(server.admin), wait_for_server_s=20) as client:
         for kill in range(kills):
-            keys = [f"{kill}-{number}" for number in range(16)]
+            keys = model.keys(kill)
             staying = model.staying()
             chosen = model.random.sample(staying, min(6, len(staying)))
             async with asyncio.TaskGroup() as group:
@@ -199,7 +211,7 @@ async def crash_both_often(model: Model, kills: int) -> None:
     """Kill daemon and keeper again and again while agents are started."""
     async with AsyncClient(str(model.server.admin), wait_for_server_s=20) as client:
         for kill in range(kills):
-            keys = [f"{kill}-{number}" for number in range(16)]
+            keys = model.keys(kill)
             keeper = eventually(lambda: model.server.keeper_pid)
             async with asyncio.TaskGroup() as group:
                 group.create_task(model.spawn_all(client, keys))
@@ -219,6 +231,7 @@ def test_fault_61_killed_with_its_keeper_it_calls_each_lost_agent_lost_once(
         asyncio.run(crash_both_often(model, kills=4))
 
         with server.client() as client:
+            model.wait_for_ends(client)
             agents = all_agents(client)
             lost = [agent for agent in agents if agent.state == "lost"]
             answered = [each for each in model.answers.values() if isinstance(each, AgentInfo)]
@@ -276,7 +289,8 @@ def test_fault_61_spawn_the_keeper_has_not_read_yet_happens_once_or_never(
 ) -> None:
     keeper = server.keeper_pid
     assert keeper is not None
-    params = {"spec": spec(*SLEEP, name="waiting", env={KEY: "unread"}), "idem": "key-1"}
+    mark = uuid.uuid4().hex
+    params = {"spec": spec(*SLEEP, name="waiting", env={KEY: mark}), "idem": "key-1"}
     with asking(server) as ask, frozen(keeper) as thaw:
         answer = ask("spawn", **params)
         with server.client() as client:
@@ -291,7 +305,7 @@ def test_fault_61_spawn_the_keeper_has_not_read_yet_happens_once_or_never(
         with server.client() as client:
             listed = all_agents(client)
 
-        processes = carrying(KEY, "unread")
+        processes = carrying(KEY, mark)
         if isinstance(first, AgentInfo):
             assert second.id == first.id
             assert [(agent.id, agent.state) for agent in listed] == [(first.id, "running")]
@@ -330,11 +344,12 @@ def test_fault_61_spawn_whose_daemon_and_keeper_died_is_aborted_and_its_name_fre
 def test_fault_61_spawn_whose_keeper_alone_died_is_aborted_and_leaves_no_process(
     server: Server,
 ) -> None:
+    mark = uuid.uuid4().hex
     with asking(server) as ask:
         keeper = server.keeper_pid
         assert keeper is not None
         answers = [
-            ask("spawn", spec=spec(*SLEEP, env={KEY: "cut"}), idem=f"key-{number}")
+            ask("spawn", spec=spec(*SLEEP, env={KEY: mark}), idem=f"key-{number}")
             for number in range(40)
         ]
         eventually(lambda: any(answer.done() for answer in answers))
@@ -351,11 +366,17 @@ def test_fault_61_spawn_whose_keeper_alone_died_is_aborted_and_leaves_no_process
     }
     assert {agent.state for agent in agents} <= {"lost", "running"}
     running = {agent.pid for agent in agents if agent.state == "running"}
-    assert {process.pid for process in carrying(KEY, "cut")} == running
+    assert {process.pid for process in carrying(KEY, mark)} == running
 
 
-@pytest.mark.parametrize("verb", ["pause", "stop", "kill"])
-@pytest.mark.parametrize("thawed", ["before the restart", "after the restart"])
+@pytest.mark.parametrize(
+    ("verb", "thawed"),
+    [
+        ("pause", "before the restart"),
+        ("stop", "after the restart"),
+        ("kill", "before the restart"),
+    ],
+)
 def test_fault_61_verb_the_keeper_has_not_read_yet_is_carried_out_over_the_crash(
     server: Server, verb: str, thawed: str
 ) -> None:

@@ -232,31 +232,36 @@ def test_fault_19_beside_a_message_of_a_million_frames_others_are_served(
 def test_fault_19_a_message_of_a_million_frames_stalls_the_loop_less_than_50_ms() -> None:
     with Front(lambda _address, _key: "key:mallory") as front:
         keys = Keys(front.public, *zmq.curve_keypair())
-        lag = Lag(front.loop)
-        front.run(lag.tick)
+        turns = Turns(front.loop)
+        front.run(turns.note)
 
         with flood(front.endpoint, keys) as sender:
             assert sender.wait(timeout=15) == 0
 
-        front.run(lag.stop)
+        front.run(turns.stop)
         assert front.router.oversized == 1
-    assert lag.longest < 0.05
+    assert turns.count > 100
+    assert turns.longest < 0.05
 
 
-class Lag:
-    """How much later than asked for a loop comes round."""
+class Turns:
+    """How long a loop works at most before it comes round to what else is due."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._due = loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._worked = 0.0
         self.longest = 0.0
+        self.count = 0
 
-    def tick(self) -> None:
+    def note(self) -> None:
+        # The thread's own time: what else the machine does is not counted in it.
+        worked = time.thread_time()
         if self._timer is not None:
-            self.longest = max(self.longest, self._loop.time() - self._due)
-        self._due = self._loop.time() + 0.002
-        self._timer = self._loop.call_at(self._due, self.tick)
+            self.longest = max(self.longest, worked - self._worked)
+        self._worked = worked
+        self._timer = self._loop.call_later(0.002, self.note)
+        self.count += 1
 
     def stop(self) -> None:
         if self._timer is not None:

@@ -113,7 +113,7 @@ def test_fault_25_a_spec_full_of_tricks_is_refused_and_leaves_no_agent(
     assert peer.result("agent.list")["total"] == before
 
 
-STREAM_TRICKS = {
+STREAM_TRICKS: dict[str, Any] = {
     "nil": None,
     "list": ["f"],
     "map": {},

@@ -39,11 +39,11 @@ class Minimal:
                 self._kept.remove(message)
                 return message
         while True:
-            message = msgpack.unpackb(self.socket.recv())
-            assert message["v"] == 1
-            if message["id"] == number:
-                return message
-            self._kept.append(message)
+            received: dict[str, Any] = msgpack.unpackb(self.socket.recv())
+            assert received["v"] == 1
+            if received["id"] == number:
+                return received
+            self._kept.append(received)
 
     def ask(self, method: str, params: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         return self.next(self.send(method, params, **more))

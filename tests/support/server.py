@@ -24,6 +24,10 @@ BIN = Path(sys.executable).parent
 # One for the whole run, its parallel workers included: what it leaves can be told apart.
 PREFIX = f"dsc-{os.environ.setdefault('DSC_RUN', str(os.getpid()))}-"
 
+# As bits of /proc/PID/status: the C library keeps signals 32 and 33 for itself, and posix_spawn(3)
+# hands them on ignored; no program can change that.
+SETTABLE_SIGNALS = ~(1 << 31 | 1 << 32)
+
 
 def free_port() -> int:
     """Return a port nobody listens on."""
