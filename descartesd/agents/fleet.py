@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal as signals
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -81,10 +82,14 @@ class Fleet:
         return agent.info(self._options.server_id)
 
     def _totals(self, agent: Agent) -> OutputTotals:
-        return OutputTotals(
-            stdout=self.output.totals(agent.id, "stdout"),
-            stderr=self.output.totals(agent.id, "stderr"),
-        )
+        try:
+            return OutputTotals(
+                stdout=self.output.totals(agent.id, "stdout"),
+                stderr=self.output.totals(agent.id, "stderr"),
+            )
+        except OSError:
+            # Without a free descriptor: what is known of an agent's end must not wait for one.
+            return agent.output
 
     def counts(self) -> dict[str, int]:
         """How many agents are in each state that occurs."""
@@ -106,6 +111,7 @@ class Fleet:
         Raises InvalidArgumentError, AlreadyExistsError, ResourceExhaustedError, UnavailableError.
         """
         spec.check(wanted)
+        self._registry.check()
         if self.draining:
             raise UnavailableError("the server is stopping", hint="ask another server")
         if not self._keeper.connected:
@@ -141,11 +147,12 @@ class Fleet:
     async def start(self, agent: Agent) -> None:
         """Start a reserved agent; what the keeper refuses leaves nothing.
 
-        Raises what the keeper says, AbortedError when the keeper dies meanwhile.
+        Raises what the keeper says, AbortedError when the keeper dies meanwhile, UnavailableError
+        when the agent cannot be recorded.
         """
-        self._registry.commit()
         fields = spec.launch_fields(agent.spec, agent.id, agent.name, self._options.runner)
         try:
+            self._registry.commit()
             started = await self._keeper.request("spawn", attempt=agent.attempt, **fields)
         except DescartesError:
             # Of a keeper that died nobody knows what it had started: recovery has to look.
@@ -179,6 +186,9 @@ class Fleet:
         if agent.state == "running":
             return
         await self._keeper.request("resume", agent_id=agent.id)
+        self._note_resumed(agent)
+
+    def _note_resumed(self, agent: Agent) -> None:
         if agent.state == "paused":
             agent.paused_at, agent.pause_mode = None, None
             self._set_state(agent, "running")
@@ -214,6 +224,8 @@ class Fleet:
         """Send one signal to every process of the agent; how many it reached."""
         require(agent.name, agent.state, verb="signal", allowed=("running", "paused", "stopping"))
         reply = await self._keeper.request("signal", agent_id=agent.id, signal=number)
+        if number == signals.SIGCONT:
+            self._note_resumed(agent)
         return int(reply["count"])
 
     async def write(
@@ -274,8 +286,8 @@ class Fleet:
             return
         log.debug("keeper.event", extra={"agent": agent.id, "event": event})
         self.apply(agent, status)
-        self._registry.commit()
-        self._acknowledge(agent, status)
+        if self._registry.save():
+            self._acknowledge(agent, status)
 
     def apply(self, agent: Agent, status: Status) -> None:
         """Make the record say what the keeper says."""
@@ -316,9 +328,9 @@ class Fleet:
             if agent.state not in ENDED or (status["state"] == "exited" and not agent.eof):
                 self.apply(agent, status)
             agreed.append((agent, status))
-        self._registry.commit()
-        for agent, status in agreed:
-            self._acknowledge(agent, status)
+        if self._registry.save():
+            for agent, status in agreed:
+                self._acknowledge(agent, status)
 
     def lose(self, agent: Agent, reason: Reason) -> None:
         """Nobody knows how the agent ended; one that may never have run leaves nothing."""
@@ -354,7 +366,7 @@ class Fleet:
             self._alive -= 1
         agent.eof = True
         self._registry.drop_agent(agent.id)
-        self._registry.commit()
+        self._registry.save()
         self._wake(agent)
 
     def _set_state(self, agent: Agent, following: State) -> None:
@@ -365,8 +377,9 @@ class Fleet:
         self._wake(agent)
 
     def _store(self, agent: Agent) -> None:
+        # What has happened is told even if it cannot be recorded: the keeper knows it too.
         self._registry.put_agent(agent)
-        self._registry.commit()
+        self._registry.save()
 
     def _wake(self, agent: Agent) -> None:
         for waker in self._wakers.get(agent.id, ()):

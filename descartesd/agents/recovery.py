@@ -25,14 +25,16 @@ async def reconcile(fleet: Fleet, keeper: KeeperLink, lost_because: Reason) -> l
     registry does not know.
     """
     # Looked at before the keeper is asked: what is started from here on is none of this.
-    agents = list(fleet.roster)
+    agents = [(agent, agent.state) for agent in fleet.roster]
     statuses = {status["agent_id"]: status for status in await keeper.statuses()}
     adopted: list[tuple[Agent, Status]] = []
     lost = []
-    for agent in agents:
+    for agent, state in agents:
         status = statuses.pop(agent.id, None)
         if status is not None and status["attempt"] == agent.attempt:
-            adopted.append((agent, status))
+            # A state that has changed meanwhile is newer than the list, but for an end.
+            if agent.state == state or status["state"] == "exited":
+                adopted.append((agent, status))
         elif agent.state in ALIVE:
             lost.append(agent)
         elif agent.state in ENDED and not agent.eof:

@@ -67,11 +67,20 @@ def signal_number(signal: Signal, field: str = "signal") -> int:
     return number
 
 
+def _account() -> pwd.struct_passwd:
+    uid = os.getuid()
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:
+        # A container may run under a uid nobody has told it of.
+        return pwd.struct_passwd((str(uid), "x", uid, os.getgid(), "", "/", "/bin/sh"))
+
+
 def launch_fields(
     spec: AgentSpec, agent_id: str, name: str, defaults: RunnerDefaults
 ) -> dict[str, Any]:
     """Compose the keeper's spawn fields: complete environment, search path, limits."""
-    account = pwd.getpwuid(os.getuid())
+    account = _account()
     path = [os.path.join(account.pw_dir, p[2:]) if p.startswith("~/") else p for p in defaults.path]
     env = {
         "HOME": account.pw_dir,

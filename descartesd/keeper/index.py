@@ -29,7 +29,14 @@ class TimeIndex:
         self._count = 0
         self._last_offset = -INTERVAL_BYTES
         self._last_time = 0.0
-        self.head = _stored_head(path)
+        self.head = 0
+
+    def load(self) -> None:
+        """Take over the head that an earlier attempt has stored.
+
+        Raises OSError.
+        """
+        self.head = _stored_head(self._path)
 
     def mark(self, offset: int, now: float) -> None:
         """Note that the byte at `offset` was read at `now`, if the last entry is far enough back.

@@ -97,6 +97,8 @@ class Stream:
             self.total = os.stat(self._path).st_size
         except FileNotFoundError:
             self.total = 0
+        else:
+            self._index.load()
         self._limit = max(limit, BLOCK)
         self._window = [self._pump.view[: self._limit]]
 

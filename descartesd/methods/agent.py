@@ -9,13 +9,8 @@ from descartesd.agents.fleet import Fleet
 from descartesd.agents.follow import Watches
 from descartesd.agents.record import Agent
 from descartesd.agents.registry import Registry
-from descartesd.agents.spec import signal_number
-from descartesd.errors import (
-    InternalError,
-    InvalidArgumentError,
-    NotFoundError,
-    UnimplementedError,
-)
+from descartesd.agents.spec import check, signal_number
+from descartesd.errors import InternalError, InvalidArgumentError, UnimplementedError
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.following import follow
 from descartesd.wire import agent as wire
@@ -51,20 +46,23 @@ class AgentMethods:
 
     async def spawn(self, call: Call, params: wire.AgentSpawn) -> wire.AgentInfo:
         if params.replace and params.spec.name is not None:
+            # The holder of the name must not go for what can never be started.
+            check(params.spec)
             await self._clear(params.spec.name)
         agent = self._fleet.reserve(params.spec, call.caller.id)
         if call.idem is not None:
             self._registry.bind_intent(call.caller.id, call.idem, agent.id)
         await self._fleet.start(agent)
+        if call.idem is None:
+            # Under a key the answer is recorded, and the agent with it.
+            self._registry.save()
         return self._fleet.info(agent)
 
     async def _clear(self, name: str) -> None:
-        try:
-            holder = self._fleet.roster.resolve(name)
-        except NotFoundError:
-            return
-        await self._fleet.kill(holder)
-        await self._fleet.remove(holder)
+        holder = self._fleet.roster.names.get(name)
+        if holder is not None:
+            await self._fleet.kill(holder)
+            await self._fleet.remove(holder)
 
     def list(self, _call: Call, params: wire.AgentList) -> wire.AgentPage:
         wanted = [agent for agent in self._fleet.roster if _matches(agent, params)]

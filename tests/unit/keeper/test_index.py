@@ -50,6 +50,7 @@ def test_head_outlives_the_process_and_a_torn_entry_does_not(tmp_path: Path) -> 
         file.write(b"torn")
 
     again = TimeIndex(str(path))
+    again.load()
     assert again.head == 4096
     again.mark(140_000, 3.0)
     again.close()
@@ -62,7 +63,9 @@ def test_head_outlives_the_process_and_a_torn_entry_does_not(tmp_path: Path) -> 
 def test_file_that_is_no_index_has_no_head(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "idx").write_bytes(content)
 
-    assert TimeIndex(str(tmp_path / "idx")).head == 0
+    made = TimeIndex(str(tmp_path / "idx"))
+    made.load()
+    assert made.head == 0
 
 
 def fill(made: TimeIndex, first: int, count: int) -> None:
@@ -84,7 +87,9 @@ def test_full_index_first_drops_what_is_before_the_head(
 
     # The entry that covers the head stays.
     assert [when for _, when in entries(path)] == [float(n) for n in range(80, 101)]
-    assert TimeIndex(str(path)).head == 80 * 65_536 + 4096
+    again = TimeIndex(str(path))
+    again.load()
+    assert again.head == 80 * 65_536 + 4096
     assert [each.name for each in tmp_path.iterdir()] == ["idx"]
 
 
