@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import time
 from argparse import Namespace
@@ -28,6 +29,8 @@ class Scene(NamedTuple):
 
 
 def _demo(_args: Namespace, out: Output) -> int:
+    # Ended from outside it cleans up as it does after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A short path: a Unix socket's is limited to 107 bytes.
     root = tempfile.mkdtemp(prefix="descartes-demo-", dir="/tmp")
     stage = Stage(root)

@@ -48,6 +48,7 @@ class AgentMethods:
         if params.replace and params.spec.name is not None:
             # The holder of the name must not go for what can never be started.
             check(params.spec)
+            self._registry.check()
             await self._clear(params.spec.name)
         agent = self._fleet.reserve(params.spec, call.caller.id)
         if call.idem is not None:

@@ -66,3 +66,15 @@ def _text(stream: TextIOWrapper) -> str:
     stream.flush()
     stream.seek(0)
     return stream.read()
+
+
+def test_a_demo_ended_from_outside_cleans_up() -> None:
+    before = demo_directories()
+    with subprocess.Popen([BIN / "descartesctl", "demo"], stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("✓ 1".encode())
+        running.terminate()
+        status = running.wait(timeout=30)
+
+    assert status == 130
+    assert demo_directories() <= before

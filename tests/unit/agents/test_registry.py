@@ -93,16 +93,18 @@ def test_intent_is_open_until_it_is_finished(path: str) -> None:
     registry = Registry(path)
     registry.begin_intent(intent("k"))
     registry.bind_intent("uid:0", "k", "some-agent")
+    registry.commit()
     open_before = registry.open_intents()
     registry.finish_intent("uid:0", "k", b"reply", 2.0)
+    registry.commit()
 
-    found = registry.intent("uid:0", "k")
+    found = registry.intent("uid:0", "k", 2.0)
 
     assert open_before == [intent("k")._replace(agent_id="some-agent")]
     assert registry.open_intents() == []
     assert found is not None
     assert found.reply == b"reply"
-    assert registry.intent("uid:1", "k") is None
+    assert registry.intent("uid:1", "k", 2.0) is None
     registry.close()
 
 
@@ -118,8 +120,8 @@ def test_answers_expire_by_age_and_by_number(path: str) -> None:
 
     registry.expire_intents(now)
 
-    assert registry.intent("uid:0", "old") is None
-    assert registry.intent("uid:0", "k0") is None
-    assert registry.intent("uid:0", f"k{INTENTS_PER_IDENTITY + 4}") is not None
-    assert registry.intent("uid:0", "open") is not None
+    assert registry.intent("uid:0", "old", now) is None
+    assert registry.intent("uid:0", "k0", now) is None
+    assert registry.intent("uid:0", f"k{INTENTS_PER_IDENTITY + 4}", now) is not None
+    assert registry.intent("uid:0", "open", now) is not None
     registry.close()
