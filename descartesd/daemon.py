@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from importlib import metadata
 
 from descartesd.agents.fleet import Fleet, FleetOptions
@@ -40,12 +41,28 @@ from descartesd.wire.agent import Reason
 log = logging.getLogger(__name__)
 
 _KEEPER_RETRY_S = 1.0
+_KEEPER_ASKED_EVERY_S = 5.0
+_KEEPER_PATIENCE_S = 10.0
+_TIDY_EVERY_S = 1.0
 _STOP_MARGIN_S = 10.0
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """What the file system refuses at the start is told in one sentence: it is no bug."""
+    try:
+        yield
+    except OSError as exc:
+        raise StartupRefusedError(
+            f"cannot start: '{exc.filename}': {exc.strerror}",
+            hint="see that server.state_dir, run_dir and local_socket are where they can be",
+        ) from exc
 
 
 class Daemon:
     """One server. `run` returns after an orderly stop."""
 
+    @_refusing()
     def __init__(self, config: Config) -> None:
         server = config.server
         self._config = config
@@ -85,6 +102,7 @@ class Daemon:
             self._trust, LocalRoles(config.policy.local_uids, config.policy.local_groups)
         )
         self._stopping = asyncio.Event()
+        self._ending: asyncio.Timeout | None = None
 
     # -- life
 
@@ -92,11 +110,24 @@ class Daemon:
         """Serve until told to stop; raises StartupRefusedError when it may not start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self._told_to_stop)
         with contextlib.ExitStack() as parts:
             parts.callback(self._registry.close)
             parts.callback(self._link.close)
-            await self._serve(loop, parts)
+            try:
+                await self._serve(loop, parts)
+            except ExceptionGroup as failures:
+                refused, _ = failures.split(StartupRefusedError)
+                if refused is not None:
+                    raise refused.exceptions[0] from None
+                raise
+
+    def _told_to_stop(self) -> None:
+        self._stopping.set()
+        if self._ending is not None:
+            # Told again: no agent has its grace time any more.
+            self._fleet.kill_all()
+            self._ending.reschedule(asyncio.get_running_loop().time() + _STOP_MARGIN_S)
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, parts: contextlib.ExitStack) -> None:
         context = server_context()
@@ -112,6 +143,7 @@ class Daemon:
             version=version(),
             fleet=self._fleet,
             keeper=self._link,
+            registry=self._registry,
             zap=zap,
         )
         health.listeners = [listener.endpoint for listener in listeners]
@@ -133,11 +165,15 @@ class Daemon:
                 context, listeners[0].endpoint, self._host_key.public_text.encode()
             )
             router.watch_connections()
-            guard = group.create_task(self._guard_keeper(), name="keeper guard")
+            minding = [
+                group.create_task(self._guard_keeper(), name="keeper guard"),
+                group.create_task(self._tidy(dispatcher), name="tidying"),
+            ]
             log.info("server.ready", extra={"listeners": health.listeners, "pid": os.getpid()})
             await self._stopping.wait()
             log.info("server.stopping")
-            guard.cancel()
+            for task in minding:
+                task.cancel()
             await self._end_agents()
             dispatcher.stop()
 
@@ -165,15 +201,16 @@ class Daemon:
         )
         return dispatcher
 
+    @_refusing()
     def _listen(self, parts: contextlib.ExitStack) -> list[Listener]:
         server = self._config.server
         tcp = listen_tcp(server.endpoint, "control-tcp-0")
         parts.callback(tcp.socket.close)
-        os.makedirs(os.path.dirname(server.local_socket), mode=0o755, exist_ok=True)
+        _open_directory(os.path.dirname(server.local_socket))
         unix = listen_unix(server.local_socket, "control-unix")
         parts.callback(_unlink, server.local_socket)
         parts.callback(unix.socket.close)
-        os.makedirs(server.run_dir, mode=0o755, exist_ok=True)
+        _open_directory(server.run_dir)
         _publish(server.public_key_file, f"{self._host_key.public_text}\n".encode())
         return [tcp, unix]
 
@@ -190,13 +227,24 @@ class Daemon:
     # -- the keeper
 
     async def _guard_keeper(self) -> None:
-        """Bring a keeper back whenever there is none."""
+        """Bring a keeper back whenever there is none, or none that answers."""
         while True:
-            if self._link.connected:
-                await self._keeper_lost.wait()
-            else:
+            if not self._link.connected:
                 await asyncio.sleep(_KEEPER_RETRY_S)
+            elif await self._keeper_is_well():
+                continue
             await self._bring_up_keeper()
+
+    async def _keeper_is_well(self) -> bool:
+        """Wait until the keeper is lost, or until it is time to ask whether it answers."""
+        try:
+            async with asyncio.timeout(_KEEPER_ASKED_EVERY_S):
+                await self._keeper_lost.wait()
+        except TimeoutError:
+            if await self._link.answers(_KEEPER_PATIENCE_S):
+                return True
+            self._do_without_keeper("the keeper does not answer")
+        return False
 
     async def _bring_up_keeper(self) -> None:
         """Connect to a keeper and agree with it on every agent; without one, serve reads."""
@@ -207,16 +255,25 @@ class Daemon:
             reason: Reason = "keeper_lost" if same_boot else "host_lost"
             unknown = await reconcile(self._fleet, self._link, reason)
         except DescartesError as exc:
-            if exc.message != self._health.keeper_problem:
-                log.error("keeper.unavailable", extra={"cause": exc.message})  # noqa: TRY400
-            self._health.keeper_problem = exc.message
-            self._link.close()
+            self._do_without_keeper(exc.message)
+            return
+        except Exception as exc:  # the boundary: without a keeper reads are served all the same
+            problem = f"{type(exc).__name__}: {exc}"
+            if problem != self._health.keeper_problem:
+                log.exception("keeper.cannot_be_used")
+            self._do_without_keeper(problem)
             return
         self._health.keeper_problem = None
         self._health.unknown_agents = unknown
         self._registry.set_meta("boot_id", boot_id())
-        self._registry.commit()
+        self._registry.save()
         self._close_open_intents()
+
+    def _do_without_keeper(self, problem: str) -> None:
+        if problem != self._health.keeper_problem:
+            log.error("keeper.unavailable", extra={"cause": problem})
+        self._health.keeper_problem = problem
+        self._link.close()
 
     def _close_open_intents(self) -> None:
         """Answer what an earlier life of this daemon left open, so that it never runs again."""
@@ -240,9 +297,19 @@ class Daemon:
         self._link.leaving = True
         patience = _STOP_MARGIN_S + self._fleet.longest_grace_s()
         with contextlib.suppress(TimeoutError, DescartesError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(patience) as self._ending:
                 await self._link.request("shutdown")
+        self._ending = None
         await self._guard.gone(_STOP_MARGIN_S)
+
+    # -- what is looked after all the time
+
+    async def _tidy(self, dispatcher: Dispatcher) -> None:
+        """Try again what could not be recorded, and end the streams of who is let in no longer."""
+        while True:
+            await asyncio.sleep(_TIDY_EVERY_S)
+            self._registry.save()
+            dispatcher.expel()
 
 
 def version() -> str:
@@ -262,6 +329,13 @@ def _lock_state(state_dir: str) -> int:
             hint="stop it first, or give this one its own server.state_dir",
         ) from exc
     return fd
+
+
+def _open_directory(path: str) -> None:
+    """See that there is a directory everyone may enter, whatever the umask; one there stays."""
+    if not os.path.isdir(path):
+        os.makedirs(path)
+        os.chmod(path, 0o755)  # noqa: S103  # the socket in it is for everyone
 
 
 def _publish(path: str, content: bytes) -> None:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from msgspec import Raw
+
 from descartesd.agents import record, spec
 from descartesd.agents.follow import Waker
 from descartesd.agents.ids import IdSource, name_for
@@ -29,9 +31,11 @@ from descartesd.errors import (
 )
 from descartesd.keeper.protocol import Status
 from descartesd.wire.agent import AgentInfo, AgentSpec, Outcome, OutputTotals, Reason, State
+from descartesd.wire.codec import encode
 
 log = logging.getLogger(__name__)
 
+SAMPLE_S = 0.25
 _LIVE: dict[str, State] = {"running": "running", "paused": "paused", "stopping": "stopping"}
 
 
@@ -63,6 +67,9 @@ class Fleet:
         self._clock = clock
         self._id_source = IdSource(clock)
         self.roster = Roster()
+        # What was last told of an agent, and until when that holds while it does not change.
+        self._views: dict[str, tuple[float, Raw]] = {}
+        self._unsettled: list[tuple[Agent, Status]] = []
         self._wakers: dict[str, set[Waker]] = {}
         self._alive = 0
         self.output = output
@@ -81,11 +88,20 @@ class Fleet:
             agent.output = self._totals(agent)
         return agent.info(self._options.server_id)
 
+    def encoded_info(self, agent: Agent) -> Raw:
+        """As `info`, encoded; the size of its output is up to SAMPLE_S old."""
+        view = self._views.get(agent.id)
+        now = time.monotonic()
+        if view is None or view[0] <= now:
+            view = (now + SAMPLE_S, Raw(encode(self.info(agent))))
+            self._views[agent.id] = view
+        return view[1]
+
     def _totals(self, agent: Agent) -> OutputTotals:
         try:
             return OutputTotals(
-                stdout=self.output.totals(agent.id, "stdout"),
-                stderr=self.output.totals(agent.id, "stderr"),
+                stdout=self.output.totals(agent.id, "stdout", kept=agent.output_bytes),
+                stderr=self.output.totals(agent.id, "stderr", kept=agent.output_bytes),
             )
         except OSError:
             # Without a free descriptor: what is known of an agent's end must not wait for one.
@@ -134,9 +150,16 @@ class Fleet:
                 hint=f"take another name, remove it with: descartesctl agent remove {name},"
                 " or spawn with --replace",
             )
-        agent = Agent(id=agent_id, name=name, owner=owner, spec=wanted, created_at=self._clock())
+        agent = Agent(
+            id=agent_id,
+            name=name,
+            owner=owner,
+            spec=wanted,
+            created_at=self._clock(),
+            output_bytes=wanted.limits.output_bytes or self._options.runner.output_bytes,
+        )
         self._add(agent)
-        self._registry.put_agent(agent)
+        self._put(agent)
         return agent
 
     def _free_name(self, program: str) -> str:
@@ -167,7 +190,7 @@ class Fleet:
         # It may have ended already: the exit is told on its own.
         if agent.state == "starting":
             self._set_state(agent, "running")
-        self._registry.put_agent(agent)
+        self._put(agent)
 
     async def pause(self, agent: Agent) -> None:
         """Freeze every process of the agent; returns when none of them runs any more."""
@@ -211,6 +234,12 @@ class Fleet:
         await self._keeper.request("kill", agent_id=agent.id)
         self._note_stopping(agent)
         await self.ended(agent)
+
+    def kill_all(self) -> None:
+        """Kill every agent now, without waiting for their ends."""
+        for agent in self.roster:
+            if agent.state in ALIVE:
+                _unheeded(self._keeper.request("kill", agent_id=agent.id))
 
     def _note_stopping(self, agent: Agent) -> None:
         # Not before the keeper has taken it on: a crash in between would leave the record of an
@@ -286,8 +315,16 @@ class Fleet:
             return
         log.debug("keeper.event", extra={"agent": agent.id, "event": event})
         self.apply(agent, status)
+        if not self._unsettled:
+            asyncio.get_running_loop().call_soon(self._settle)
+        self._unsettled.append((agent, status))
+
+    def _settle(self) -> None:
+        """Make all facts of one turn of the loop durable at once, then let the keeper forget."""
+        unsettled, self._unsettled = self._unsettled, []
         if self._registry.save():
-            self._acknowledge(agent, status)
+            for agent, status in unsettled:
+                self._acknowledge(agent, status)
 
     def apply(self, agent: Agent, status: Status) -> None:
         """Make the record say what the keeper says."""
@@ -302,7 +339,7 @@ class Fleet:
             agent.paused_at = status["paused_at"]
             agent.pause_mode = "tree" if status["state"] == "paused" else None
             self._set_state(agent, _LIVE[status["state"]])
-        self._registry.put_agent(agent)
+        self._put(agent)
 
     def _apply_exit(self, agent: Agent, status: Status) -> None:
         agent.output = record.totals(status, self._totals(agent))
@@ -343,13 +380,13 @@ class Fleet:
         agent.output = self._totals(agent)
         agent.paused_at, agent.pause_mode = None, None
         self._set_state(agent, "lost")
-        self._registry.put_agent(agent)
+        self._put(agent)
 
     def close_output(self, agent: Agent) -> None:
         """Nothing writes to the agent's output any more."""
         agent.output = self._totals(agent)
         agent.eof = True
-        self._registry.put_agent(agent)
+        self._put(agent)
         self._wake(agent)
 
     # -- inside
@@ -376,12 +413,17 @@ class Fleet:
         log.info("agent.state", extra={"agent": agent.id, "state": following})
         self._wake(agent)
 
+    def _put(self, agent: Agent) -> None:
+        self._views.pop(agent.id, None)
+        self._registry.put_agent(agent)
+
     def _store(self, agent: Agent) -> None:
         # What has happened is told even if it cannot be recorded: the keeper knows it too.
-        self._registry.put_agent(agent)
+        self._put(agent)
         self._registry.save()
 
     def _wake(self, agent: Agent) -> None:
+        self._views.pop(agent.id, None)
         for waker in self._wakers.get(agent.id, ()):
             waker.set()
 

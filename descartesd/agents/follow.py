@@ -91,10 +91,19 @@ class Watches:
 
     def _readable(self) -> None:
         for event in self._inotify.read(timeout=0):
+            if event.mask & flags.Q_OVERFLOW:
+                # The kernel has dropped events: nobody knows of which files.
+                self._wake_all()
+                continue
             name = self._paths.get(event.wd)
             if name is None and event.wd == self._directory_watch and event.name in self._awaited:
                 name = event.name
                 self._awaited.discard(name)
                 self._watch(name)
             for waker in self._wakers.get(name or "", ()):
+                waker.set()
+
+    def _wake_all(self) -> None:
+        for wakers in self._wakers.values():
+            for waker in wakers:
                 waker.set()

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from descartesd.errors import ERRORS, AbortedError, InternalError, UnavailableError
+from descartesd.errors import (
+    ERRORS,
+    AbortedError,
+    DescartesError,
+    InternalError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from descartesd.keeper import protocol
 from descartesd.keeper.protocol import Status
 
 log = logging.getLogger(__name__)
 
 _BUDGET = 64
+# What a message over 64 KiB may meet: it needs a descriptor of its own.
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class KeeperLink:
@@ -52,10 +62,23 @@ class KeeperLink:
             raise
         self._socket = sock
         asyncio.get_running_loop().add_reader(sock, self._readable)
-        facts = await self.request("hello", version=protocol.VERSION)
-        self.pid = int(facts["pid"])
-        self.version = str(facts["version"])
-        self.boot_id = str(facts["boot_id"])
+        try:
+            facts = await self.request("hello", version=protocol.VERSION)
+            self.version = str(facts["version"])
+            self.boot_id = str(facts["boot_id"])
+            self.pid = int(facts["pid"])
+        finally:
+            if self.pid is None:
+                self._disconnect()
+
+    async def answers(self, within_s: float) -> bool:
+        """Ask the keeper for a sign of life."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self.request("hello", version=protocol.VERSION)
+        except (TimeoutError, DescartesError):
+            return False
+        return True
 
     def close(self) -> None:
         """Leave the keeper to itself; what is unanswered fails."""
@@ -97,26 +120,38 @@ class KeeperLink:
         if sock is None:
             return
         try:
-            protocol.send(sock, message)
+            self._transmit(sock, message)
         except BlockingIOError:
             self._unsent.append(message)
             asyncio.get_running_loop().add_writer(sock, self._writable)
-        except OSError as exc:
-            self._lose(exc)
 
     def _writable(self) -> None:
-        sock = self._socket
-        while sock is not None and self._unsent:
+        while self._socket is not None and self._unsent:
             try:
-                protocol.send(sock, self._unsent[0])
+                self._transmit(self._socket, self._unsent[0])
             except BlockingIOError:
                 return
-            except OSError as exc:
+            # Nothing is left of them when the keeper has gone.
+            if self._unsent:
+                self._unsent.popleft()
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_writer(self._socket)
+
+    def _transmit(self, sock: socket.socket, message: dict[str, Any]) -> None:
+        """Send one message; raises BlockingIOError when the keeper's queue is full."""
+        try:
+            protocol.send(sock, message)
+        except BlockingIOError:
+            raise
+        except OSError as exc:
+            if exc.errno not in _SHORTAGES:
                 self._lose(exc)
                 return
-            self._unsent.popleft()
-        if sock is not None:
-            asyncio.get_running_loop().remove_writer(sock)
+            future = self._pending.pop(message["id"])
+            if not future.done():
+                future.set_exception(
+                    ResourceExhaustedError(f"the keeper cannot be asked now: {exc.strerror}")
+                )
 
     def _readable(self) -> None:
         for _ in range(_BUDGET):
@@ -133,7 +168,13 @@ class KeeperLink:
             if message is None:
                 self._lose(None)
                 return
-            self._take(message)
+            try:
+                self._take(message)
+            except (KeyError, TypeError, ValueError) as exc:
+                # What was not understood is told again by the list of the next connection.
+                log.exception("keeper.not_understood")
+                self._lose(exc)
+                return
 
     def _take(self, message: dict[str, Any]) -> None:
         if "event" in message:
@@ -170,7 +211,7 @@ class KeeperLink:
             if not future.done():
                 future.set_exception(
                     AbortedError(
-                        "the keeper ended before it answered",
+                        "the connection to the keeper ended before it answered",
                         hint="look at the agent, then ask again",
                     )
                 )

@@ -40,13 +40,14 @@ class OutputFiles:
         """Path of the stream's bytes."""
         return protocol.data_path(self._directory, agent_id, stream)
 
-    def totals(self, agent_id: str, stream: str) -> StreamTotals:
-        """How much there is."""
+    def totals(self, agent_id: str, stream: str, *, kept: int) -> StreamTotals:
+        """How much there is; nothing is dropped of a stream of at most `kept` bytes."""
         try:
             total = os.stat(self.path(agent_id, stream)).st_size
         except FileNotFoundError:
             return StreamTotals()
-        return StreamTotals(total=total, truncated_before=self._head(agent_id, stream))
+        head = self._head(agent_id, stream) if total > kept else 0
+        return StreamTotals(total=total, truncated_before=head)
 
     def read(self, agent_id: str, stream: str, offset: int, limit: int) -> Piece:
         """Read at most `limit` bytes from `offset`, or from the first byte still kept.
@@ -58,13 +59,16 @@ class OutputFiles:
         except FileNotFoundError:
             return Piece(b"", offset, 0, 0, None)
         try:
-            offset = max(offset, self._head(agent_id, stream))
-            data = os.pread(fd, limit, offset)
-            # The keeper moves the head before it punches: zeros of a hole lie before it.
             head = self._head(agent_id, stream)
-            if head > offset:
-                data = data[head - offset :]
-                offset = head
+            while True:
+                offset = max(offset, head)
+                data = os.pread(fd, limit, offset)
+                # The keeper moves the head before it punches: zeros of a hole lie before it.
+                head = self._head(agent_id, stream)
+                if not data or head < offset + len(data):
+                    break
+            gone = max(head - offset, 0)
+            data, offset = data[gone:], offset + gone
             total = os.fstat(fd).st_size
         finally:
             os.close(fd)

@@ -28,6 +28,8 @@ class Agent(msgspec.Struct, kw_only=True):
     spec: AgentSpec
     created_at: float
     state: State = "starting"
+    # Bytes kept of each stream; 0 in records that do not say.
+    output_bytes: int = 0
     attempt: int = 1
     pid: int | None = None
     start_time: int | None = None

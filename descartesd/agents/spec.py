@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import signal as signals
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from descartesd.errors import InvalidArgumentError
@@ -17,6 +17,15 @@ _RESERVED_ENV = ("DESCARTES_AGENT_ID", "DESCARTES_AGENT_NAME")
 _ARGUMENTS_MAX = 2 * 1024 * 1024
 
 
+def own_account() -> pwd.struct_passwd:
+    uid = os.getuid()
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:
+        # A container may run under a uid nobody has told it of.
+        return pwd.struct_passwd((str(uid), "x", uid, os.getgid(), "", "/", "/bin/sh"))
+
+
 @dataclass(frozen=True, slots=True)
 class RunnerDefaults:
     """What the configuration says of every agent."""
@@ -24,6 +33,7 @@ class RunnerDefaults:
     working_dir: str | None
     path: tuple[str, ...]
     output_bytes: int
+    account: pwd.struct_passwd = field(default_factory=own_account)
 
 
 def check(spec: AgentSpec) -> None:
@@ -67,20 +77,11 @@ def signal_number(signal: Signal, field: str = "signal") -> int:
     return number
 
 
-def _account() -> pwd.struct_passwd:
-    uid = os.getuid()
-    try:
-        return pwd.getpwuid(uid)
-    except KeyError:
-        # A container may run under a uid nobody has told it of.
-        return pwd.struct_passwd((str(uid), "x", uid, os.getgid(), "", "/", "/bin/sh"))
-
-
 def launch_fields(
     spec: AgentSpec, agent_id: str, name: str, defaults: RunnerDefaults
 ) -> dict[str, Any]:
     """Compose the keeper's spawn fields: complete environment, search path, limits."""
-    account = _account()
+    account = defaults.account
     path = [os.path.join(account.pw_dir, p[2:]) if p.startswith("~/") else p for p in defaults.path]
     env = {
         "HOME": account.pw_dir,

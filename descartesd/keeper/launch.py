@@ -1,7 +1,7 @@
 """Starts the leader of an agent, or says exactly why it cannot be started.
 
-Two ways: without limits the interpreter uses vfork(2), whose cost does not grow with this process;
-with limits it forks and runs one small function before execve(2).
+Two ways: where nothing has to be done in the child the interpreter uses vfork(2), whose cost does
+not grow with this process; else it forks and runs one small function before execve(2).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Launcher:
         return Leader(pid, pidfd, start_time, stdin, stdout, stderr)
 
     def _start(self, launch: Launch, program: bytes, stdio: list[int]) -> int:
-        with self._limits.passed_on():
+        with self._limits.passed_on(launch.rlimits):
             try:
                 process = subprocess.Popen(
                     [argument.encode() for argument in launch.argv],
@@ -106,6 +106,13 @@ class Launcher:
                 raise InvalidArgumentError(f"the kernel refuses to set {limits}") from exc
         # Reaped by us, exactly once: subprocess must never wait for it.
         process.returncode = 0
+        try:
+            self._limits.settle(process.pid, launch.rlimits)
+        except PermissionError as exc:
+            _end(process.pid)
+            raise InvalidArgumentError(
+                "the kernel refuses to set nofile: the program runs as another user"
+            ) from exc
         return process.pid
 
 
@@ -139,10 +146,14 @@ def _identify_or_end(pid: int) -> tuple[int, int]:
     try:
         return _identify(pid)
     except OSError:
-        # Our own child, not reaped yet: the pid cannot be another's.
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        _end(pid)
         raise
+
+
+def _end(pid: int) -> None:
+    # Our own child, not reaped yet: the pid cannot be another's.
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _identify(pid: int) -> tuple[int, int]:

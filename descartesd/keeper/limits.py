@@ -46,26 +46,42 @@ class Limits:
                 )
 
     @contextmanager
-    def passed_on(self) -> Iterator[None]:
-        """Have a child started inside inherit the soft limit this process was started with."""
-        if self._inherited == self._own:
+    def passed_on(self, rlimits: dict[str, int]) -> Iterator[None]:
+        """Have a child started inside inherit the soft limit of open files it is to have.
+
+        That is the one asked for, else the one this process was started with. Lent like this it
+        needs no fork, whose cost grows with this process.
+        """
+        lent = (rlimits.get("nofile", self._inherited[0]), self._own[1])
+        if lent == self._own:
             yield
             return
         # Only low numbers can be opened under the lower limit: the spares leave some.
         while self._spares:
             os.close(self._spares.pop())
-        resource.setrlimit(resource.RLIMIT_NOFILE, self._inherited)
+        resource.setrlimit(resource.RLIMIT_NOFILE, lent)
         try:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, self._own)
             self._take_spares()
 
+    def settle(self, pid: int, rlimits: dict[str, int]) -> None:
+        """Bring a child's hard limit of open files down to the soft one it started with.
+
+        Raises PermissionError where its program runs as somebody else (prlimit(2)).
+        """
+        if "nofile" in rlimits:
+            value = rlimits["nofile"]
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (value, value))
+
     def preparation(self, rlimits: dict[str, int]) -> Callable[[], None] | None:
         """What a child has to do between fork and execve(2); None where that is nothing."""
-        if not rlimits and not self._resets_oom_score:
+        wanted = [
+            (KINDS[name], (value, value)) for name, value in rlimits.items() if name != "nofile"
+        ]
+        if not wanted and not self._resets_oom_score:
             return None
-        wanted = [(KINDS[name], (value, value)) for name, value in rlimits.items()]
         oom_score = _OOM_SCORE if self._resets_oom_score else None
 
         def prepare() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from msgspec import Raw
+
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.follow import Watches
 from descartesd.agents.record import Agent
@@ -75,8 +77,8 @@ class AgentMethods:
             next=page[-1].id if len(rest) > len(page) else None,
         )
 
-    def get(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        return self._fleet.info(self._fleet.roster.resolve(params.id))
+    def get(self, _call: Call, params: wire.AgentRef) -> Raw:
+        return self._fleet.encoded_info(self._fleet.roster.resolve(params.id))
 
     async def wait(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
         agent = self._fleet.roster.resolve(params.id)

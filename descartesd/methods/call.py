@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from descartesd.methods.policy import Caller
 from descartesd.transport.server import Peer
 from descartesd.transport.streams import Stream
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One request: who asks, over which connection, under which idempotency key."""
 
     caller: Caller
@@ -24,4 +22,4 @@ class Call:
 
 
 # A function answers at once, or is a coroutine; a stream's coroutine pushes into `call.stream`.
-Handler = Callable[[Call, Any], Struct] | Callable[[Call, Any], Awaitable[Struct | None]]
+Handler = Callable[[Call, Any], Struct | Raw] | Callable[[Call, Any], Awaitable[Struct | None]]

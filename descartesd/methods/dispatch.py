@@ -9,7 +9,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -144,9 +144,13 @@ class Dispatcher:
         for opened in [o for o in self._open.values() if o.fd == fd]:
             opened.task.cancel()
 
+    def expel(self) -> None:
+        """End the streams of everybody who is let in no longer."""
+        self._policy.refresh()
+        self.streams.expel(self._policy.identify)
+
     def on_shed(self, peer: Peer) -> None:
         """A peer does not read: its streams end and its requests are dropped."""
-        log.warning("peer.shed", extra={"identity": peer.user_id})
         self.streams.drop_peer(peer)
         for key, opened in list(self._open.items()):
             if key[0] == peer.route:
@@ -191,7 +195,7 @@ class Dispatcher:
         name = f"{request.method} {request.id}"
         if row.method.stream:
             stream = self.streams.make(call.peer, request.id, request.credit)
-            work = self._stream(row, replace(call, stream=stream), params)
+            work = self._stream(row, call._replace(stream=stream), request, params)
             task = self._group.create_task(work, name=name)
             # At once: its credit and its end may be the next messages.
             self.streams.add(stream, task)
@@ -259,16 +263,20 @@ class Dispatcher:
         outcome = await _settled(row.run(call, params), row.method.name)
         self._answers.finish(answer, outcome)
 
-    async def _stream(self, row: _Row, call: Call, params: Struct) -> None:
+    async def _stream(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
         stream = call.stream
         if stream is None:
             raise ValueError("a stream's method was called without one")
         error: DescartesError | None = None
+        deadline_s = request.deadline_s if isinstance(request.deadline_s, float) else None
         try:
-            await row.run(call, params)
+            async with asyncio.timeout(deadline_s):
+                await row.run(call, params)
         except ConnectionResetError:
             log.debug("stream.client_gone", extra={"stream": stream.id})
             return
+        except TimeoutError:
+            error = _too_late(row, request)
         except DescartesError as exc:
             error = exc
         except Exception as exc:  # the boundary: a bug of ours is answered and logged

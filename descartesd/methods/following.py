@@ -8,7 +8,7 @@ import contextlib
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.follow import Watches
 from descartesd.agents.record import Agent
-from descartesd.errors import InternalError, ResourceExhaustedError
+from descartesd.errors import InternalError, NotFoundError, ResourceExhaustedError
 from descartesd.transport.streams import Stream
 from descartesd.wire.agent import AgentFollow, OutputChunk, StreamName
 
@@ -43,9 +43,19 @@ async def follow(
             complete = agent.eof
             moved = await _push_all(fleet, agent, positions, stream, complete=complete)
             if complete and not moved:
+                _check_whole(fleet, agent, positions)
                 return
             if not moved:
                 await changed.wait()
+
+
+def _check_whole(fleet: Fleet, agent: Agent, positions: dict[StreamName, int]) -> None:
+    """Raise NotFoundError when the agent was removed before all of its output was read."""
+    totals = {"stdout": agent.output.stdout.total, "stderr": agent.output.stderr.total}
+    if fleet.roster.get(agent.id) is not agent and any(
+        position < totals[name] for name, position in positions.items()
+    ):
+        raise NotFoundError(f"agent '{agent.name}' was removed before its output was read")
 
 
 async def _positions(fleet: Fleet, agent: Agent, params: AgentFollow) -> dict[StreamName, int]:

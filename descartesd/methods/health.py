@@ -6,6 +6,7 @@ import time
 
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.keeper_link import KeeperLink
+from descartesd.agents.registry import Registry
 from descartesd.transport.zap import ZapHandler
 from descartesd.wire.server import KeeperHealth, ServerHealth
 
@@ -20,12 +21,14 @@ class Health:
         version: str,
         fleet: Fleet,
         keeper: KeeperLink,
+        registry: Registry,
         zap: ZapHandler,
     ) -> None:
         self._server_id = server_id
         self._version = version
         self._fleet = fleet
         self._keeper = keeper
+        self._registry = registry
         self._zap = zap
         self._started = time.monotonic()
         self.listeners: list[str] = []
@@ -58,6 +61,8 @@ class Health:
         if self.unknown_agents:
             count = len(self.unknown_agents)
             reasons.append(f"the keeper runs {count} agents this server has no record of")
+        if self._registry.problem is not None:
+            reasons.append(f"the registry cannot be written: {self._registry.problem}")
         if self._zap.failed:
             reasons.append(f"{self._zap.failed} key look-ups failed")
         return reasons

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from descartesd.errors import PermissionDeniedError, UnauthenticatedError
-from descartesd.keys.trust import TrustStore
+from descartesd.errors import PermissionDeniedError, StartupRefusedError, UnauthenticatedError
+from descartesd.keys.trust import Identity, TrustStore
 from descartesd.wire.methods import ROLES, Method
 from descartesd.wire.server import Role
 
@@ -30,6 +31,7 @@ class Caller:
     rank: int
     name: str | None = None
     uid: int | None = None
+    certified: Identity | None = field(default=None, compare=False, repr=False)
 
 
 class LocalRoles:
@@ -85,6 +87,7 @@ class Policy:
         self._trust = trust
         self._local = local
         self._keys: dict[str, bytes] = {}
+        self._callers: dict[str, Caller] = {}
 
     def authenticate(self, address: str, key: bytes) -> str | None:
         """Return the user id a peer enters under, or None to refuse it."""
@@ -100,24 +103,41 @@ class Policy:
         self._keys[user_id] = key
         return user_id
 
+    def refresh(self) -> None:
+        """Take over what has changed in the trust store; nothing while it cannot be read."""
+        # Whoever knocks meanwhile is told, and counted.
+        with contextlib.suppress(StartupRefusedError):
+            self._trust.reload_if_changed()
+
     def identify(self, user_id: str) -> Caller:
         """Tell who sent a message; raises UnauthenticatedError when it is let in no longer."""
+        known = self._callers.get(user_id)
         if user_id.startswith("uid:"):
-            uid = int(user_id[4:])
-            role = self._local.role(uid)
+            role = self._local.role(int(user_id[4:]))
             if role is not None:
-                return Caller(user_id, role, RANKS[role], uid=uid)
+                if known is None or known.role != role:
+                    known = Caller(user_id, role, RANKS[role], uid=int(user_id[4:]))
+                    self._callers[user_id] = known
+                return known
         else:
             key = self._keys.get(user_id)
             identity = self._trust.lookup(key) if key is not None else None
-            roles = identity.roles if identity is not None else ()
-            best = next((role for role in reversed(ROLES) if role in roles), None)
+            if identity is not None and known is not None and known.certified is identity:
+                return known
+            best = _best_role(identity)
             if identity is not None and best is not None:
-                return Caller(user_id, best, RANKS[best], name=identity.name)
+                known = Caller(user_id, best, RANKS[best], identity.name, certified=identity)
+                self._callers[user_id] = known
+                return known
         raise UnauthenticatedError(
             f"{user_id} is not authorised any more",
             hint="ask an administrator for a new certificate",
         )
+
+
+def _best_role(identity: Identity | None) -> Role | None:
+    roles = () if identity is None else identity.roles
+    return next((role for role in reversed(ROLES) if role in roles), None)
 
 
 def refusal(caller: Caller, method: Method[Any, Any]) -> PermissionDeniedError:

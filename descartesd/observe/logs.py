@@ -7,6 +7,8 @@ import logging
 import sys
 from typing import Literal, TextIO
 
+import msgspec
+
 _LEVELS = {
     "trace": 5,
     "debug": logging.DEBUG,
@@ -28,7 +30,7 @@ def set_up(level: str, style: Literal["json", "pretty"], stream: TextIO = sys.st
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+    return {key: record.__dict__[key] for key in sorted(record.__dict__.keys() - _STANDARD)}
 
 
 class _Json(logging.Formatter):
@@ -42,7 +44,7 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 class _Pretty(logging.Formatter):

@@ -61,10 +61,16 @@ class Tally:
 
 
 class Monitor:
-    """Counts failed handshakes and tells of closed connections by their descriptor."""
+    """Counts failed handshakes and tells of connections by their descriptor."""
 
-    def __init__(self, socket: zmq.Socket[bytes], on_disconnected: Callable[[int], None]) -> None:
-        events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        *,
+        on_accepted: Callable[[int], None],
+        on_disconnected: Callable[[int], None],
+    ) -> None:
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
         for event in _FAILED:
             events |= event
         address = f"inproc://monitor.{id(self)}"
@@ -74,6 +80,7 @@ class Monitor:
         self._socket.rcvhwm = 0
         self._socket.connect(address)
         self._watched = socket
+        self._on_accepted = on_accepted
         self._on_disconnected = on_disconnected
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tally = Tally("handshake.failed")
@@ -95,21 +102,34 @@ class Monitor:
         self._socket.close(linger=0)
         self._loop = None
 
+    def catch_up(self) -> None:
+        """Tell at once of everything that has happened so far."""
+        while self._take():
+            continue
+
     def _drain(self) -> None:
         for _ in range(256):
-            if self._loop is None:
+            if not self._take():
                 return
-            try:
-                event, _address = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._note(*_EVENT.unpack(event[: _EVENT.size]))
         if self._loop is not None:
             self._loop.call_soon(self._drain)
+
+    def _take(self) -> bool:
+        """Read one event; False when there is none."""
+        if self._loop is None:
+            return False
+        try:
+            event, _address = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._note(*_EVENT.unpack(event[: _EVENT.size]))
+        return True
 
     def _note(self, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.connections += 1
+        elif event == zmq.EVENT_ACCEPTED:
+            self._on_accepted(value)
         elif event == zmq.EVENT_DISCONNECTED:
             self._on_disconnected(value)
         elif event in _FAILED and self._loop is not None:

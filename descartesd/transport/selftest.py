@@ -19,6 +19,7 @@ async def refuse_unknown_key(
     """Knock with a key made for this; raises StartupRefusedError unless it is turned away."""
     knock = context.socket(zmq.DEALER)
     knock.linger = 0
+    knock.setsockopt(zmq.IPV6, int("[" in endpoint))
     knock.curve_serverkey = server_key
     knock.curve_publickey, knock.curve_secretkey = zmq.curve_keypair()
     events = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_SUCCEEDED

@@ -23,6 +23,10 @@ from descartesd.transport.zap import DOMAIN
 log = logging.getLogger(__name__)
 
 _BUDGET = 64
+# Plain numbers: combining the flags as enumeration members costs more than the call.
+_NOW = int(zmq.NOBLOCK)
+_MORE = int(zmq.SNDMORE) | _NOW
+_SRCFD = int(zmq.SRCFD)
 _HANDSHAKE_MS = 3000
 _HEARTBEAT_MS = 3000
 _HEARTBEAT_TIMEOUT_MS = 6000
@@ -75,6 +79,9 @@ class RouterServer:
         self._scheduled = False
         self._discarding = False
         self._overlong = Tally("message.too_many_frames")
+        self._unread = Tally("peer.shed")
+        # Descriptors of connections that are over, until another connection has their number.
+        self._closed: set[int] = set()
         self.oversized = 0
         self.shed = 0
         self.unreachable = 0
@@ -112,8 +119,14 @@ class RouterServer:
     def watch_connections(self) -> None:
         """Begin to tell of closed connections and failed handshakes."""
         if self._loop is not None:
-            self._monitor = Monitor(self._socket, self._on_disconnected)
+            self._monitor = Monitor(
+                self._socket, on_accepted=self._closed.discard, on_disconnected=self._disconnected
+            )
             self._monitor.start(self._loop)
+
+    def _disconnected(self, fd: int) -> None:
+        self._closed.add(fd)
+        self._on_disconnected(fd)
 
     def close(self) -> None:
         """Stop receiving; what has been sent still goes out, for at most a second."""
@@ -124,6 +137,7 @@ class RouterServer:
         if self._monitor is not None:
             self._monitor.close()
         self._overlong.close()
+        self._unread.close()
         self._socket.close(linger=_LINGER_MS)
 
     def send(self, peer: Peer, payload: bytes) -> bool:
@@ -132,10 +146,10 @@ class RouterServer:
         if sock.closed:
             return False
         try:
-            sock.send(peer.route, zmq.SNDMORE | zmq.NOBLOCK)
+            sock.send(peer.route, _MORE)
             if peer.delimited:
-                sock.send(b"", zmq.SNDMORE | zmq.NOBLOCK)
-            sock.send(payload, zmq.NOBLOCK)
+                sock.send(b"", _MORE)
+            sock.send(payload, _NOW)
         except zmq.ZMQError as exc:
             self._undeliverable(peer, exc)
             return False
@@ -148,6 +162,7 @@ class RouterServer:
         if exc.errno == errno.EAGAIN:
             self.shed += 1
             if self._loop is not None:
+                self._unread.add(self._loop, peer.user_id)
                 self._loop.call_soon(self._on_shed, peer)
         elif exc.errno == errno.EHOSTUNREACH:
             self.unreachable += 1
@@ -181,27 +196,34 @@ class RouterServer:
             return self._discard()
         sock = self._socket
         try:
-            route = sock.recv(zmq.NOBLOCK)
-            frame = sock.recv(zmq.NOBLOCK, copy=False)
+            route = sock.recv(_NOW)
+            frame = sock.recv(_NOW, copy=False)
         except zmq.Again:
             return False
         delimited = False
         if frame.more and not len(frame.buffer):
             delimited = True
-            frame = sock.recv(zmq.NOBLOCK, copy=False)
+            frame = sock.recv(_NOW, copy=False)
         if frame.more:
             self._discarding = True
             self.oversized += 1
             self._note_overlong(frame)
             return self._discard()
         try:
-            peer = Peer(route, delimited, str(frame.get("User-Id")), int(frame.get(zmq.SRCFD)))
+            peer = Peer(route, delimited, str(frame.get("User-Id")), int(frame.get(_SRCFD)))
         except zmq.ZMQError:
             # ZAP names every peer it lets in: one without a name did not come through it.
             log.error("message.without_identity")  # noqa: TRY400  # the message says it all
             return True
-        self._on_request(peer, frame.bytes)
+        if peer.fd not in self._closed or self._is_connected(peer.fd):
+            self._on_request(peer, frame.bytes)
         return True
+
+    def _is_connected(self, fd: int) -> bool:
+        """Whether a new connection has the number of one that is over."""
+        if self._monitor is not None:
+            self._monitor.catch_up()
+        return fd not in self._closed
 
     def _note_overlong(self, frame: zmq.Frame) -> None:
         if self._loop is not None:
@@ -211,7 +233,7 @@ class RouterServer:
         """Drop frames of an overlong message, a bounded number at a time."""
         for _ in range(_BUDGET):
             try:
-                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+                frame = self._socket.recv(_NOW, copy=False)
             except zmq.Again:
                 return False
             if not frame.more:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from msgspec import Struct, UnsetType
 
-from descartesd.errors import DescartesError, NotFoundError
+from descartesd.errors import DescartesError, NotFoundError, UnauthenticatedError
 from descartesd.transport.server import Peer
 from descartesd.wire import codec
 from descartesd.wire.envelope import VERSION, Credit, StreamEnd, StreamItem, StreamOpened
@@ -20,7 +20,7 @@ Send = Callable[[Peer, bytes], bool]
 class Stream:
     """One open stream. An item is sent when at least one item and one byte of credit are left."""
 
-    __slots__ = ("_bytes", "_items", "_room", "_send", "_seq", "id", "peer")
+    __slots__ = ("_bytes", "_is_over", "_items", "_room", "_send", "_seq", "id", "peer")
 
     def __init__(self, peer: Peer, stream_id: str | int, credit: Credit, send: Send) -> None:
         self.peer = peer
@@ -30,10 +30,11 @@ class Stream:
         self._send = send
         self._seq = 0
         self._room: asyncio.Future[None] | None = None
+        self._is_over = False
 
     def open(self) -> None:
-        """Tell the client that items follow."""
-        self._send(self.peer, codec.encode(StreamOpened(v=VERSION, id=self.id)))
+        """Tell the client that items follow; raises ConnectionResetError when it is gone."""
+        self._deliver(codec.encode(StreamOpened(v=VERSION, id=self.id)))
 
     async def room(self) -> int:
         """Wait for credit; the bytes an item may have."""
@@ -52,7 +53,10 @@ class Stream:
         self._bytes -= size
         message = StreamItem(v=VERSION, id=self.id, seq=self._seq, item=item)
         self._seq += 1
-        if not self._send(self.peer, codec.encode(message)):
+        self._deliver(codec.encode(message))
+
+    def _deliver(self, payload: bytes) -> None:
+        if not self._send(self.peer, payload):
             raise ConnectionResetError(f"stream {self.id}: the client is gone")
 
     def grant(self, items: int, size: int) -> None:
@@ -63,7 +67,10 @@ class Stream:
             self._room.set_result(None)
 
     def end(self, error: DescartesError | None = None) -> None:
-        """Tell the client that nothing more comes, and why."""
+        """Tell the client, once, that nothing more comes, and why."""
+        if self._is_over:
+            return
+        self._is_over = True
         last = (
             codec.encode(StreamEnd(v=VERSION, id=self.id))
             if error is None
@@ -106,6 +113,16 @@ class Streams:
         # Its id is free as soon as the client has heard of the end.
         self._forget(stream)
         stream.end()
+
+    def expel(self, identify: Callable[[str], object]) -> None:
+        """End the streams of peers that `identify` refuses by UnauthenticatedError."""
+        for stream, task in tuple(self._open.values()):
+            try:
+                identify(stream.peer.user_id)
+            except UnauthenticatedError as error:
+                task.cancel()
+                self._forget(stream)
+                stream.end(error)
 
     def drop_connection(self, fd: int) -> None:
         """The connection is closed: its streams end."""

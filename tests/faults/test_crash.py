@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ import pytest
 
 from descartesd.client import AsyncClient, Client
 from descartesd.errors import AbortedError, DescartesError
+from descartesd.keys.profile import ClientSettings, load_profile
 from descartesd.wire.agent import AgentInfo, AgentSpec
 from tests.support.agents import (
     SLEEP,
@@ -28,6 +30,7 @@ from tests.support.agents import (
     is_stopped,
     sh,
     spec,
+    times_lost,
     until_output,
     until_state,
 )
@@ -147,17 +150,15 @@ class Model:
         assert [process.pid for process in processes] == [agent.pid]
         assert is_stopped(processes[0].pid) == (wish == "pause")
 
-    def times_lost(self) -> Counter[str]:
-        """How often each agent was called lost, by the server's own log."""
-        lines = self.server.log_text().splitlines()
-        return Counter(
-            line.partition('"agent": "')[2].partition('"')[0]
-            for line in lines
-            if '"state": "lost"' in line
-        )
-
 
 WISHED = {"pause": "paused", "resume": "running", "stop": "terminated", "kill": "terminated"}
+
+
+def client_of(server: Server) -> AsyncClient:
+    """Make a client that waits for a server and comes back to it soon."""
+    soon = ClientSettings(reconnect_delay_secs=0.02)
+    profile = dataclasses.replace(load_profile(str(server.admin)), client=soon)
+    return AsyncClient(profile, wait_for_server_s=20)
 
 
 def kill_and_start(server: Server, *, keeper: int | None = None) -> None:
@@ -171,7 +172,7 @@ def kill_and_start(server: Server, *, keeper: int | None = None) -> None:
 async def crash_often(model: Model, kills: int) -> None:
     """Kill the daemon again and again while agents are started, paused, stopped and killed."""
     server = model.server
-    async with AsyncClient(str(server.admin), wait_for_server_s=20) as client:
+    async with client_of(server) as client:
         for kill in range(kills):
             keys = model.keys(kill)
             staying = model.staying()
@@ -204,12 +205,12 @@ def test_fault_61_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Pa
             model.check_agents(client)
             assert client.server.health().reasons == []
         assert server.keeper_pid == keeper
-        assert model.times_lost() == {}
+        assert times_lost(server) == {}
 
 
 async def crash_both_often(model: Model, kills: int) -> None:
     """Kill daemon and keeper again and again while agents are started."""
-    async with AsyncClient(str(model.server.admin), wait_for_server_s=20) as client:
+    async with client_of(model.server) as client:
         for kill in range(kills):
             keys = model.keys(kill)
             keeper = eventually(lambda: model.server.keeper_pid)
@@ -237,7 +238,7 @@ def test_fault_61_killed_with_its_keeper_it_calls_each_lost_agent_lost_once(
             answered = [each for each in model.answers.values() if isinstance(each, AgentInfo)]
             assert {agent.id for agent in agents} == {agent.id for agent in answered}
             assert max(model.runs().values(), default=0) <= 1
-            assert model.times_lost() == Counter(agent.id for agent in lost)
+            assert times_lost(server) == Counter(agent.id for agent in lost)
             for agent in agents:
                 check_end(agent, model.code(agent.labels["key"]))
             left = {pid for key in model.answers for pid in carrying(KEY, key)}

@@ -31,9 +31,9 @@ def descartesd(
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def made() -> Iterator[Server]:
-    """A server directory whose server does not run."""
+    """A server directory whose server never runs; each test leaves it as it was."""
     with Server() as server:
         yield server
 
@@ -96,7 +96,6 @@ def test_port_in_use_is_refused_with_the_next_step(made: Server) -> None:
     assert said[1].startswith("hint: ")
     assert "server.endpoint" in said[1]
     assert made.keeper_pid is None
-    made.start()
 
 
 def test_port_in_use_leaves_the_agents_of_a_crashed_daemon_alone(server: Server) -> None:
@@ -137,17 +136,20 @@ def test_init_of_a_directory_that_is_one_already_changes_nothing(made: Server) -
     ],
     ids=["unknown key", "wrong type", "wrong value", "unknown section"],
 )
-def test_faulty_configuration_is_refused_naming_the_key(made: Server, lines: str, key: str) -> None:
-    made.config.write_text(f"[server]\nendpoint = '{made.endpoint}'\n{lines}")
+def test_faulty_configuration_is_refused_naming_the_key(
+    made: Server, tmp_path: Path, lines: str, key: str
+) -> None:
+    config = tmp_path / "descartesd.toml"
+    config.write_text(f"[server]\nendpoint = '{made.endpoint}'\n{lines}")
 
-    refused = started(made)
-    checked = descartesd("--config", made.config, "--check-config", environ=made.environ)
+    refused = descartesd("--config", config, environ=made.environ)
+    checked = descartesd("--config", config, "--check-config", environ=made.environ)
 
     assert refused.returncode == REFUSED
     assert key in sentences(refused)[0]
     assert checked.returncode == 2
     assert sentences(checked) == sentences(refused)
-    assert made.keeper_pid is None
+    assert [path.name for path in tmp_path.iterdir()] == ["descartesd.toml"]
 
 
 def test_every_fault_of_a_configuration_is_told_at_once(made: Server) -> None:
@@ -164,7 +166,7 @@ def test_check_of_a_good_configuration_starts_nothing(made: Server) -> None:
     checked = descartesd("--config", made.config, "--check-config", environ=made.environ)
 
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
-    assert not (made.directory / "state" / "registry.sqlite").exists()
+    assert made.keeper_pid is None
 
 
 def test_missing_configuration_is_refused(tmp_path: Path) -> None:
@@ -179,8 +181,10 @@ def test_missing_configuration_is_refused(tmp_path: Path) -> None:
 def test_key_others_can_read_is_refused(made: Server) -> None:
     key = made.directory / "keys" / "host.key"
     key.chmod(0o644)
-
-    refused = started(made)
+    try:
+        refused = started(made)
+    finally:
+        key.chmod(0o600)
 
     assert refused.returncode == REFUSED
     assert str(key) in sentences(refused)[0]

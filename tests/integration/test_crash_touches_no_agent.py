@@ -7,7 +7,7 @@ import hashlib
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tests.support.agents import (
     python,
     sh,
     spec,
+    times_lost,
     until_output,
 )
 from tests.support.eventually import eventually
@@ -147,24 +148,31 @@ class Scene:
             for code in (0, 3)
         }
         self.killed = client.agent.spawn(spec=spec(*SLEEP))
+        self.flooding = client.agent.spawn(
+            spec=sh("read go; head -c 3000000 /dev/zero; echo end >&2", stdin="pipe")
+        )
 
     def end_some(self) -> None:
-        """While no daemon runs: two agents exit and one is killed."""
-        for agent in self.exiting.values():
-            assert agent.pid is not None
-            # The shell reads from here on, whoever else has its stdin.
+        """While no daemon runs: some agents exit, one after much output, and one is killed."""
+        ending = (*self.exiting.values(), self.flooding)
+        for agent in ending:
+            # It reads from a pipe, whoever else may write into it.
             with open(f"/proc/{agent.pid}/fd/0", "wb", buffering=0) as stdin:
                 stdin.write(b"go\n")
         assert self.killed.pid is not None
         os.kill(self.killed.pid, signal.SIGKILL)
-        for agent in (*self.exiting.values(), self.killed):
+        for agent in (*ending, self.killed):
             gone(agent.pid or 0)
 
 
-def test_kill_of_the_daemon_leaves_every_agent_as_it_is(server: Server) -> None:
+def test_kill_of_the_daemon_leaves_every_agent_as_it_is(
+    server: Server, pool: ThreadPoolExecutor
+) -> None:
     with server.client() as client:
         scene = Scene(client)
         keeper = server.keeper_pid
+        waits = pool.submit(waiting, server, scene.exiting[3].id)
+        client.server.health()
         server.kill()
         scene.end_some()
 
@@ -178,6 +186,8 @@ def test_kill_of_the_daemon_leaves_every_agent_as_it_is(server: Server) -> None:
         check_reading(client, scene.reading)
         for code, agent in scene.exiting.items():
             check_outcome(client, agent, "completed" if code == 0 else "failed", (code, None))
+        assert waits.result(timeout=10) == client.agent.get(id=scene.exiting[3].id)
+        check_flood(client, scene.flooding)
         check_outcome(client, scene.killed, "failed", (None, signal.SIGKILL))
         check_outcome(client, scene.ended, "failed", (4, None))
         assert output(client, scene.ended.id) == b"done\n"
@@ -204,6 +214,13 @@ def check_reading(client: Client, before: AgentInfo) -> None:
     check_outcome(client, before, "failed", (9, None))
 
 
+def check_flood(client: Client, before: AgentInfo) -> None:
+    check_outcome(client, before, "completed", (0, None))
+    assert output(client, before.id) == bytes(3_000_000)
+    assert output(client, before.id, "stderr") == b"end\n"
+    assert client.agent.get(id=before.id).output.stdout.total == 3_000_000
+
+
 def check_outcome(
     client: Client, before: AgentInfo, state: str, outcome: tuple[int | None, int | None]
 ) -> None:
@@ -215,59 +232,13 @@ def check_outcome(
     assert eventually(lambda: client.agent.output(id=before.id, offset=1 << 30).eof)
 
 
-def test_output_written_while_no_daemon_runs_is_all_there(server: Server) -> None:
-    with server.client() as client:
-        agent = client.agent.spawn(
-            spec=sh("read go; head -c 3000000 /dev/zero; echo end >&2", stdin="pipe")
-        )
-        server.kill()
-        with open(f"/proc/{agent.pid}/fd/0", "wb", buffering=0) as stdin:
-            stdin.write(b"go\n")
-        gone(agent.pid or 0)
-
-        server.start()
-
-        assert client.agent.wait(id=agent.id).state == "completed"
-        eventually(lambda: client.agent.output(id=agent.id, offset=1 << 30).eof)
-        assert output(client, agent.id) == bytes(3_000_000)
-        assert output(client, agent.id, "stderr") == b"end\n"
-        assert client.agent.get(id=agent.id).output.stdout.total == 3_000_000
-
-
-def test_client_waiting_over_a_long_outage_is_answered(
-    server: Server, pool: ThreadPoolExecutor
-) -> None:
-    with server.client() as client:
-        agent = client.agent.spawn(spec=sh("read go; exit 6", stdin="pipe"))
-    waits: Future[AgentInfo] = pool.submit(waiting, server, agent.id)
-    with server.client() as client:
-        client.server.health()
-    server.kill()
-    assert agent.pid is not None
-    with open(f"/proc/{agent.pid}/fd/0", "wb", buffering=0) as stdin:
-        stdin.write(b"go\n")
-    gone(agent.pid)
-
-    server.start()
-
-    outcome = waits.result(timeout=10).outcome
-    assert outcome is not None
-    assert outcome.exit_code == 6
-
-
-def times_lost(server: Server, agent: AgentInfo) -> int:
-    """How often an agent was called lost, by the server's own log."""
-    lines = server.log_text().splitlines()
-    return sum(agent.id in line and '"state": "lost"' in line for line in lines)
-
-
 def check_lost(client: Client, server: Server, before: AgentInfo) -> None:
     agent = client.agent.wait(id=before.id, deadline_s=5)
     assert agent.state == "lost"
     assert agent.outcome is not None
     assert agent.outcome.reason == "keeper_lost"
     assert (agent.outcome.exit_code, agent.outcome.signal) == (None, None)
-    assert times_lost(server, before) == 1
+    assert times_lost(server)[before.id] == 1
 
 
 def test_kill_of_the_keeper_ends_its_agents_and_a_new_one_serves(

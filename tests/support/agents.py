@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -166,3 +168,9 @@ def start_under(server: Server, prepare: Callable[[], None], extra_fds: Sequence
             preexec_fn=prepare,  # noqa: PLW1509 - no other thread runs in these tests
         )
     server.wait_until_serving()
+
+
+def times_lost(server: Server) -> Counter[str]:
+    """How often each agent was called lost, by the server's own log."""
+    lines = [json.loads(line) for line in server.log_text().splitlines() if line.startswith("{")]
+    return Counter(line["agent"] for line in lines if line.get("state") == "lost")

@@ -55,7 +55,7 @@ def written(tmp_path: Path) -> Written:
 def test_agent_that_wrote_nothing_has_no_files_and_reads_as_empty(written: Written) -> None:
     assert written.read(5) == Piece(b"", 5, 0, 0, None)
     assert written.tail(10) == 0
-    assert written.files.totals(AGENT, "stdout") == StreamTotals()
+    assert written.files.totals(AGENT, "stdout", kept=0) == StreamTotals()
 
 
 def test_bytes_are_read_by_offset_and_limit(written: Written) -> None:
@@ -73,7 +73,7 @@ def test_reading_begins_at_the_first_byte_kept(written: Written) -> None:
 
     assert written.read(0, 3) == Piece(b"bbb", BLOCK, 2 * BLOCK, BLOCK, None)
     assert written.read(BLOCK + 1, 2) == Piece(b"bb", BLOCK + 1, 2 * BLOCK, BLOCK, None)
-    assert written.files.totals(AGENT, "stdout") == StreamTotals(
+    assert written.files.totals(AGENT, "stdout", kept=0) == StreamTotals(
         total=2 * BLOCK, truncated_before=BLOCK
     )
 

@@ -19,13 +19,15 @@ print(limits.descriptors_max, resource.getrlimit(resource.RLIMIT_NOFILE))
 # More than the soft limit it was started with.
 held = [os.open("/dev/null", os.O_RDONLY) for _ in range(200)]
 before = len(os.listdir("/proc/self/fd"))
-show = [sys.executable, "-I", "-S", "-c", "import resource; print(resource.getrlimit(7))"]
+code = "import resource, time; time.sleep(0.2); print(resource.getrlimit(7))"
+show = [sys.executable, "-I", "-S", "-c", code]
 for rlimits in ({}, {"nofile": 50}):
-    with limits.passed_on():
+    with limits.passed_on(rlimits):
         child = subprocess.Popen(show, preexec_fn=limits.preparation(rlimits))
+    limits.settle(child.pid, rlimits)
     child.wait()
 print(resource.getrlimit(resource.RLIMIT_NOFILE), len(os.listdir("/proc/self/fd")) - before)
-print(limits.preparation({}))
+print(limits.preparation({}), limits.preparation({"nofile": 50}))
 """
 
 
@@ -39,7 +41,7 @@ def test_soft_limit_is_raised_for_the_keeper_alone() -> None:
         "(64, 500)",
         "(50, 50)",
         "(500, 500) 0",
-        "None",
+        "None None",
     ]
 
 
