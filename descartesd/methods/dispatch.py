@@ -298,13 +298,18 @@ class Dispatcher:
                 hint="ask for less at once: a smaller limit",
                 retryable=False,
             )
-        self._close((peer.route, request_id), asyncio.current_task())
+        self._release((peer.route, request_id))
         self._send(peer, message)
+
+    def _release(self, key: Key) -> None:
+        # What is answered at once was never open.
+        if key in self._open:
+            self._close(key, asyncio.current_task())
 
     def _fail(self, peer: Peer, request_id: str | int | None, error: DescartesError) -> None:
         self.failures += 1
         if request_id is not None:
-            self._close((peer.route, request_id), asyncio.current_task())
+            self._release((peer.route, request_id))
         self._send(peer, codec.failure(request_id, error))
 
 

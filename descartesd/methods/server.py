@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -68,6 +69,11 @@ class ServerMethods:
         return self._health()
 
     def methods(self, _call: Call, _params: wire.Empty) -> wire.MethodTable:
+        return self._table
+
+    @cached_property
+    def _table(self) -> wire.MethodTable:
+        # The schemas take as long as hundreds of requests, and never change.
         return wire.MethodTable(methods=[describe(method) for method in METHODS.values()])
 
     def credit(self, call: Call, params: wire.StreamCredit) -> wire.Done:

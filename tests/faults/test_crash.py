@@ -169,12 +169,12 @@ def kill_and_start(server: Server, *, keeper: int | None = None) -> None:
     server.start(wait=False)
 
 
-async def crash_often(model: Model, kills: int) -> None:
+async def crash_often(model: Model, rounds: int) -> None:
     """Kill the daemon again and again while agents are started, paused, stopped and killed."""
     server = model.server
     async with client_of(server) as client:
-        for kill in range(kills):
-            keys = model.keys(kill)
+        for number in range(rounds):
+            keys = model.keys(number)
             staying = model.staying()
             chosen = model.random.sample(staying, min(6, len(staying)))
             async with asyncio.TaskGroup() as group:
@@ -184,7 +184,7 @@ async def crash_often(model: Model, kills: int) -> None:
                     group.create_task(model.wish(client, key, verb))
                 await asyncio.sleep(model.random.uniform(0, 0.08))
                 kill_and_start(server)
-                if kill % 4 == 3:
+                if number % 3 == 2:
                     # Once more, while it starts and takes over.
                     await asyncio.sleep(model.random.uniform(0.1, 0.5))
                     kill_and_start(server)
@@ -198,7 +198,7 @@ def test_fault_61_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Pa
         keeper = server.keeper_pid
         model = Model(server, tmp_path, seed=61)
 
-        asyncio.run(crash_often(model, kills=12))
+        asyncio.run(crash_often(model, rounds=9))
 
         model.check_runs()
         with server.client() as client:
