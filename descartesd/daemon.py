@@ -281,7 +281,7 @@ class Daemon:
         for intent in intents:
             agent = self._fleet.roster.get(intent.agent_id) if intent.agent_id else None
             if intent.method == "agent.spawn" and agent is not None:
-                self._answers.close(intent, self._fleet.info(agent))
+                self._answers.close(intent, self._fleet.views.info(agent))
             else:
                 error = AbortedError(
                     f"{intent.method} was cut short by a restart of the server",

@@ -9,8 +9,7 @@ import signal as signals
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-
-from msgspec import Raw
+from functools import partial
 
 from descartesd.agents import record, spec
 from descartesd.agents.follow import Waker
@@ -21,6 +20,7 @@ from descartesd.agents.output import OutputFiles
 from descartesd.agents.record import Agent
 from descartesd.agents.registry import Registry
 from descartesd.agents.roster import Roster
+from descartesd.agents.views import Views
 from descartesd.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -30,12 +30,10 @@ from descartesd.errors import (
     UnavailableError,
 )
 from descartesd.keeper.protocol import Status
-from descartesd.wire.agent import AgentInfo, AgentSpec, Outcome, OutputTotals, Reason, State
-from descartesd.wire.codec import encode
+from descartesd.wire.agent import AgentSpec, Outcome, Reason, State
 
 log = logging.getLogger(__name__)
 
-SAMPLE_S = 0.25
 _LIVE: dict[str, State] = {"running": "running", "paused": "paused", "stopping": "stopping"}
 
 
@@ -67,8 +65,7 @@ class Fleet:
         self._clock = clock
         self._id_source = IdSource(clock)
         self.roster = Roster()
-        # What was last told of an agent, and until when that holds while it does not change.
-        self._views: dict[str, tuple[float, Raw]] = {}
+        self.views = Views(output, options.server_id)
         self._unsettled: list[tuple[Agent, Status]] = []
         self._wakers: dict[str, set[Waker]] = {}
         self._alive = 0
@@ -81,31 +78,6 @@ class Fleet:
         """Take over what the registry has, oldest first."""
         for agent in agents:
             self._add(agent)
-
-    def info(self, agent: Agent) -> AgentInfo:
-        """Tell what clients are told, with the present size of its output."""
-        if not agent.eof:
-            agent.output = self._totals(agent)
-        return agent.info(self._options.server_id)
-
-    def encoded_info(self, agent: Agent) -> Raw:
-        """As `info`, encoded; the size of its output is up to SAMPLE_S old."""
-        view = self._views.get(agent.id)
-        now = time.monotonic()
-        if view is None or view[0] <= now:
-            view = (now + SAMPLE_S, Raw(encode(self.info(agent))))
-            self._views[agent.id] = view
-        return view[1]
-
-    def _totals(self, agent: Agent) -> OutputTotals:
-        try:
-            return OutputTotals(
-                stdout=self.output.totals(agent.id, "stdout", kept=agent.output_bytes),
-                stderr=self.output.totals(agent.id, "stderr", kept=agent.output_bytes),
-            )
-        except OSError:
-            # Without a free descriptor: what is known of an agent's end must not wait for one.
-            return agent.output
 
     def counts(self) -> dict[str, int]:
         """How many agents are in each state that occurs."""
@@ -219,20 +191,21 @@ class Fleet:
 
     async def stop(self, agent: Agent, signal: int | None, grace_s: float | None) -> None:
         """Stop in order; returns when the agent has ended."""
-        if agent.state in ENDED:
-            return
         number = signal or spec.signal_number(agent.spec.stop.signal)
         grace = agent.spec.stop.grace_s if grace_s is None else grace_s
-        await self._keeper.request("stop", agent_id=agent.id, signal=number, grace_s=grace)
-        self._note_stopping(agent)
-        await self.ended(agent)
+        await self._end(agent, "stop", signal=number, grace_s=grace)
 
     async def kill(self, agent: Agent) -> None:
         """Kill every process of the agent; returns when it has ended."""
+        await self._end(agent, "kill")
+
+    async def _end(self, agent: Agent, op: str, **fields: object) -> None:
         if agent.state in ENDED:
             return
-        await self._keeper.request("kill", agent_id=agent.id)
-        self._note_stopping(agent)
+        taken = self._keeper.request(op, agent_id=agent.id, **fields)
+        taken.add_done_callback(partial(self._note_stopping, agent))
+        # The keeper goes on with it, whoever still waits for its answer.
+        await asyncio.shield(taken)
         await self.ended(agent)
 
     def kill_all(self) -> None:
@@ -241,10 +214,10 @@ class Fleet:
             if agent.state in ALIVE:
                 _unheeded(self._keeper.request("kill", agent_id=agent.id))
 
-    def _note_stopping(self, agent: Agent) -> None:
+    def _note_stopping(self, agent: Agent, taken: asyncio.Future[dict[str, object]]) -> None:
         # Not before the keeper has taken it on: a crash in between would leave the record of an
         # end that nobody works on.
-        if agent.state in ("running", "paused"):
+        if taken.exception() is None and agent.state in ("running", "paused"):
             agent.paused_at, agent.pause_mode = None, None
             self._set_state(agent, "stopping")
             self._store(agent)
@@ -342,7 +315,7 @@ class Fleet:
         self._put(agent)
 
     def _apply_exit(self, agent: Agent, status: Status) -> None:
-        agent.output = record.totals(status, self._totals(agent))
+        agent.output = record.totals(status, self.views.totals(agent))
         agent.eof = agent.eof or status["eof"]
         if agent.state not in ENDED:
             state, agent.outcome = record.ending(status, stopping=agent.state == "stopping")
@@ -377,14 +350,14 @@ class Fleet:
         agent.ended_at = self._clock()
         agent.outcome = Outcome(reason=reason)
         agent.eof = True
-        agent.output = self._totals(agent)
+        agent.output = self.views.totals(agent)
         agent.paused_at, agent.pause_mode = None, None
         self._set_state(agent, "lost")
         self._put(agent)
 
     def close_output(self, agent: Agent) -> None:
         """Nothing writes to the agent's output any more."""
-        agent.output = self._totals(agent)
+        agent.output = self.views.totals(agent)
         agent.eof = True
         self._put(agent)
         self._wake(agent)
@@ -414,7 +387,7 @@ class Fleet:
         self._wake(agent)
 
     def _put(self, agent: Agent) -> None:
-        self._views.pop(agent.id, None)
+        self.views.changed(agent)
         self._registry.put_agent(agent)
 
     def _store(self, agent: Agent) -> None:
@@ -423,7 +396,7 @@ class Fleet:
         self._registry.save()
 
     def _wake(self, agent: Agent) -> None:
-        self._views.pop(agent.id, None)
+        self.views.changed(agent)
         for waker in self._wakers.get(agent.id, ()):
             waker.set()
 

@@ -59,7 +59,7 @@ class AgentMethods:
         if call.idem is None:
             # Under a key the answer is recorded, and the agent with it.
             self._registry.save()
-        return self._fleet.info(agent)
+        return self._fleet.views.info(agent)
 
     async def _clear(self, name: str) -> None:
         holder = self._fleet.roster.names.get(name)
@@ -72,18 +72,18 @@ class AgentMethods:
         rest = [agent for agent in wanted if params.cursor is None or agent.id > params.cursor]
         page = rest[: params.limit]
         return wire.AgentPage(
-            agents=[self._fleet.info(agent) for agent in page],
+            agents=[self._fleet.views.info(agent) for agent in page],
             total=len(wanted),
             next=page[-1].id if len(rest) > len(page) else None,
         )
 
     def get(self, _call: Call, params: wire.AgentRef) -> Raw:
-        return self._fleet.encoded_info(self._fleet.roster.resolve(params.id))
+        return self._fleet.views.encoded(self._fleet.roster.resolve(params.id))
 
     async def wait(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
         agent = self._fleet.roster.resolve(params.id)
         await self._fleet.ended(agent)
-        return self._fleet.info(agent)
+        return self._fleet.views.info(agent)
 
     async def pause(self, _call: Call, params: wire.AgentPause) -> wire.AgentInfo:
         agent = self._fleet.roster.resolve(params.id)
@@ -93,23 +93,23 @@ class AgentMethods:
                 hint="pause it with mode 'freeze'",
             )
         await self._fleet.pause(agent)
-        return self._fleet.info(agent)
+        return self._fleet.views.info(agent)
 
     async def resume(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
         agent = self._fleet.roster.resolve(params.id)
         await self._fleet.resume(agent)
-        return self._fleet.info(agent)
+        return self._fleet.views.info(agent)
 
     async def stop(self, _call: Call, params: wire.AgentStop) -> wire.AgentInfo:
         agent = self._fleet.roster.resolve(params.id)
         number = None if params.signal is None else signal_number(params.signal)
         await self._fleet.stop(agent, number, params.grace_s)
-        return self._fleet.info(agent)
+        return self._fleet.views.info(agent)
 
     async def kill(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
         agent = self._fleet.roster.resolve(params.id)
         await self._fleet.kill(agent)
-        return self._fleet.info(agent)
+        return self._fleet.views.info(agent)
 
     async def signal(self, _call: Call, params: wire.AgentSignal) -> wire.Signalled:
         agent = self._fleet.roster.resolve(params.id)

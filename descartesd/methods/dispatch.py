@@ -39,6 +39,8 @@ T = TypeVar("T")
 _OPEN_PER_PEER = 1000
 # They last as long as the agent does, or as its grace time.
 _UNBOUNDED = ("agent.wait", "agent.stop")
+# What they change is done at once; they wait on for the end, which may be long in coming.
+_ENDING = ("agent.stop", "agent.kill")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,7 @@ class Dispatcher:
     async def _wait(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
         try:
             async with asyncio.timeout(self._limit(row, request)):
-                if row.method.resend == "read":
+                if row.method.resend == "read" or row.method.name in _ENDING:
                     result: Any = await row.run(call, params)
                 else:
                     result = await self._finish(row, call, request, params)

@@ -1,0 +1,54 @@
+"""What is told of an agent: its record and the present size of its output."""
+
+from __future__ import annotations
+
+import time
+
+from msgspec import Raw
+
+from descartesd.agents.output import OutputFiles
+from descartesd.agents.record import Agent
+from descartesd.wire.agent import AgentInfo, OutputTotals
+from descartesd.wire.codec import encode
+
+SAMPLE_S = 0.25
+
+
+class Views:
+    """Makes what clients are told, and keeps its bytes while nothing changes."""
+
+    def __init__(self, output: OutputFiles, server_id: str) -> None:
+        self._output = output
+        self._server_id = server_id
+        # Until when the bytes hold, by agent id.
+        self._encoded: dict[str, tuple[float, Raw]] = {}
+
+    def info(self, agent: Agent) -> AgentInfo:
+        """Tell everything, with the present size of the agent's output."""
+        if not agent.eof:
+            agent.output = self.totals(agent)
+        return agent.info(self._server_id)
+
+    def encoded(self, agent: Agent) -> Raw:
+        """As `info`, encoded; the size of the agent's output is up to SAMPLE_S old."""
+        known = self._encoded.get(agent.id)
+        now = time.monotonic()
+        if known is None or known[0] <= now:
+            known = (now + SAMPLE_S, Raw(encode(self.info(agent))))
+            self._encoded[agent.id] = known
+        return known[1]
+
+    def changed(self, agent: Agent) -> None:
+        """Forget what was told: it holds no longer."""
+        self._encoded.pop(agent.id, None)
+
+    def totals(self, agent: Agent) -> OutputTotals:
+        """How much the agent has written; as known, where the files cannot be looked at."""
+        try:
+            return OutputTotals(
+                stdout=self._output.totals(agent.id, "stdout", kept=agent.output_bytes),
+                stderr=self._output.totals(agent.id, "stderr", kept=agent.output_bytes),
+            )
+        except OSError:
+            # Without a free descriptor: what is known of an agent's end must not wait for one.
+            return agent.output
