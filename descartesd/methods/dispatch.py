@@ -232,6 +232,8 @@ class Dispatcher:
                 self._fail(call.peer, request.id, UnavailableError("the server is stopping"))
             raise
         except DescartesError as exc:
+            if isinstance(exc, DeadlineExceededError):
+                exc.retryable = row.method.resend != "never"
             self._fail(call.peer, request.id, exc)
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
             self._fail(call.peer, request.id, incident(exc, request.method))

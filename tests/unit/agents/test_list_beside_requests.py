@@ -1,0 +1,189 @@
+"""A keeper's list that is older than what has been done since, and words nobody understands."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from descartesd.agents.fleet import Fleet, FleetOptions
+from descartesd.agents.keeper_link import KeeperLink
+from descartesd.agents.output import OutputFiles
+from descartesd.agents.record import Agent
+from descartesd.agents.recovery import reconcile
+from descartesd.agents.registry import Registry
+from descartesd.agents.spec import RunnerDefaults
+from descartesd.errors import ResourceExhaustedError
+from descartesd.keeper import protocol
+from descartesd.wire.agent import State
+from tests.support.scriptedkeeper import ScriptedKeeper, record, status
+
+
+class Keeper(ScriptedKeeper):
+    """One that can fall silent, and serves whoever came last."""
+
+    is_silent = False
+
+    def _accept(self) -> None:
+        if self._peer is not None:
+            self._loop.remove_reader(self._peer)
+            self._peer.close()
+        super()._accept()
+
+    def _read(self) -> None:
+        if self.is_silent and self._peer is not None:
+            if protocol.receive(self._peer) is None:
+                self._loop.remove_reader(self._peer)
+            return
+        super()._read()
+
+
+class Scene:
+    """A fleet connected to a scripted keeper."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = str(directory / "keeper.sock")
+        self.lost = asyncio.Event()
+        self.registry = Registry(str(directory / "registry.sqlite"))
+        self.link = KeeperLink(on_lost=self.lost.set)
+        self.fleet = Fleet(
+            self.registry,
+            self.link,
+            OutputFiles(str(directory)),
+            FleetOptions("here", 100, RunnerDefaults(None, ("/bin",), 65_536)),
+        )
+        self.keeper = Keeper(self.path)
+
+    def load(self, *agents: Agent) -> None:
+        self.fleet.load(agents)
+
+    def state(self, of: Agent) -> State:
+        found = self.fleet.roster.get(of.id)
+        assert found is not None
+        return found.state
+
+    def close(self) -> None:
+        self.link.close()
+        self.keeper.close()
+        self.registry.close()
+
+
+def run(directory: Path, test: Callable[[Scene], Awaitable[None]]) -> None:
+    async def inside() -> None:
+        scene = Scene(directory)
+        try:
+            await scene.link.connect(scene.path)
+            await test(scene)
+        finally:
+            scene.close()
+
+    asyncio.run(inside())
+
+
+def test_stop_taken_on_while_the_list_comes_is_not_undone_by_it(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        one = record(1)
+        scene.load(one)
+        # The list was made before the stop came.
+        scene.keeper.pages = [[status(one, "running")], []]
+        asked: list[asyncio.Task[None]] = []
+
+        def stop(page: int) -> None:
+            if page == 0:
+                asked.append(group.create_task(scene.fleet.stop(one, None, None)))
+
+        def end(op: str, _agent_id: str) -> None:
+            if op == "stop":
+                told = status(one, "exited", ended_by="stop", exit_code=0)
+                loop.call_later(0.05, scene.keeper.tell, "exited", told)
+
+        loop = asyncio.get_running_loop()
+        scene.keeper.before_page = stop
+        scene.keeper.before_reply = end
+        async with asyncio.TaskGroup() as group:
+            changed = asyncio.Event()
+            with scene.fleet.notifying(one, changed):
+                await reconcile(scene.fleet, scene.link, "keeper_lost")
+                await changed.wait()
+                assert scene.state(one) == "stopping"
+
+        assert scene.state(one) == "terminated"
+
+    run(tmp_path, test)
+
+
+def test_end_on_the_list_counts_whatever_was_done_since(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        one = record(1)
+        scene.load(one)
+        scene.keeper.pages = [[status(one, "exited", ended_by="stop", exit_code=0)], []]
+        scene.keeper.before_page = lambda page: setattr(one, "state", "stopping") if page else None
+
+        await reconcile(scene.fleet, scene.link, "keeper_lost")
+
+        assert scene.state(one) == "terminated"
+
+    run(tmp_path, test)
+
+
+def test_fact_nobody_understands_ends_the_connection_and_not_the_server(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        one = record(1)
+        scene.load(one)
+        told: dict[str, Any] = {**status(one, "exited")}
+        del told["attempt"]
+
+        scene.keeper.tell("exited", told)  # type: ignore[arg-type]
+        async with asyncio.timeout(1):
+            await scene.lost.wait()
+
+        assert not scene.link.connected
+        assert scene.state(one) == "running"
+
+    run(tmp_path, test)
+
+
+def test_message_that_needs_a_descriptor_when_there_is_none_fails_alone(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            answer = scene.link.request("write", data=bytes(protocol.INLINE_MAX))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+        with pytest.raises(ResourceExhaustedError):
+            await answer
+        assert scene.link.connected
+        assert (await scene.link.request("hello"))["pid"] == 1
+
+    run(tmp_path, test)
+
+
+def test_keeper_that_says_nothing_is_told_from_one_that_does(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        assert await scene.link.answers(1)
+        scene.keeper.is_silent = True
+        assert not await scene.link.answers(0.02)
+
+    run(tmp_path, test)
+
+
+def test_greeting_that_fails_leaves_no_connection(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        scene.link.close()
+        scene.keeper.is_silent = True
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await scene.link.connect(scene.path)
+
+        scene.keeper.is_silent = False
+        await scene.link.connect(scene.path)
+        assert await scene.link.answers(1)
+
+    run(tmp_path, test)
