@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -19,6 +20,7 @@ from descartesd.agents.output import OutputFiles
 from descartesd.agents.recovery import reconcile
 from descartesd.agents.registry import Registry
 from descartesd.agents.spec import RunnerDefaults
+from descartesd.config.endpoint import parse_tcp
 from descartesd.config.schema import Config
 from descartesd.errors import AbortedError, DescartesError, StartupRefusedError
 from descartesd.keys.authority import load_authority
@@ -191,7 +193,7 @@ class Daemon:
             max_request_bytes=config.network.max_request_bytes,
             max_message_bytes=config.network.max_message_size,
         )
-        introduction = Introduction(self._host_key.public_text, health.listeners)
+        introduction = Introduction(self._host_key.public_text, _for_other_hosts(health.listeners))
         dispatcher.register(
             {
                 **AgentMethods(self._fleet, self._registry, watches).handlers(),
@@ -310,6 +312,12 @@ class Daemon:
             await asyncio.sleep(_TIDY_EVERY_S)
             self._registry.save()
             dispatcher.expel()
+
+
+def _for_other_hosts(listeners: list[str]) -> list[str]:
+    """The endpoints a certificate is of use at: on the Unix socket the uid decides."""
+    tcp = [endpoint for endpoint in listeners if endpoint.startswith("tcp://")]
+    return [str(parse_tcp(endpoint).seen_from(socket.gethostname())) for endpoint in tcp]
 
 
 def version() -> str:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from descartesd.errors import DescartesError
+from descartesd.errors import DescartesError, InvalidArgumentError
 
 _EPILOG = """examples:
   descartesd init /srv/descartes
@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "init":
             return _init(options.directory, options.endpoint)
         return _serve(options.config, check=options.check_config)
+    except KeyboardInterrupt:
+        return 130
     except DescartesError as exc:
         print(f"error: {exc.message}", file=sys.stderr)  # noqa: T201
         if exc.hint:
@@ -56,6 +58,8 @@ def _version() -> str:
 
 
 def _init(directory: str, endpoint: str) -> int:
+    if not directory:
+        raise InvalidArgumentError("the directory's name is empty", hint="descartesd init DIR")
     from descartesd.init import init_directory  # noqa: PLC0415  # only this command needs keys
 
     summary = init_directory(directory, endpoint)

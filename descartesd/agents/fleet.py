@@ -156,6 +156,12 @@ class Fleet:
             raise
         self.started(agent, int(started["pid"]), int(started["start_time"]), started["started_at"])
 
+    async def try_out(self, wanted: AgentSpec) -> None:
+        """Find out whether this could be started, starting nothing; raises as `start` does."""
+        spec.check(wanted)
+        fields = spec.launch_fields(wanted, "0" * 20, "trial", self._options.runner)
+        await self._keeper.request("spawn", attempt=1, trial=True, **fields)
+
     def started(self, agent: Agent, pid: int, start_time: int, started_at: float) -> None:
         """Note that the agent's program runs."""
         agent.pid, agent.start_time, agent.started_at = pid, start_time, started_at

@@ -12,7 +12,7 @@ from descartesd.ctl.command import PROGRAM, Command
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
 from descartesd.ctl.values import count
-from descartesd.errors import AlreadyExistsError
+from descartesd.errors import AlreadyExistsError, InvalidArgumentError
 
 
 class _Issued(NamedTuple):
@@ -72,6 +72,11 @@ def _issue_by_server(args: Namespace) -> _Issued:
         # Seen before anything is signed: a certificate without its key is of no use.
         raise AlreadyExistsError(
             f"'{path}' exists already", hint="choose another file with --out, or remove it"
+        )
+    if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+        raise InvalidArgumentError(
+            f"cannot write into '{os.path.dirname(path)}'",
+            hint="name a directory of yours with --out",
         )
     pair = generate()
     with connect(args) as client:

@@ -30,7 +30,8 @@ class Scene(NamedTuple):
 
 def _demo(_args: Namespace, out: Output) -> int:
     # Ended from outside it cleans up as it does after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     # A short path: a Unix socket's is limited to 107 bytes.
     root = tempfile.mkdtemp(prefix="descartes-demo-", dir="/tmp")
     stage = Stage(root)

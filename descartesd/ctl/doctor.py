@@ -200,7 +200,7 @@ def _parts(health: ServerHealth) -> Iterator[Check]:
     if health.keeper.connected:
         yield Check("keeper", ok=True, detail=f"connected, pid {health.keeper.pid}")
     else:
-        hint = "the server's journal tells why: journalctl -u descartesd -u descartes-keeper"
+        hint = "the server's log tells why"
         yield Check("keeper", ok=False, detail="not connected: nothing can be started", hint=hint)
     if health.isolation == "none":
         detail = "none: agents run as the server's own user"

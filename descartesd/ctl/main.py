@@ -63,8 +63,10 @@ def _guarded(head: list[str], after: list[str] | None, out: Output) -> int:
     except SystemExit as exc:  # argparse after --help
         out.flush()
         return int(exc.code or 0)
+    except OverflowError:
+        error: DescartesError = InvalidArgumentError("a number is larger than 64 bits can say")
     except UnicodeEncodeError:
-        error: DescartesError = InvalidArgumentError("an argument is not valid UTF-8")
+        error = InvalidArgumentError("an argument is not valid UTF-8")
     except DescartesError as exc:
         error = exc
     except BrokenPipeError:

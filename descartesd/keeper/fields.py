@@ -23,6 +23,17 @@ def text(fields: Fields, key: str) -> str:
     return value
 
 
+def flag(fields: Fields, key: str) -> bool:
+    """A truth value, false when it is missing.
+
+    Raises InvalidArgumentError.
+    """
+    value = fields.get(key, False)
+    if not isinstance(value, bool):
+        raise _wrong(key, "true or false", value)
+    return value
+
+
 def agent_id(fields: Fields) -> str:
     """`agent_id`: 1 to 64 of a-z, A-Z, 0-9, '-' and '_', as it becomes a file name.
 

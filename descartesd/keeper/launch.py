@@ -116,6 +116,19 @@ class Launcher:
         return process.pid
 
 
+def try_out(launch: Launch) -> None:
+    """Look for program and cwd without starting anything; raises InvalidArgumentError."""
+    program = _find(launch)
+    try:
+        os.close(os.open(launch.cwd.encode(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        path = os.path.join(launch.cwd.encode(), program)
+        if not os.access(path, os.X_OK):
+            os.stat(path)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as exc:
+        raise _explain(exc, launch) from exc
+
+
 def explain_output(exc: OSError) -> DescartesError:
     """Why the output files of an agent cannot be opened."""
     message = f"output file '{exc.filename}': {exc.strerror}"

@@ -14,7 +14,7 @@ from descartesd.errors import (
 )
 from descartesd.keeper import fields
 from descartesd.keeper.agent import DESCRIPTORS, Agent, Agents
-from descartesd.keeper.launch import HEADROOM, Launch, Launcher, explain_output
+from descartesd.keeper.launch import HEADROOM, Launch, Launcher, explain_output, try_out
 from descartesd.keeper.limits import Limits
 from descartesd.keeper.loop import Loop, Steps
 from descartesd.keeper.output import Pump
@@ -58,9 +58,13 @@ class Spawning:
         """`{agent_id, name, attempt, argv, cwd, env, path, stdin, rlimits?, output_bytes, stop?}`.
 
         Answers `{pid, start_time, started_at}`; for an attempt already known its facts again.
+        With `trial` nothing is started: `{}` if program and cwd are there, else the refusal.
         """
         wanted = _read(request.fields)
         self._limits.check(wanted.launch.rlimits)
+        if fields.flag(request.fields, "trial"):
+            try_out(wanted.launch)
+            return {}
         agent = self._agents.find(wanted.agent_id)
         if agent is None:
             agent = Agent(self._pump, wanted.agent_id)

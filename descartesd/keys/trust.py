@@ -155,7 +155,7 @@ class TrustStore:
         except AlreadyExistsError as exc:
             raise AlreadyExistsError(
                 f"there is a certificate named '{certificate.name}' already",
-                hint="choose another name; the taken ones: descartesctl cert list",
+                hint="choose another name: each certificate has its own",
             ) from exc
         self.load()
         return _identity(certificate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 
 from msgspec import Raw
@@ -11,8 +12,13 @@ from descartesd.agents.fleet import Fleet
 from descartesd.agents.follow import Watches
 from descartesd.agents.record import Agent
 from descartesd.agents.registry import Registry
-from descartesd.agents.spec import check, signal_number
-from descartesd.errors import InternalError, InvalidArgumentError, UnimplementedError
+from descartesd.agents.spec import signal_number
+from descartesd.errors import (
+    InternalError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    UnimplementedError,
+)
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.following import follow
 from descartesd.wire import agent as wire
@@ -47,10 +53,11 @@ class AgentMethods:
         }
 
     async def spawn(self, call: Call, params: wire.AgentSpawn) -> wire.AgentInfo:
+        _refuse_elevation(call.caller.uid)
         if params.replace and params.spec.name is not None:
             # The holder of the name must not go for what can never be started.
-            check(params.spec)
             self._registry.check()
+            await self._fleet.try_out(params.spec)
             await self._clear(params.spec.name)
         agent = self._fleet.reserve(params.spec, call.caller.id)
         if call.idem is not None:
@@ -163,6 +170,15 @@ class AgentMethods:
     async def remove(self, _call: Call, params: wire.AgentRef) -> Done:
         await self._fleet.remove(self._fleet.roster.resolve(params.id))
         return Done()
+
+
+def _refuse_elevation(uid: int | None) -> None:
+    """Refuse a local user other than root an agent that would run as root."""
+    if uid not in (None, 0) and os.getuid() == 0:
+        raise PermissionDeniedError(
+            f"this server runs agents as root: the local user of uid {uid} may not start one",
+            hint="run the server as an ordinary user, or have the agent started by root",
+        )
 
 
 def _matches(agent: Agent, wanted: wire.AgentList) -> bool:

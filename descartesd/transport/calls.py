@@ -197,7 +197,7 @@ def cut(method: str, endpoint: str, *, is_repeatable: bool) -> UnavailableError:
         return UnavailableError(
             f"the connection to '{endpoint}' was lost {RESENDS + 1} times while '{method}' was "
             "under way",
-            hint="the journal of the server tells why: journalctl -u descartesd",
+            hint="the log of the server tells why",
         )
     return UnavailableError(
         f"the connection to '{endpoint}' was lost while '{method}' was under way: it may or may "

@@ -40,7 +40,7 @@ def silent(endpoint: str, seconds: float) -> UnavailableError:
     return UnavailableError(
         f"nobody answers at '{endpoint}': no handshake within {seconds:g} s",
         hint="check the host's name and that no firewall drops the packets; if the server hangs, "
-        "its journal tells why: journalctl -u descartesd",
+        "its log tells why",
     )
 
 
@@ -48,7 +48,7 @@ def undecided(endpoint: str) -> UnavailableError:
     """The server let nobody in because it could not look up the key."""
     return UnavailableError(
         f"the server at '{endpoint}' could not check the key of this client",
-        hint="its journal tells why: journalctl -u descartesd",
+        hint="its log tells why",
     )
 
 
@@ -141,7 +141,7 @@ def how_to_start(endpoint: str) -> str:
         config = os.path.join(home, "descartesd.toml")
         if os.path.exists(config):
             return f"start it with: descartesd --config {config}"
-    return "start it with: systemctl start descartesd, or descartesd --config FILE"
+    return "start it with: descartesd --config FILE"
 
 
 def fresh(error: DescartesError) -> DescartesError:

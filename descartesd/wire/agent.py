@@ -38,18 +38,29 @@ StreamName = Literal["stdout", "stderr"]
 
 # `$` alone would let a newline stand at the end.
 NAME_PATTERN = r"^[a-z][a-z0-9._-]{0,62}$(?!\n)"
+_ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)"
+_ENV_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]{0,254}$(?!\n)"
+_KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$(?!\n)"
+_VALUE_PATTERN = r"^[A-Za-z0-9._/:@+-]{0,255}$(?!\n)"
+_SIGNAL_PATTERN = r"^[A-Za-z0-9+-]{1,16}$(?!\n)"
+# What an error says instead of a pattern.
+PATTERN_WORDS = {
+    NAME_PATTERN: "a lower-case letter and up to 62 lower-case letters, digits, '.', '_' or '-'",
+    _ID_PATTERN: "a name, an id, or the first characters of an id",
+    _ENV_PATTERN: "letters, digits and '_', not beginning with a digit",
+    _KEY_PATTERN: "up to 63 letters, digits, '.', '_', '/', '-', first a letter or digit",
+    _VALUE_PATTERN: "up to 255 letters, digits and any of . _ / : @ + -",
+    _SIGNAL_PATTERN: "a signal's name or number",
+}
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 # A name, a full id, or a prefix of at least four characters of an id.
-AgentId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")]
-Text = Annotated[str, Meta(max_length=4096)]
-EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$(?!\n)")]
-LabelKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$(?!\n)")]
-LabelValue = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._/:@+-]{0,255}$(?!\n)")]
+AgentId = Annotated[str, Meta(pattern=_ID_PATTERN)]
+EnvName = Annotated[str, Meta(pattern=_ENV_PATTERN)]
+LabelKey = Annotated[str, Meta(pattern=_KEY_PATTERN)]
+LabelValue = Annotated[str, Meta(pattern=_VALUE_PATTERN)]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=64)]
 Argument = Annotated[str, Meta(max_length=131_071)]  # MAX_ARG_STRLEN, execve(2)
-Signal = (
-    Annotated[str, Meta(pattern=r"^[A-Za-z0-9+-]{1,16}$(?!\n)")] | Annotated[int, Meta(ge=1, le=64)]
-)
+Signal = Annotated[str, Meta(pattern=_SIGNAL_PATTERN)] | Annotated[int, Meta(ge=1, le=64)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from descartesd.errors import DescartesError, InvalidArgumentError, UnimplementedError, from_wire
+from descartesd.wire.agent import PATTERN_WORDS
 from descartesd.wire.envelope import (
     EMPTY_PARAMS,
     VERSION,
@@ -27,6 +28,7 @@ _UNKNOWN_FIELD = re.compile(
     r"unknown field `(?P<field>.*?)`(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL
 )
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_PATTERN = re.compile(r"Expected `str` matching regex (?P<pattern>'.*'|\".*\")")
 # What any decoder may raise on hostile bytes; RecursionError on nesting.
 MALFORMED = (msgspec.DecodeError, ValueError, TypeError, RecursionError, OverflowError)
 
@@ -194,13 +196,20 @@ def explain(exc: BaseException, kind: type[msgspec.Struct]) -> str:
         return "the message is nested too deeply"
     if isinstance(exc, UnicodeDecodeError):
         return "the message holds text that is not valid UTF-8"
-    text = str(exc)
+    text = _PATTERN.sub(_in_words, str(exc))
     if unknown := _UNKNOWN_FIELD.search(text):
         return _unknown_key(unknown["field"], unknown["path"] or "$", kind)
     match = _AT_PATH.match(text)
     if match is None or not match["path"]:
         return f"the message is malformed: {_lower(text)}"
     return f"{match['path'].removeprefix('$.').removeprefix('$')}: {_lower(match['what'])}"
+
+
+def _in_words(match: re.Match[str]) -> str:
+    for pattern, words in PATTERN_WORDS.items():
+        if match["pattern"] == repr(pattern):
+            return f"expected {words}"
+    return match[0]
 
 
 def _lower(text: str) -> str:

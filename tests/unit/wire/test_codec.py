@@ -137,6 +137,20 @@ def test_refusal_names_the_field(params: dict[str, Any], sentence: str) -> None:
     assert caught.value.message == sentence
 
 
+@pytest.mark.parametrize("name", ["two words", "Upper", "a\n", "1st"])
+def test_refused_name_is_told_the_rule_in_words(name: str) -> None:
+    spec = {"command": ["true"], "name": name}
+    request = codec.decode_request(packed(params={"spec": spec}))
+
+    with pytest.raises(InvalidArgumentError) as caught:
+        codec.ParamsDecoder(AgentSpawn)(request.params)
+
+    assert caught.value.message == (
+        "spec.name: expected a lower-case letter and up to 62 lower-case letters, digits,"
+        " '.', '_' or '-'"
+    )
+
+
 def test_unknown_key_inside_names_place_and_nearest() -> None:
     request = codec.decode_request(packed(params={"spec": {"comand": ["x"], "command": ["a"]}}))
 
