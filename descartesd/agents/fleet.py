@@ -22,6 +22,7 @@ from descartesd.agents.registry import Registry
 from descartesd.agents.roster import Roster
 from descartesd.agents.views import Views
 from descartesd.errors import (
+    AbortedError,
     AlreadyExistsError,
     ConflictError,
     DescartesError,
@@ -34,6 +35,7 @@ from descartesd.wire.agent import AgentSpec, Outcome, Reason, State
 
 log = logging.getLogger(__name__)
 
+_STARTED: frozenset[State] = frozenset(("running", "paused", "stopping"))
 _LIVE: dict[str, State] = {"running": "running", "paused": "paused", "stopping": "stopping"}
 
 
@@ -142,17 +144,21 @@ class Fleet:
     async def start(self, agent: Agent) -> None:
         """Start a reserved agent; what the keeper refuses leaves nothing.
 
-        Raises what the keeper says, AbortedError when the keeper dies meanwhile, UnavailableError
-        when the agent cannot be recorded.
+        Raises what the keeper says, AbortedError when the keeper is lost meanwhile and has not
+        started it, UnavailableError when the agent cannot be recorded.
         """
         fields = spec.launch_fields(agent.spec, agent.id, agent.name, self._options.runner)
         try:
             self._registry.commit()
             started = await self._keeper.request("spawn", attempt=agent.attempt, **fields)
+        except AbortedError:
+            # Nobody knows what the keeper has started by now: recovery looks, and tells.
+            await self._until(agent, ENDED | _STARTED)
+            if agent.state == "starting":
+                raise
+            return
         except DescartesError:
-            # Of a keeper that died nobody knows what it had started: recovery has to look.
-            if self._keeper.connected:
-                self._forget(agent)
+            self._forget(agent)
             raise
         self.started(agent, int(started["pid"]), int(started["start_time"]), started["started_at"])
 
@@ -264,11 +270,15 @@ class Fleet:
 
     async def ended(self, agent: Agent) -> None:
         """Wait until the agent is in an end state; raises NotFoundError when its start failed."""
+        await self._until(agent, ENDED)
+        if agent.state not in ENDED:
+            raise NotFoundError(f"agent '{agent.name}' could not be started")
+
+    async def _until(self, agent: Agent, states: frozenset[State]) -> None:
+        """Wait until the agent is in one of these states, or is gone."""
         changed = asyncio.Event()
         with self.notifying(agent, changed):
-            while agent.state not in ENDED:
-                if self.roster.get(agent.id) is not agent:
-                    raise NotFoundError(f"agent '{agent.name}' could not be started")
+            while agent.state not in states and self.roster.get(agent.id) is agent:
                 changed.clear()
                 await changed.wait()
 

@@ -34,7 +34,7 @@ def run(bench: Bench) -> Iterator[Figure]:
         }
         keys = read_keys(ours.server.admin)
         for name, request in requests.items():
-            side = Side(keys, ours.daemon, {"v": 1, "id": 0, **request})
+            side = Side(keys, ours.daemon, {"v": 1, "id": 0, **request}, delimited=False)
             for depth, budget in _BUDGETS.items():
                 plan = Plan([raw, side], rounds, seconds, depth)
                 yield _figure(f"control {name} x{depth}", _load(plan), budget)
@@ -54,7 +54,7 @@ def _reference() -> Iterator[Side]:
                 keys = Keys(
                     facts["endpoint"], facts["server_key"], public.decode(), secret.decode()
                 )
-                yield Side(keys, process.pid, dict(reference.REQUEST))
+                yield Side(keys, process.pid, dict(reference.REQUEST), delimited=True)
             finally:
                 process.kill()
 

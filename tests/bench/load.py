@@ -22,11 +22,15 @@ _WARM_UP = 300
 
 
 class Side(NamedTuple):
-    """A server: its keys, its process, and what it is asked (a map with an `id`)."""
+    """A server: its keys, its process, and what it is asked (a map with an `id`).
+
+    `delimited`: an empty frame stands before each message, as a REQ socket sends it.
+    """
 
     keys: Keys
     pid: int
     request: dict[str, Any]
+    delimited: bool
 
 
 class Plan(NamedTuple):
@@ -55,8 +59,8 @@ def main() -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     loads = []
     for fields in plan.sides:
-        keys, pid, request = fields
-        loads.append(_Load(connect(context, Keys(*keys)), Side(Keys(*keys), pid, request)))
+        side = Side(Keys(*fields[0]), *fields[1:])
+        loads.append(_Load(connect(context, side.keys), side))
     for load in loads:
         load.run(plan.depth, requests=_WARM_UP)
     found: list[list[Measure]] = []
@@ -95,7 +99,7 @@ class _Load:
         self, depth: int, *, requests: int = sys.maxsize, until: float = float("inf")
     ) -> tuple[list[float], int, int]:
         """Keep `depth` outstanding until the time or the number is reached; all are answered."""
-        socket, request = self._socket, self._side.request
+        socket, request, delimited = self._socket, self._side.request, self._side.delimited
         pack, unpack, clock = msgpack.packb, msgpack.unpackb, time.perf_counter
         sent_at: dict[int, float] = {}
         latencies: list[float] = []
@@ -108,9 +112,13 @@ class _Load:
                 request["id"] = number
                 sent_at[number] = now
                 packet = pack(request)
+                if delimited:
+                    socket.send(b"", zmq.SNDMORE)
                 socket.send(packet)
             if not sent_at:
                 break
+            if delimited:
+                socket.recv()
             reply = socket.recv()
             answer = unpack(reply)
             if "error" in answer:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import pwd
-import subprocess
-import sys
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -29,14 +26,11 @@ def write(directory: str, begun: Event, ended: Event) -> None:
     while not ended.is_set():
         head = max(head, total - KEPT)
         os.pwrite(index, protocol.INDEX_HEADER.pack(protocol.INDEX_MAGIC, 0, head), 0)
-        os.pwrite(data, b"x" * BLOCK, total)
+        # What was written does not matter here: it stays a hole, and the disk empty.
         total += BLOCK
+        os.ftruncate(data, total)
         if total > 2 * KEPT:
             begun.set()
-        # A sparse file: what lies before the head takes no room.
-        os.posix_fadvise(data, 0, head, os.POSIX_FADV_DONTNEED)
-        if total > 1 << 28:
-            ended.set()
 
 
 def test_there_is_always_something_to_read_of_what_is_kept(tmp_path: Path) -> None:
@@ -47,14 +41,11 @@ def test_there_is_always_something_to_read_of_what_is_kept(tmp_path: Path) -> No
     files = OutputFiles(str(tmp_path))
     try:
         assert begun.wait(10)
-        pieces = []
-        while not ended.is_set():
-            pieces.append(files.read(ID, STREAM, 0, 4096))
+        pieces = [files.read(ID, STREAM, 0, 4096) for _ in range(3000)]
     finally:
         ended.set()
         writer.join(10)
 
-    assert len(pieces) > 100
     assert all(piece.data for piece in pieces)
     assert all(piece.offset >= piece.truncated_before for piece in pieces)
 
@@ -90,27 +81,3 @@ def test_followers_are_woken_when_the_kernel_has_dropped_events(tmp_path: Path) 
             watches.close()
 
     asyncio.run(scenario())
-
-
-NOBODY = 54_321
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
-def test_agents_start_under_a_uid_that_has_no_name() -> None:
-    with pytest.raises(KeyError):
-        pwd.getpwuid(NOBODY)
-    script = (
-        "import os\n"
-        "from descartesd.agents.spec import RunnerDefaults, launch_fields\n"
-        "from descartesd.wire.agent import AgentSpec\n"
-        f"os.setuid({NOBODY})\n"
-        "wanted = AgentSpec(command=['true'])\n"
-        "fields = launch_fields(wanted, 'id', 'name', RunnerDefaults(None, ('~/bin', '/bin'), 1))\n"
-        "print(fields['cwd'], fields['env']['USER'], fields['env']['PATH'])\n"
-    )
-
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-
-    assert done.stdout.split() == ["/", str(NOBODY), "/bin:/bin"], done.stderr
