@@ -17,9 +17,9 @@ from descartesd.agents.record import Agent
 from descartesd.agents.recovery import reconcile
 from descartesd.agents.registry import Registry
 from descartesd.agents.spec import RunnerDefaults
-from descartesd.errors import ResourceExhaustedError
+from descartesd.errors import AbortedError, ResourceExhaustedError
 from descartesd.keeper import protocol
-from descartesd.wire.agent import State
+from descartesd.wire.agent import AgentSpec, State
 from tests.support.scriptedkeeper import ScriptedKeeper, record, status
 
 
@@ -29,7 +29,7 @@ class Keeper(ScriptedKeeper):
     is_silent = False
 
     def _accept(self) -> None:
-        if self._peer is not None:
+        if self._peer is not None and self._peer.fileno() >= 0:
             self._loop.remove_reader(self._peer)
             self._peer.close()
         super()._accept()
@@ -39,7 +39,12 @@ class Keeper(ScriptedKeeper):
             if protocol.receive(self._peer) is None:
                 self._loop.remove_reader(self._peer)
             return
-        super()._read()
+        try:
+            super()._read()
+        except ConnectionError:
+            assert self._peer is not None
+            self._loop.remove_reader(self._peer)
+            self._peer.close()
 
 
 class Scene:
@@ -187,3 +192,39 @@ def test_greeting_that_fails_leaves_no_connection(tmp_path: Path) -> None:
         assert await scene.link.answers(1)
 
     run(tmp_path, test)
+
+
+@pytest.mark.parametrize("has_started", [True, False], ids=["started", "not started"])
+def test_start_whose_answer_was_lost_is_decided_by_the_next_list(
+    tmp_path: Path, has_started: bool
+) -> None:
+    async def test(scene: Scene) -> None:
+        def hang_up(op: str, _agent_id: str) -> None:
+            if op == "spawn":
+                raise ConnectionError
+
+        scene.keeper.before_reply = hang_up
+        agent = scene.fleet.reserve(AgentSpec(command=["true"], name="web"), "uid:0")
+        async with asyncio.TaskGroup() as group:
+            starting = group.create_task(started(scene, agent))
+            async with asyncio.timeout(1):
+                await scene.lost.wait()
+            await scene.link.connect(scene.path)
+            told = status(record(1), agent_id=agent.id, pid=77)
+            scene.keeper.pages = [[told] if has_started else []]
+            assert not starting.done()
+            await reconcile(scene.fleet, scene.link, "keeper_lost")
+
+        assert starting.result() is has_started
+        assert ("web" in scene.fleet.roster.names) is has_started
+        assert agent.pid == (77 if has_started else None)
+
+    run(tmp_path, test)
+
+
+async def started(scene: Scene, agent: Agent) -> bool:
+    try:
+        await scene.fleet.start(agent)
+    except AbortedError:
+        return False
+    return True
