@@ -113,6 +113,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
+        # A terminal that is closed: only a crash leaves agents behind.
+        loop.add_signal_handler(signal.SIGHUP, self._stopping.set)
         with contextlib.ExitStack() as parts:
             parts.callback(self._registry.close)
             parts.callback(self._link.close)
@@ -266,7 +268,7 @@ class Daemon:
             self._do_without_keeper(problem)
             return
         self._health.keeper_problem = None
-        self._health.unknown_agents = unknown
+        self._fleet.unknown = set(unknown)
         self._registry.set_meta("boot_id", boot_id())
         self._registry.save()
         self._close_open_intents()
@@ -297,7 +299,7 @@ class Daemon:
             return
         self._fleet.draining = True
         self._link.leaving = True
-        patience = _STOP_MARGIN_S + self._fleet.longest_grace_s()
+        patience = _STOP_MARGIN_S + self._fleet.roster.longest_grace_s()
         with contextlib.suppress(TimeoutError, DescartesError):
             async with asyncio.timeout(patience) as self._ending:
                 await self._link.request("shutdown")

@@ -73,6 +73,8 @@ class Fleet:
         self._alive = 0
         self.output = output
         self.draining = False
+        # Ids of running agents which the keeper has and the registry does not.
+        self.unknown: set[str] = set()
 
     # -- looking
 
@@ -80,18 +82,6 @@ class Fleet:
         """Take over what the registry has, oldest first."""
         for agent in agents:
             self._add(agent)
-
-    def counts(self) -> dict[str, int]:
-        """How many agents are in each state that occurs."""
-        found: dict[str, int] = {}
-        for agent in self.roster:
-            found[agent.state] = found.get(agent.state, 0) + 1
-        return found
-
-    def longest_grace_s(self) -> float:
-        """The longest an orderly stop of every agent may take."""
-        alive = (agent.spec.stop.grace_s for agent in self.roster if agent.state in ALIVE)
-        return max(alive, default=0.0)
 
     # -- changing
 
@@ -301,6 +291,7 @@ class Fleet:
         agent = self.roster.get(status["agent_id"])
         if agent is None or agent.attempt != status["attempt"]:
             log.warning("keeper.unknown_agent", extra={"agent": status["agent_id"]})
+            self._dismiss(status)
             return
         log.debug("keeper.event", extra={"agent": agent.id, "event": event})
         self.apply(agent, status)
@@ -345,6 +336,12 @@ class Fleet:
         # The keeper keeps an exit until it is durable here.
         if status["state"] == "exited" and status["eof"] and self._keeper.connected:
             _unheeded(self._keeper.request("forget", agent_id=agent.id))
+
+    def _dismiss(self, status: Status) -> None:
+        """Let the keeper forget an end that nobody here waits for."""
+        if status["eof"]:
+            self.unknown.discard(status["agent_id"])
+            _unheeded(self._keeper.request("forget", agent_id=status["agent_id"]))
 
     def adopt(self, found: Iterable[tuple[Agent, Status]]) -> None:
         """Take over the keeper's list after a start."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator
 
+from descartesd.agents.lifecycle import ALIVE
 from descartesd.agents.record import Agent
 from descartesd.errors import InvalidArgumentError, NotFoundError
 
@@ -69,3 +70,15 @@ class Roster:
         first = bisect.bisect_left(self._ids, prefix)
         last = bisect.bisect_left(self._ids, prefix + "~")
         return self._ids[first:last]
+
+    def counts(self) -> dict[str, int]:
+        """How many agents are in each state that occurs."""
+        found: dict[str, int] = {}
+        for agent in self:
+            found[agent.state] = found.get(agent.state, 0) + 1
+        return found
+
+    def longest_grace_s(self) -> float:
+        """The longest an orderly stop of every agent may take."""
+        alive = (agent.spec.stop.grace_s for agent in self if agent.state in ALIVE)
+        return max(alive, default=0.0)

@@ -32,7 +32,6 @@ class Health:
         self._zap = zap
         self._started = time.monotonic()
         self.listeners: list[str] = []
-        self.unknown_agents: list[str] = []
         self.keeper_problem: str | None = None
 
     def report(self) -> ServerHealth:
@@ -51,18 +50,18 @@ class Health:
                 version=self._keeper.version,
             ),
             listeners=self.listeners,
-            agents=self._fleet.counts(),
+            agents=self._fleet.roster.counts(),
         )
 
     def _reasons(self) -> list[str]:
         reasons = []
         if not self._keeper.connected:
             reasons.append(f"the keeper is not connected: {self.keeper_problem or 'starting'}")
-        if self.unknown_agents:
-            count = len(self.unknown_agents)
+        if self._fleet.unknown:
+            count = len(self._fleet.unknown)
             reasons.append(f"the keeper runs {count} agents this server has no record of")
         if self._registry.problem is not None:
             reasons.append(f"the registry cannot be written: {self._registry.problem}")
-        if self._zap.failed:
-            reasons.append(f"{self._zap.failed} key look-ups failed")
+        if self._zap.is_failing:
+            reasons.append(f"{self._zap.failed} key look-ups failed, the last one among them")
         return reasons
