@@ -148,7 +148,7 @@ class Daemon:
             fleet=self._fleet,
             keeper=self._link,
             registry=self._registry,
-            zap=zap,
+            policy=self._policy,
         )
         health.listeners = [listener.endpoint for listener in listeners]
         self._health = health
@@ -312,8 +312,11 @@ class Daemon:
         """Try again what could not be recorded, and end the streams of who is let in no longer."""
         while True:
             await asyncio.sleep(_TIDY_EVERY_S)
-            self._registry.save()
-            dispatcher.expel()
+            try:
+                self._registry.save()
+                dispatcher.expel()
+            except Exception:  # the boundary: what cannot be tidied now is tried again
+                log.exception("tidying.failed")
 
 
 def _for_other_hosts(listeners: list[str]) -> list[str]:

@@ -64,6 +64,12 @@ class Registry:
         self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
         try:
             self._open(path)
+        except sqlite3.OperationalError as exc:
+            self._db.close()
+            raise StartupRefusedError(
+                f"the registry '{path}' cannot be opened: {exc}",
+                hint="see that the disk of server.state_dir has room and can be written",
+            ) from exc
         except sqlite3.DatabaseError as exc:
             self._db.close()
             raise StartupRefusedError(

@@ -265,7 +265,10 @@ class Dispatcher:
 
     async def _answered(self, row: _Row, call: Call, params: Struct, answer: Answer) -> None:
         outcome = await _settled(row.run(call, params), row.method.name)
-        self._answers.finish(answer, outcome)
+        try:
+            self._answers.finish(answer, outcome)
+        except Exception as exc:  # the boundary: nobody else would catch it, and it ends the server
+            answer.settle(incident(exc, row.method.name))
 
     async def _stream(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
         stream = call.stream

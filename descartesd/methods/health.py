@@ -7,7 +7,7 @@ import time
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.registry import Registry
-from descartesd.transport.zap import ZapHandler
+from descartesd.methods.policy import Policy
 from descartesd.wire.server import KeeperHealth, ServerHealth
 
 
@@ -22,14 +22,14 @@ class Health:
         fleet: Fleet,
         keeper: KeeperLink,
         registry: Registry,
-        zap: ZapHandler,
+        policy: Policy,
     ) -> None:
         self._server_id = server_id
         self._version = version
         self._fleet = fleet
         self._keeper = keeper
         self._registry = registry
-        self._zap = zap
+        self._policy = policy
         self._started = time.monotonic()
         self.listeners: list[str] = []
         self.keeper_problem: str | None = None
@@ -62,6 +62,6 @@ class Health:
             reasons.append(f"the keeper runs {count} agents this server has no record of")
         if self._registry.problem is not None:
             reasons.append(f"the registry cannot be written: {self._registry.problem}")
-        if self._zap.is_failing:
-            reasons.append(f"{self._zap.failed} key look-ups failed, the last one among them")
+        if self._policy.problem is not None:
+            reasons.append(self._policy.problem)
         return reasons

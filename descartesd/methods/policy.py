@@ -87,6 +87,8 @@ class Policy:
         self._trust = trust
         self._local = local
         self._keys: dict[str, bytes] = {}
+        # Why nobody can come in over tcp now.
+        self.problem: str | None = None
         self._callers: dict[str, Caller] = {}
 
     def authenticate(self, address: str, key: bytes) -> str | None:
@@ -95,7 +97,7 @@ class Policy:
         if peer is not None:
             uid = int(peer[1])
             return f"uid:{uid}" if self._local.role(uid) is not None else None
-        self._trust.reload_if_changed()
+        self._reload()
         identity = self._trust.lookup(key)
         if identity is None:
             return None
@@ -105,9 +107,16 @@ class Policy:
 
     def refresh(self) -> None:
         """Take over what has changed in the trust store; nothing while it cannot be read."""
-        # Whoever knocks meanwhile is told, and counted.
         with contextlib.suppress(StartupRefusedError):
+            self._reload()
+
+    def _reload(self) -> None:
+        try:
             self._trust.reload_if_changed()
+        except StartupRefusedError as exc:
+            self.problem = exc.message
+            raise
+        self.problem = None
 
     def identify(self, user_id: str) -> Caller:
         """Tell who sent a message; raises UnauthenticatedError when it is let in no longer."""

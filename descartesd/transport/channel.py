@@ -242,5 +242,5 @@ def _lost(endpoint: str) -> UnavailableError:
 def _too_large(method: str, size: int, limit: int) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"the request '{method}' has {size} bytes: max_request_bytes of the server is {limit}",
-        hint="give a long text to the agent by its stdin, or in a file",
+        hint="give a long text to the agent by its stdin or in a file (for a backend: task_via)",
     )

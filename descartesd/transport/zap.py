@@ -32,8 +32,6 @@ class ZapHandler:
         self.accepted = 0
         self.refused = 0
         self.failed = 0
-        # Whether the last look-up failed.
-        self.is_failing = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Bind; must come before any server socket of the context is bound."""
@@ -80,10 +78,8 @@ class ZapHandler:
             user_id = self._authenticate(address.decode("utf-8", "replace"), key)
         except Exception:  # a failing look-up refuses this peer and must not end the handler
             self.failed += 1
-            self.is_failing = True
             log.exception("zap.lookup_failed")
             return b"500", b"internal error", b""
-        self.is_failing = False
         if not user_id:
             return b"400", b"not authorised", b""
         return b"200", b"OK", user_id.encode()

@@ -193,10 +193,21 @@ async def crash_often(model: Model, rounds: int) -> None:
 
 @pytest.mark.timeout(45)
 def test_fault_61_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    crash_through(tmp_path, seed=61)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", range(100, 108))
+def test_fault_61_holds_for_other_moments_too(tmp_path: Path, seed: int) -> None:
+    crash_through(tmp_path, seed=seed)
+
+
+def crash_through(tmp_path: Path, *, seed: int) -> None:
     with Server({"server.max_agents": 1000}) as server:
         server.start()
         keeper = server.keeper_pid
-        model = Model(server, tmp_path, seed=61)
+        model = Model(server, tmp_path, seed=seed)
 
         asyncio.run(crash_often(model, rounds=9))
 

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from descartesd.client import Client
 from descartesd.errors import (
+    AbortedError,
     DeadlineExceededError,
     InvalidArgumentError,
     UnavailableError,
@@ -132,7 +134,7 @@ def test_server_died_when_its_keeper_was_asked_by_another_while_agents_stopped(
         with server.client() as client:
             eventually(lambda: client.server.health().status == "ok")
             for agent in agents:
-                assert client.agent.kill(id=agent).state == "terminated"
+                eventually(lambda: is_killed(client, agent))  # noqa: B023
 
 
 def test_refusal_for_want_of_a_keeper_stuck_to_its_key(server: Server, peer: Peer) -> None:
@@ -298,3 +300,54 @@ def test_directory_that_cannot_be_ended_in_a_traceback(key: str) -> None:
     assert refused.returncode == 78
     assert refused.stderr.startswith("error: cannot start: '/dev/null")
     assert "Traceback" not in refused.stderr
+
+
+def test_server_stayed_degraded_after_one_failed_look_up(server: Server) -> None:
+    trust = server.directory / "state" / "trust"
+    away = server.directory / "state" / "away"
+    trust.rename(away)
+    with server.client(server.local) as local:
+        with server.client(connect_timeout_s=0.3) as client, pytest.raises(UnavailableError):
+            client.server.hello()
+        assert local.server.health().status == "degraded"
+
+        away.rename(trust)
+        with server.client() as client:
+            client.server.hello()
+
+        assert local.server.health().status == "ok"
+
+
+def test_server_stayed_degraded_after_the_end_of_an_agent_it_did_not_know(server: Server) -> None:
+    with server.client() as client:
+        agent = client.agent.spawn(spec=spec(*SLEEP))
+    server.kill()
+    for file in (server.directory / "state").glob("registry.sqlite*"):
+        file.unlink()
+    server.start()
+
+    with server.client() as client:
+        assert "1 agents this server has no record of" in client.server.health().reasons[0]
+        os.kill(agent.pid or 0, signal.SIGKILL)
+
+        eventually(lambda: client.server.health().status == "ok")
+
+
+def test_terminal_that_was_closed_left_agents_behind(server: Server) -> None:
+    assert server.process is not None
+    with server.client() as client:
+        agent = client.agent.spawn(spec=spec(*SLEEP))
+
+    for _ in range(3):
+        server.process.send_signal(signal.SIGHUP)
+
+    assert server.process.wait(timeout=10) == 0
+    assert not alive(agent.pid or 0)
+
+
+def is_killed(client: Client, agent: str) -> bool:
+    """Kill an agent; false while the connection to the keeper is being made anew."""
+    try:
+        return client.agent.kill(id=agent).state == "terminated"
+    except (AbortedError, UnavailableError):
+        return False
