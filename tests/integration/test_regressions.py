@@ -131,6 +131,7 @@ def test_server_died_when_its_keeper_was_asked_by_another_while_agents_stopped(
         for number, agent in enumerate(agents):
             peer.send("agent.stop", {"id": agent, "grace_s": 60}, id=f"s{number}")
             peer.send("agent.get", {"id": agent}, id=f"g{number}")
+        eventually(lambda: logged(server, "keeper.lost"))
         with server.client() as client:
             eventually(lambda: client.server.health().status == "ok")
             for agent in agents:
