@@ -294,10 +294,11 @@ class Fleet:
             self._dismiss(status)
             return
         log.debug("keeper.event", extra={"agent": agent.id, "event": event})
-        self.apply(agent, status)
         if not self._unsettled:
+            # Planned before anybody is woken: it is durable before it is told.
             asyncio.get_running_loop().call_soon(self._settle)
         self._unsettled.append((agent, status))
+        self.apply(agent, status)
 
     def _settle(self) -> None:
         """Make all facts of one turn of the loop durable at once, then let the keeper forget."""

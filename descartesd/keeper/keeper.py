@@ -11,22 +11,23 @@ from typing import Any, Final
 
 from descartesd.errors import ConflictError, UnimplementedError
 from descartesd.keeper import fields, procfs
-from descartesd.keeper.agent import Agents
+from descartesd.keeper.agent import Agent, Agents
 from descartesd.keeper.control import Control
 from descartesd.keeper.ending import Ending
-from descartesd.keeper.loop import Loop, Timer
+from descartesd.keeper.loop import Loop, Steps, Timer, boottime
 from descartesd.keeper.output import Pump
 from descartesd.keeper.procfs import Process
 from descartesd.keeper.protocol import FEATURES, STREAMS, VERSION
 from descartesd.keeper.recover import Recovery
 from descartesd.keeper.server import Operation, Request, Server
 from descartesd.keeper.signals import Signals
-from descartesd.keeper.spawn import Spawning
+from descartesd.keeper.spawn import SWEPT_POLL_S, Spawning
 from descartesd.keeper.tree import Tree
 from descartesd.keeper.verbs import Verbs
 from descartesd.keeper.wait import Reaper
 
 PAGE_MAX: Final = 100
+FORGET_LIMIT_S: Final = 5.0
 Say = Callable[[str], None]
 
 
@@ -95,10 +96,26 @@ class Keeper:
         more = page[limit - 1].agent_id if len(page) > limit else None
         return {"agents": [agent.status() for agent in page[:limit]], "next": more}
 
-    def _forget(self, request: Request) -> dict[str, Any]:
-        """`{agent_id}`: drop the record of an exited agent; its files stay."""
+    def _forget(self, request: Request) -> dict[str, Any] | None:
+        """`{agent_id}`: drop the record of an exited agent; its files stay.
+
+        Answered when nothing of its tree is left, at the latest after FORGET_LIMIT_S.
+        """
+        agent = self._agents.find(fields.agent_id(request.fields))
+        if agent is not None and not (agent.runs or agent.is_swept):
+            # By this record alone what it has left is known to be its own.
+            self._loop.start(self._forgetting(agent, request))
+            return None
         self._drop(fields.agent_id(request.fields), "forget")
         return {}
+
+    def _forgetting(self, agent: Agent, request: Request) -> Steps:
+        deadline = boottime() + FORGET_LIMIT_S
+        while not agent.is_swept and boottime() < deadline:
+            yield SWEPT_POLL_S
+        if not agent.runs and self._agents.find(agent.agent_id) is agent:
+            self._drop(agent.agent_id, "forget")
+        request.reply({})
 
     def _remove(self, request: Request) -> dict[str, Any]:
         """`{agent_id}`: forget an agent and delete its output."""
