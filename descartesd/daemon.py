@@ -31,6 +31,7 @@ from descartesd.methods.cert import CertMethods, Introduction
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.health import Health
 from descartesd.methods.idempotency import Answers
+from descartesd.methods.output import OutputMethods
 from descartesd.methods.policy import LocalRoles, Policy
 from descartesd.methods.server import ServerFacts, ServerMethods
 from descartesd.transport.context import server_context
@@ -198,7 +199,8 @@ class Daemon:
         introduction = Introduction(self._host_key.public_text, _for_other_hosts(health.listeners))
         dispatcher.register(
             {
-                **AgentMethods(self._fleet, self._registry, watches).handlers(),
+                **AgentMethods(self._fleet, self._registry).handlers(),
+                **OutputMethods(self._fleet, watches).handlers(),
                 **ServerMethods(facts, health.report, dispatcher.streams).handlers(),
                 **CertMethods(self._trust, self._authority, introduction).handlers(),
             }

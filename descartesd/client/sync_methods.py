@@ -1,6 +1,6 @@
 """One function for each row of the table of methods; by generate_client.py."""
 
-# ruff: noqa: A002  # parameters are those on the wire
+# ruff: noqa: A002, PLR0913  # parameters are those on the wire
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -21,9 +21,11 @@ from descartesd.wire.agent import (
     AgentStop,
     AgentWrite,
     FollowOffsets,
-    Labels,
+    LabelSelector,
     Name,
     OutputChunk,
+    Owner,
+    Regex,
     Seconds,
     Signal,
     Signalled,
@@ -91,7 +93,8 @@ class AgentMethods:
         self,
         *,
         states: Sequence[State] = (),
-        labels: Labels | None = None,
+        labels: LabelSelector | None = None,
+        owner: Owner | None = None,
         limit: int = 200,
         cursor: str | None = None,
         deadline_s: float | None = None,
@@ -102,6 +105,7 @@ class AgentMethods:
             AgentList(
                 states=list(states),
                 labels={} if labels is None else labels,
+                owner=owner,
                 limit=limit,
                 cursor=cursor,
             ),
@@ -188,12 +192,26 @@ class AgentMethods:
         offset: int = 0,
         limit: int = 262144,
         tail: int | None = None,
+        since: float | None = None,
+        lines: int | None = None,
+        regex: Regex | None = None,
+        timestamps: bool = False,
         deadline_s: float | None = None,
     ) -> OutputChunk:
         """Read what an agent wrote, by absolute offset."""
         return self._client.call(
             AGENT_OUTPUT,
-            AgentOutput(id=id, stream=stream, offset=offset, limit=limit, tail=tail),
+            AgentOutput(
+                id=id,
+                stream=stream,
+                offset=offset,
+                limit=limit,
+                tail=tail,
+                since=since,
+                lines=lines,
+                regex=regex,
+                timestamps=timestamps,
+            ),
             deadline_s=deadline_s,
         )
 
@@ -204,6 +222,9 @@ class AgentMethods:
         streams: Sequence[StreamName] = ("stdout", "stderr"),
         offsets: FollowOffsets | None = None,
         tail: int | None = None,
+        since: float | None = None,
+        regex: Regex | None = None,
+        timestamps: bool = False,
         deadline_s: float | None = None,
     ) -> Stream[OutputChunk]:
         """Stream what an agent writes, from an offset to its end."""
@@ -214,6 +235,9 @@ class AgentMethods:
                 streams=list(streams),
                 offsets=FollowOffsets() if offsets is None else offsets,
                 tail=tail,
+                since=since,
+                regex=regex,
+                timestamps=timestamps,
             ),
             deadline_s=deadline_s,
         )

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
 
 from msgspec import Raw
 
 from descartesd.agents.fleet import Fleet
-from descartesd.agents.follow import Watches
 from descartesd.agents.record import Agent
 from descartesd.agents.registry import Registry
 from descartesd.agents.spec import signal_number
 from descartesd.errors import (
-    InternalError,
     InvalidArgumentError,
     PermissionDeniedError,
     UnimplementedError,
 )
 from descartesd.methods.call import Call, Handler
-from descartesd.methods.following import follow
 from descartesd.wire import agent as wire
 from descartesd.wire.server import Done
 
@@ -28,10 +24,9 @@ from descartesd.wire.server import Done
 class AgentMethods:
     """One function per method."""
 
-    def __init__(self, fleet: Fleet, registry: Registry, watches: Watches) -> None:
+    def __init__(self, fleet: Fleet, registry: Registry) -> None:
         self._fleet = fleet
         self._registry = registry
-        self._watches = watches
 
     def handlers(self) -> Mapping[str, Handler]:
         """The functions by method name."""
@@ -47,8 +42,6 @@ class AgentMethods:
             "agent.signal": self.signal,
             "agent.write": self.write,
             "agent.close_stdin": self.close_stdin,
-            "agent.output": self.output,
-            "agent.follow": self.follow,
             "agent.remove": self.remove,
         }
 
@@ -133,39 +126,6 @@ class AgentMethods:
     async def close_stdin(self, _call: Call, params: wire.AgentRef) -> Done:
         await self._fleet.close_stdin(self._fleet.roster.resolve(params.id))
         return Done()
-
-    async def output(self, _call: Call, params: wire.AgentOutput) -> wire.OutputChunk:
-        agent = self._fleet.roster.resolve(params.id)
-        # Asked before the read: an end seen after it might have come with unread bytes.
-        complete = agent.eof
-        try:
-            return await asyncio.to_thread(self._read, agent, params, complete)
-        except OSError as exc:
-            raise InternalError(f"the output of '{agent.name}' cannot be read: {exc}") from exc
-
-    def _read(self, agent: Agent, params: wire.AgentOutput, complete: bool) -> wire.OutputChunk:
-        files = self._fleet.output
-        offset = params.offset
-        if params.tail is not None:
-            offset = files.tail_offset(agent.id, params.stream, params.tail)
-        piece = files.read(agent.id, params.stream, offset, params.limit)
-        following = piece.offset + len(piece.data)
-        return wire.OutputChunk(
-            stream=params.stream,
-            data=piece.data,
-            offset=piece.offset,
-            next_offset=following,
-            total=piece.total,
-            truncated_before=piece.truncated_before,
-            eof=complete and following >= piece.total,
-            time=piece.time,
-        )
-
-    async def follow(self, call: Call, params: wire.AgentFollow) -> None:
-        agent = self._fleet.roster.resolve(params.id)
-        if call.stream is None:
-            raise InternalError("agent.follow was called without a stream")
-        await follow(self._fleet, self._watches, agent, params, call.stream)
 
     async def remove(self, _call: Call, params: wire.AgentRef) -> Done:
         await self._fleet.remove(self._fleet.roster.resolve(params.id))

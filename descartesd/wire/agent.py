@@ -59,26 +59,38 @@ EnvName = Annotated[str, Meta(pattern=_ENV_PATTERN)]
 LabelKey = Annotated[str, Meta(pattern=_KEY_PATTERN)]
 LabelValue = Annotated[str, Meta(pattern=_VALUE_PATTERN)]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=64)]
+# `k=v`, `k!=v`, `k in (a, b)`, `k notin (a, b)`, `k`, `!k`, as Kubernetes' label selectors.
+Condition = Annotated[str, Meta(min_length=1, max_length=4096)]
+# All must hold: a map of labels and their values, or conditions.
+LabelSelector = Labels | Annotated[list[Condition], Meta(max_length=64)]
+Owner = Annotated[str, Meta(min_length=1, max_length=128)]
 Argument = Annotated[str, Meta(max_length=131_071)]  # MAX_ARG_STRLEN, execve(2)
 Signal = Annotated[str, Meta(pattern=_SIGNAL_PATTERN)] | Annotated[int, Meta(ge=1, le=64)]
+Regex = Annotated[str, Meta(min_length=1, max_length=1024)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 
 
-class StopSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StopSpec(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """How the agent is stopped: a signal, then after `grace_s` seconds KILL."""
 
     signal: Signal = "TERM"
     grace_s: Seconds = 10.0
 
 
-class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Limits(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Bounds of one agent; None where nothing is bounded."""
 
     open_files: Annotated[int, Meta(ge=16, le=1_048_576)] | None = None
     output_bytes: Annotated[int, Meta(ge=65_536, le=1 << 40)] | None = None
 
 
-class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AgentSpec(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What was asked for. `command` is an argument vector, never a shell line."""
 
     command: Annotated[list[Argument], Meta(min_length=1, max_length=4096)]
@@ -122,8 +134,11 @@ class OutputTotals(Struct, frozen=True, kw_only=True):
     stderr: StreamTotals = StreamTotals()
 
 
-class AgentInfo(Struct, frozen=True, kw_only=True):
-    """An agent as every reply, event and listing shows it. Times are epoch seconds, UTC."""
+class AgentInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An agent as every reply and listing shows it. Times are epoch seconds, UTC.
+
+    What has its default is left out on the wire.
+    """
 
     id: str
     name: str
@@ -171,7 +186,8 @@ class AgentList(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Agents not removed, oldest first, at most `limit` a page; `cursor` as `next` told it."""
 
     states: list[State] = []
-    labels: Labels = {}
+    labels: LabelSelector = {}
+    owner: Owner | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 200
     cursor: Annotated[str, Meta(max_length=64)] | None = None
 
@@ -229,17 +245,38 @@ class Written(Struct, frozen=True, kw_only=True):
 
 
 class AgentOutput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bytes of one stream from `offset`, or its last `tail` lines; at most `limit` bytes."""
+    """Bytes of one stream from `offset`, at most `limit`.
+
+    `tail` begins with the last lines, `since` (epoch seconds) with what was written from then on,
+    each instead of `offset` where it is later. With `lines` or `regex` whole lines are told, with
+    `regex` only those it is found in (RE2 syntax); at most 8 MiB are searched by one request.
+    """
 
     id: AgentId
     stream: StreamName = "stdout"
     offset: Annotated[int, Meta(ge=0)] = 0
     limit: Annotated[int, Meta(ge=1, le=1_048_576)] = 262_144
     tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    since: Annotated[float, Meta(ge=0)] | None = None
+    lines: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    regex: Regex | None = None
+    timestamps: bool = False
+
+
+class Mark(Struct, frozen=True, kw_only=True, array_like=True):
+    """From byte `at` of a chunk's data on: the offset in the stream, and when it was written."""
+
+    at: int
+    offset: int
+    time: float
 
 
 class OutputChunk(Struct, frozen=True, kw_only=True):
-    """What was read. `eof`: the stream has ended and `next_offset` is its end."""
+    """What was read. `eof`: the stream has ended and `next_offset` is its end.
+
+    `marks` tell where the pieces of `data` come from: one for each line a `regex` found, and one
+    for each known time when `timestamps` were asked for.
+    """
 
     stream: StreamName
     data: bytes
@@ -249,6 +286,7 @@ class OutputChunk(Struct, frozen=True, kw_only=True):
     truncated_before: int
     eof: bool
     time: float | None = None
+    marks: list[Mark] = []
 
 
 class FollowOffsets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -267,3 +305,6 @@ class AgentFollow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     )
     offsets: FollowOffsets = FollowOffsets()
     tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    since: Annotated[float, Meta(ge=0)] | None = None
+    regex: Regex | None = None
+    timestamps: bool = False

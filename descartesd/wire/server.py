@@ -45,6 +45,7 @@ class ServerHello(Struct, frozen=True, kw_only=True):
     limits: ServerLimits
     identity: IdentityInfo
     time: float
+    last_event: int = 0
 
 
 class KeeperHealth(Struct, frozen=True, kw_only=True):
@@ -67,6 +68,79 @@ class ServerHealth(Struct, frozen=True, kw_only=True):
     keeper: KeeperHealth
     listeners: list[str]
     agents: dict[str, int]
+    draining: bool = False
+    checks: dict[str, str] = {}
+
+
+class Histogram(Struct, frozen=True, kw_only=True):
+    """Seconds that answers took: how many took at most each of `ServerStats.bounds_s`.
+
+    `counts` has one entry more than there are bounds, for all that took longer.
+    """
+
+    counts: list[int]
+    sum_s: float
+    p50_s: float
+    p99_s: float
+
+
+class MethodStats(Struct, frozen=True, kw_only=True):
+    """Requests for one method since the server started; a stream takes until it is open."""
+
+    requests: int
+    failures: int
+    latency: Histogram
+
+
+class SpawnStats(Struct, frozen=True, kw_only=True):
+    """Agents asked for since the server started."""
+
+    requested: int
+    succeeded: int
+    failed: int
+
+
+class EventStats(Struct, frozen=True, kw_only=True):
+    """The first and the last event that is kept; both 0 where there is none."""
+
+    first: int
+    last: int
+
+
+class ServerStats(Struct, frozen=True, kw_only=True):
+    """Counted since the server started; `clients` and `streams` are those of now."""
+
+    server_id: str
+    started_at: float
+    uptime_s: float
+    requests: int
+    failures: int
+    errors: dict[str, int]
+    bytes_received: int
+    bytes_sent: int
+    clients: int
+    clients_seen: int
+    streams: int
+    messages_dropped: int
+    peers_shed: int
+    spawns: SpawnStats
+    events: EventStats
+    agents: dict[str, int]
+    bounds_s: list[float]
+    methods: dict[str, MethodStats]
+
+
+class ServerDrain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Take no new agents from now on, or with `undo` take them again."""
+
+    undo: bool = False
+
+
+class Drained(Struct, frozen=True, kw_only=True):
+    """Whether new agents are refused, and how many are still alive."""
+
+    draining: bool
+    alive: int
 
 
 class MethodInfo(Struct, frozen=True, kw_only=True):

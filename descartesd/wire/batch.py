@@ -1,0 +1,65 @@
+"""Messages about many agents at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from descartesd.wire.agent import AgentId, AgentInfo, AgentSpec, LabelSelector, Owner, State
+from descartesd.wire.envelope import WireError
+
+MOST_AGENTS = 10_000
+
+Verb = Literal["get", "pause", "resume", "stop", "kill", "signal", "remove", "respawn"]
+
+
+class Selector(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Agents for which every given condition holds; `all` takes the place of a condition."""
+
+    labels: LabelSelector = {}
+    states: list[State] = []
+    owner: Owner | None = None
+    all: bool = False
+
+
+class BatchRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Do one verb to agents named by id, or selected; `params` are those of agent.VERB.
+
+    `fail_fast` begins nothing more after the first failure; `dry_run` only tells which agents it
+    would be.
+    """
+
+    verb: Verb
+    ids: Annotated[list[AgentId], Meta(max_length=MOST_AGENTS)] = []
+    select: Selector | None = None
+    params: dict[str, Any] = {}
+    fail_fast: bool = False
+    dry_run: bool = False
+
+
+class BatchSpawn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Start an agent for each spec; `fail_fast` begins nothing more after the first failure."""
+
+    specs: Annotated[list[AgentSpec], Meta(min_length=1, max_length=MOST_AGENTS)]
+    fail_fast: bool = False
+
+
+class BatchItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one agent; `id` is the word it was asked for by, else its id.
+
+    Where all agents together are more than one message may hold, the last ones are left out.
+    """
+
+    id: str
+    ok: bool
+    agent: AgentInfo | None = None
+    error: WireError | None = None
+
+
+class BatchResult(Struct, frozen=True, kw_only=True):
+    """One item for each agent, in the order asked for, or oldest first."""
+
+    results: list[BatchItem]
+    succeeded: int
+    failed: int
