@@ -12,13 +12,17 @@ import socket
 from collections.abc import Iterator
 from importlib import metadata
 
+from descartesd.agents.book import Book
+from descartesd.agents.facts import Facts
 from descartesd.agents.fleet import Fleet, FleetOptions
 from descartesd.agents.follow import Watches
+from descartesd.agents.journal import Journal
 from descartesd.agents.keeper_guard import KeeperGuard, KeeperPaths
 from descartesd.agents.keeper_link import KeeperLink, boot_id
 from descartesd.agents.output import OutputFiles
 from descartesd.agents.recovery import reconcile
 from descartesd.agents.registry import Registry
+from descartesd.agents.sampler import Sampler
 from descartesd.agents.spec import RunnerDefaults
 from descartesd.config.endpoint import parse_tcp
 from descartesd.config.schema import Config
@@ -29,6 +33,7 @@ from descartesd.keys.trust import TrustStore
 from descartesd.methods.agent import AgentMethods
 from descartesd.methods.cert import CertMethods, Introduction
 from descartesd.methods.dispatch import Dispatcher
+from descartesd.methods.event import EventMethods
 from descartesd.methods.health import Health
 from descartesd.methods.idempotency import Answers
 from descartesd.methods.output import OutputMethods
@@ -92,13 +97,12 @@ class Daemon:
             path=server.runner.path,
             output_bytes=config.limits.max_output_buffer_bytes,
         )
-        self._fleet = Fleet(
-            self._registry,
-            self._link,
-            OutputFiles(output_dir),
-            FleetOptions(server.server_id, server.max_agents, runner),
+        self._book = Book(
+            self._registry, Journal(self._registry), OutputFiles(output_dir), server.server_id
         )
-        self._fleet.load(self._registry.agents())
+        self._book.load(self._registry.agents())
+        self._facts = Facts(self._book, self._link)
+        self._fleet = Fleet(self._book, self._link, FleetOptions(server.max_agents, runner))
         self._open_intents = self._registry.open_intents()
         self._answers = Answers(self._registry)
         self._policy = Policy(
@@ -146,9 +150,9 @@ class Daemon:
         health = Health(
             server_id=self._config.server.server_id,
             version=version(),
-            fleet=self._fleet,
+            book=self._book,
+            facts=self._facts,
             keeper=self._link,
-            registry=self._registry,
             policy=self._policy,
         )
         health.listeners = [listener.endpoint for listener in listeners]
@@ -173,14 +177,26 @@ class Daemon:
             minding = [
                 group.create_task(self._guard_keeper(), name="keeper guard"),
                 group.create_task(self._tidy(dispatcher), name="tidying"),
+                group.create_task(self._sampler().run(), name="sampling"),
             ]
+            self._book.journal.record("server_started", data={"version": version()})
             log.info("server.ready", extra={"listeners": health.listeners, "pid": os.getpid()})
             await self._stopping.wait()
             log.info("server.stopping")
+            self._book.journal.record("server_stopping")
             for task in minding:
                 task.cancel()
             await self._end_agents()
             dispatcher.stop()
+
+    def _sampler(self) -> Sampler:
+        server = self._config.server
+        every_s = float(server.status_update_interval_secs)
+        return Sampler(
+            self._book,
+            self._output_dir,
+            updates_every_s=every_s if server.enable_status_updates else None,
+        )
 
     def _dispatcher(self, health: Health, watches: Watches) -> Dispatcher:
         config = self._config
@@ -190,7 +206,7 @@ class Daemon:
             request_timeout_s=float(config.server.request_timeout_secs),
             max_message_bytes=config.network.max_message_size,
         )
-        facts = ServerFacts(
+        about = ServerFacts(
             server_id=config.server.server_id,
             version=version(),
             max_request_bytes=config.network.max_request_bytes,
@@ -199,9 +215,12 @@ class Daemon:
         introduction = Introduction(self._host_key.public_text, _for_other_hosts(health.listeners))
         dispatcher.register(
             {
-                **AgentMethods(self._fleet, self._registry).handlers(),
-                **OutputMethods(self._fleet, watches).handlers(),
-                **ServerMethods(facts, health.report, dispatcher.streams).handlers(),
+                **AgentMethods(self._book, self._fleet).handlers(),
+                **OutputMethods(self._book, watches).handlers(),
+                **EventMethods(self._book.journal).handlers(),
+                **ServerMethods(
+                    about, self._book.journal, health.report, dispatcher.streams
+                ).handlers(),
                 **CertMethods(self._trust, self._authority, introduction).handlers(),
             }
         )
@@ -259,7 +278,7 @@ class Daemon:
             await self._guard.ensure()
             same_boot = self._registry.meta("boot_id") in (None, boot_id())
             reason: Reason = "keeper_lost" if same_boot else "host_lost"
-            unknown = await reconcile(self._fleet, self._link, reason)
+            unknown = await reconcile(self._book, self._facts, self._link, reason)
         except DescartesError as exc:
             self._do_without_keeper(exc.message)
             return
@@ -270,7 +289,7 @@ class Daemon:
             self._do_without_keeper(problem)
             return
         self._health.keeper_problem = None
-        self._fleet.unknown = set(unknown)
+        self._facts.unknown = set(unknown)
         self._registry.set_meta("boot_id", boot_id())
         self._registry.save()
         self._close_open_intents()
@@ -285,9 +304,9 @@ class Daemon:
         """Answer what an earlier life of this daemon left open, so that it never runs again."""
         intents, self._open_intents = self._open_intents, []
         for intent in intents:
-            agent = self._fleet.roster.get(intent.agent_id) if intent.agent_id else None
-            if intent.method == "agent.spawn" and agent is not None:
-                self._answers.close(intent, self._fleet.views.info(agent))
+            agent = self._book.roster.get(intent.agent_id) if intent.agent_id else None
+            if intent.method in ("agent.spawn", "agent.respawn") and agent is not None:
+                self._answers.close(intent, self._book.views.info(agent))
             else:
                 error = AbortedError(
                     f"{intent.method} was cut short by a restart of the server",
@@ -299,9 +318,9 @@ class Daemon:
         """End every agent in order, then the keeper: a stop of the foreground means stop."""
         if not self._link.connected:
             return
-        self._fleet.draining = True
+        self._fleet.closed = "the server is stopping"
         self._link.leaving = True
-        patience = _STOP_MARGIN_S + self._fleet.roster.longest_grace_s()
+        patience = _STOP_MARGIN_S + self._book.roster.longest_grace_s()
         with contextlib.suppress(TimeoutError, DescartesError):
             async with asyncio.timeout(patience) as self._ending:
                 await self._link.request("shutdown")

@@ -23,12 +23,14 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo
 
-from descartesd.wire import agent, methods, server
+from descartesd.wire import action, agent, batch, event, methods, server
 from descartesd.wire.methods import METHODS, Method
 
 CLIENT = Path(__file__).resolve().parent.parent / "descartesd" / "client"
 # The clients grant credit and cancel by themselves.
 LEFT_OUT = {"stream"}
+# Where types have names of their own; each module imports from those before it.
+WIRE = (agent, server, batch, event, action)
 # As many as the project's linter allows without a word.
 MAX_ARGUMENTS = 7
 
@@ -73,7 +75,6 @@ class Module:
     def __init__(self, flavour: Flavour) -> None:
         self._flavour = flavour
         self._imports: defaultdict[str, set[str]] = defaultdict(set)
-        self._classes: set[str] = set()
         self._waived = ["A002"]
 
     def text(self) -> str:
@@ -84,10 +85,10 @@ class Module:
             if noun not in LEFT_OUT:
                 nouns[noun].append(self._function(method, verb))
         namespaces = [self._namespace(noun, nouns[noun]) for noun in sorted(nouns)]
-        return "\n".join([*self._head(), *namespaces])
+        every = self._every(sorted(nouns))
+        return "\n".join([*self._head(), every, *namespaces])
 
     def _head(self) -> list[str]:
-        own = f"descartesd.client.{self._flavour.home}"
         self._imports["typing"].add("TYPE_CHECKING")
         return [
             '"""One function for each row of the table of methods; by generate_client.py."""',
@@ -95,17 +96,28 @@ class Module:
             "from __future__ import annotations",
             *(f"from {home} import {', '.join(found)}" for home, found in self._imports.items()),
             "if TYPE_CHECKING:",
-            f"    from {own} import {', '.join(self._classes)}",
+            f"    from descartesd.client.requests import {self._caller}",
+            f"    from descartesd.client.{self._flavour.home} import {self._stream}",
         ]
+
+    def _every(self, nouns: list[str]) -> str:
+        return "\n".join(
+            [
+                f"class {self._flavour.prefix}Methods:",
+                '    """Every method, under its noun."""',
+                f"    def __init__(self, caller: {self._caller}) -> None:",
+                *(f"        self.{noun} = {self._class(noun)}(caller)" for noun in nouns),
+            ]
+        )
 
     def _namespace(self, noun: str, functions: list[str]) -> str:
         return "\n".join(
             [
-                f"class {self._flavour.prefix}{noun.capitalize()}Methods:",
+                f"class {self._class(noun)}:",
                 f'    """The methods `{noun}.*`."""',
-                '    __slots__ = ("_client",)',
-                f"    def __init__(self, client: {self._own('Client')}) -> None:",
-                "        self._client = client",
+                '    __slots__ = ("_caller",)',
+                f"    def __init__(self, caller: {self._caller}) -> None:",
+                "        self._caller = caller",
                 *functions,
             ]
         )
@@ -133,12 +145,12 @@ class Module:
         define, wait, call = self._flavour.define, self._flavour.wait, "call"
         if method.stream:
             define, wait, call = "def", "", "stream"
-            reply = f"{self._own('Stream')}[{reply}]"
+            reply = f"{self._stream}[{reply}]"
         return "\n".join(
             [
                 f"    {define} {verb}(self, *, {', '.join(given)}) -> {reply}:",
                 f'        """{method.summary}"""',
-                f"        return {wait}self._client.{call}({', '.join(passed)})",
+                f"        return {wait}self._caller.{call}({', '.join(passed)})",
             ]
         )
 
@@ -160,7 +172,7 @@ class Module:
 
     def _type(self, hint: Any) -> str:
         """A type as it is written, by the name the wire's modules give it."""
-        for module in (agent, server):
+        for module in WIRE:
             for name, value in vars(module).items():
                 if name[0].isupper() and not isinstance(value, type) and value == hint:
                     self._imports[module.__name__].add(name)
@@ -175,7 +187,9 @@ class Module:
             return self._union(parts)
         if origin is not None:
             return f"{origin.__name__}[{', '.join(self._type(part) for part in parts)}]"
-        if issubclass(hint, Struct):
+        if hint is Any:
+            self._imports["typing"].add("Any")
+        elif issubclass(hint, Struct):
             self._imports[hint.__module__].add(hint.__name__)
         return str(hint.__name__)
 
@@ -186,9 +200,16 @@ class Module:
         # What is left without None may have a name of its own.
         return f"{self._type(functools.reduce(operator.or_, kinds))} | None"
 
-    def _own(self, name: str) -> str:
-        self._classes.add(self._flavour.prefix + name)
-        return self._flavour.prefix + name
+    @property
+    def _caller(self) -> str:
+        return f"{self._flavour.prefix}Caller"
+
+    @property
+    def _stream(self) -> str:
+        return f"{self._flavour.prefix}Stream"
+
+    def _class(self, noun: str) -> str:
+        return f"{self._flavour.prefix}{noun.capitalize()}Methods"
 
 
 def hint_of(hint: Any) -> Any:

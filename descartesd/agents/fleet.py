@@ -1,26 +1,18 @@
-"""All agents of this server: the only place where their states change."""
+"""What can be done with agents: the verbs, each as the table of states allows it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import signal as signals
-import time
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from descartesd.agents import record, spec
-from descartesd.agents.follow import Waker
+from descartesd.agents import spec
+from descartesd.agents.book import Book
 from descartesd.agents.ids import IdSource, name_for
 from descartesd.agents.keeper_link import KeeperLink
-from descartesd.agents.lifecycle import ALIVE, ENDED, require, step
-from descartesd.agents.output import OutputFiles
+from descartesd.agents.lifecycle import ALIVE, ENDED, require
 from descartesd.agents.record import Agent
-from descartesd.agents.registry import Registry
-from descartesd.agents.roster import Roster
-from descartesd.agents.views import Views
 from descartesd.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -30,84 +22,60 @@ from descartesd.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from descartesd.keeper.protocol import Status
-from descartesd.wire.agent import AgentSpec, Outcome, Reason, State
-
-log = logging.getLogger(__name__)
+from descartesd.wire.agent import AgentSpec, Outcome, State
 
 _STARTED: frozenset[State] = frozenset(("running", "paused", "stopping"))
-_LIVE: dict[str, State] = {"running": "running", "paused": "paused", "stopping": "stopping"}
 
 
 @dataclass(frozen=True, slots=True)
 class FleetOptions:
-    """Who this server is and how many agents it may have alive."""
+    """How many agents may be alive, and how they are started."""
 
-    server_id: str
     max_agents: int
     runner: spec.RunnerDefaults
 
 
+@dataclass(slots=True)
+class SpawnCounts:
+    """Agents asked for since the start."""
+
+    requested: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
 class Fleet:
-    """Agents by id and by name, and what can be done with them."""
+    """Starts, controls and removes agents."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        keeper: KeeperLink,
-        output: OutputFiles,
-        options: FleetOptions,
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._registry = registry
+    def __init__(self, book: Book, keeper: KeeperLink, options: FleetOptions) -> None:
+        self._book = book
         self._keeper = keeper
-        keeper.on_event = self.on_keeper_event
         self._options = options
-        self._clock = clock
-        self._id_source = IdSource(clock)
-        self.roster = Roster()
-        self.views = Views(output, options.server_id)
-        self._unsettled: list[tuple[Agent, Status]] = []
-        self._wakers: dict[str, set[Waker]] = {}
-        self._alive = 0
-        self.output = output
-        self.draining = False
-        # Ids of running agents which the keeper has and the registry does not.
-        self.unknown: set[str] = set()
-
-    # -- looking
-
-    def load(self, agents: Iterable[Agent]) -> None:
-        """Take over what the registry has, oldest first."""
-        for agent in agents:
-            self._add(agent)
-
-    # -- changing
+        self._id_source = IdSource(book.clock)
+        self.spawns = SpawnCounts()
+        # Ids of agents that are being removed.
+        self._going: set[str] = set()
+        # Why new agents are refused now; None while they are taken.
+        self.closed: str | None = None
 
     def reserve(self, wanted: AgentSpec, owner: str) -> Agent:
         """Make a new agent's record, not yet durable: id and name are taken from here on.
 
         Raises InvalidArgumentError, AlreadyExistsError, ResourceExhaustedError, UnavailableError.
         """
+        self.spawns.requested += 1
+        try:
+            return self._reserve(wanted, owner)
+        except DescartesError:
+            self.spawns.failed += 1
+            raise
+
+    def _reserve(self, wanted: AgentSpec, owner: str) -> Agent:
         spec.check(wanted)
-        self._registry.check()
-        if self.draining:
-            raise UnavailableError("the server is stopping", hint="ask another server")
-        if not self._keeper.connected:
-            raise UnavailableError(
-                "no agent can be started: the keeper is not connected",
-                hint="see what happened with: descartesctl server health",
-            )
-        if self._alive >= self._options.max_agents:
-            raise ResourceExhaustedError(
-                f"{self._alive} agents are alive and server.max_agents is"
-                f" {self._options.max_agents}",
-                hint="stop an agent, or raise server.max_agents",
-            )
+        self._admit()
         agent_id = self._id_source.next()
         name = wanted.name or self._free_name(wanted.command[0])
-        holder = self.roster.names.get(name)
+        holder = self._book.roster.names.get(name)
         if holder is not None:
             raise AlreadyExistsError(
                 f"the name '{name}' is taken by agent {holder.id}, which is {holder.state}",
@@ -119,52 +87,107 @@ class Fleet:
             name=name,
             owner=owner,
             spec=wanted,
-            created_at=self._clock(),
+            created_at=self._book.clock(),
             output_bytes=wanted.limits.output_bytes or self._options.runner.output_bytes,
         )
-        self._add(agent)
-        self._put(agent)
+        self._book.add(agent)
         return agent
 
+    def _admit(self) -> None:
+        """Refuse a further live agent while there may be none."""
+        self._book.registry.check()
+        if self.closed is not None:
+            raise UnavailableError(
+                f"no agent can be started: {self.closed}", hint="ask another server"
+            )
+        if not self._keeper.connected:
+            raise UnavailableError(
+                "no agent can be started: the keeper is not connected",
+                hint="see what happened with: descartesctl server health",
+            )
+        if self._book.alive >= self._options.max_agents:
+            raise ResourceExhaustedError(
+                f"{self._book.alive} agents are alive and server.max_agents is"
+                f" {self._options.max_agents}",
+                hint="stop an agent, or raise server.max_agents",
+            )
+
     def _free_name(self, program: str) -> str:
-        while (name := name_for(program)) in self.roster.names:
+        while (name := name_for(program)) in self._book.roster.names:
             continue
         return name
 
     async def start(self, agent: Agent) -> None:
-        """Start a reserved agent; what the keeper refuses leaves nothing.
+        """Start a reserved agent, once it is durable; what the keeper refuses leaves nothing.
 
         Raises what the keeper says, AbortedError when the keeper is lost meanwhile and has not
         started it, UnavailableError when the agent cannot be recorded.
         """
-        fields = spec.launch_fields(agent.spec, agent.id, agent.name, self._options.runner)
         try:
-            self._registry.commit()
-            started = await self._keeper.request("spawn", attempt=agent.attempt, **fields)
+            await self._book.registry.durable()
+            await self._launch(agent)
         except AbortedError:
             # Nobody knows what the keeper has started by now: recovery looks, and tells.
-            await self._until(agent, ENDED | _STARTED)
+            await self._book.until(agent, ENDED | _STARTED)
             if agent.state == "starting":
+                self.spawns.failed += 1
                 raise
-            return
         except DescartesError:
-            self._forget(agent)
+            self.spawns.failed += 1
+            self._book.forget(agent)
             raise
-        self.started(agent, int(started["pid"]), int(started["start_time"]), started["started_at"])
+        self.spawns.succeeded += 1
+
+    async def respawn(self, agent: Agent) -> None:
+        """Start an ended agent once more under its id and name, its output going on.
+
+        Raises ConflictError while it lives, and as `start`; what the keeper refuses is then the
+        outcome of this attempt.
+        """
+        self._require_idle(agent, "respawn")
+        self._admit()
+        # Its pipes may still be open: what they carry belongs to the attempt before.
+        await self._book.holds(agent, lambda: agent.eof)
+        await self._keeper.request("forget", agent_id=agent.id)
+        self._require_idle(agent, "respawn")
+        self._admit()
+        agent.attempt += 1
+        agent.pid = agent.start_time = agent.started_at = agent.ended_at = agent.outcome = None
+        agent.eof = False
+        self._book.set_state(agent, "queued")
+        self._book.set_state(agent, "starting")
+        self._book.put(agent)
+        try:
+            await self._book.registry.durable()
+            await self._launch(agent)
+        except AbortedError:
+            await self._book.until(agent, ENDED | _STARTED)
+        except DescartesError:
+            self._fail_start(agent)
+            raise
+
+    def _fail_start(self, agent: Agent) -> None:
+        agent.ended_at = self._book.clock()
+        agent.outcome = Outcome(reason="spawn_error")
+        agent.eof = True
+        self._book.set_state(agent, "failed")
+        self._book.store(agent)
+
+    async def _launch(self, agent: Agent) -> None:
+        fields = spec.launch_fields(agent.spec, agent.id, agent.name, self._options.runner)
+        started = await self._keeper.request("spawn", attempt=agent.attempt, **fields)
+        agent.pid, agent.start_time = int(started["pid"]), int(started["start_time"])
+        agent.started_at = started["started_at"]
+        # It may have ended already: the exit is told on its own.
+        if agent.state == "starting":
+            self._book.set_state(agent, "running")
+        self._book.put(agent)
 
     async def try_out(self, wanted: AgentSpec) -> None:
         """Find out whether this could be started, starting nothing; raises as `start` does."""
         spec.check(wanted)
         fields = spec.launch_fields(wanted, "0" * 20, "trial", self._options.runner)
         await self._keeper.request("spawn", attempt=1, trial=True, **fields)
-
-    def started(self, agent: Agent, pid: int, start_time: int, started_at: float) -> None:
-        """Note that the agent's program runs."""
-        agent.pid, agent.start_time, agent.started_at = pid, start_time, started_at
-        # It may have ended already: the exit is told on its own.
-        if agent.state == "starting":
-            self._set_state(agent, "running")
-        self._put(agent)
 
     async def pause(self, agent: Agent) -> None:
         """Freeze every process of the agent; returns when none of them runs any more."""
@@ -173,9 +196,9 @@ class Fleet:
             return
         reply = await self._keeper.request("pause", agent_id=agent.id)
         if agent.state == "running":
-            agent.paused_at, agent.pause_mode = reply.get("paused_at", self._clock()), "tree"
-            self._set_state(agent, "paused")
-            self._store(agent)
+            agent.paused_at, agent.pause_mode = reply.get("paused_at", self._book.clock()), "tree"
+            self._book.set_state(agent, "paused")
+            self._book.store(agent)
 
     async def resume(self, agent: Agent) -> None:
         """Let a paused agent go on."""
@@ -188,8 +211,8 @@ class Fleet:
     def _note_resumed(self, agent: Agent) -> None:
         if agent.state == "paused":
             agent.paused_at, agent.pause_mode = None, None
-            self._set_state(agent, "running")
-            self._store(agent)
+            self._book.set_state(agent, "running")
+            self._book.store(agent)
 
     async def stop(self, agent: Agent, signal: int | None, grace_s: float | None) -> None:
         """Stop in order; returns when the agent has ended."""
@@ -212,17 +235,17 @@ class Fleet:
 
     def kill_all(self) -> None:
         """Kill every agent now, without waiting for their ends."""
-        for agent in self.roster:
+        for agent in self._book.roster:
             if agent.state in ALIVE:
-                _unheeded(self._keeper.request("kill", agent_id=agent.id))
+                self._keeper.tell("kill", agent_id=agent.id)
 
     def _note_stopping(self, agent: Agent, taken: asyncio.Future[dict[str, object]]) -> None:
         # Not before the keeper has taken it on: a crash in between would leave the record of an
         # end that nobody works on.
         if taken.exception() is None and agent.state in ("running", "paused"):
             agent.paused_at, agent.pause_mode = None, None
-            self._set_state(agent, "stopping")
-            self._store(agent)
+            self._book.set_state(agent, "stopping")
+            self._book.store(agent)
 
     async def signal(self, agent: Agent, number: int) -> int:
         """Send one signal to every process of the agent; how many it reached."""
@@ -248,173 +271,28 @@ class Fleet:
 
     async def remove(self, agent: Agent) -> None:
         """Forget an ended agent and delete its output; raises ConflictError while it lives."""
+        self._require_idle(agent, "remove")
+        self._going.add(agent.id)
+        try:
+            await self._keeper.request("forget", agent_id=agent.id)
+            await self._keeper.request("remove", agent_id=agent.id)
+            self._book.forget(agent)
+        finally:
+            self._going.discard(agent.id)
+
+    def _require_idle(self, agent: Agent, verb: str) -> None:
+        """Raise ConflictError unless the agent has ended and nobody is removing it."""
+        if agent.id in self._going:
+            raise ConflictError(f"agent '{agent.name}' is being removed")
         if agent.state not in ENDED:
             raise ConflictError(
-                f"agent '{agent.name}' is {agent.state}: only an ended agent can be removed",
+                f"agent '{agent.name}' is {agent.state}: {verb} needs an agent that has ended",
                 hint=f"end it first: descartesctl agent stop {agent.name}",
                 details={"state": agent.state},
             )
-        await self._keeper.request("forget", agent_id=agent.id)
-        await self._keeper.request("remove", agent_id=agent.id)
-        self._forget(agent)
 
     async def ended(self, agent: Agent) -> None:
         """Wait until the agent is in an end state; raises NotFoundError when its start failed."""
-        await self._until(agent, ENDED)
+        await self._book.until(agent, ENDED)
         if agent.state not in ENDED:
             raise NotFoundError(f"agent '{agent.name}' could not be started")
-
-    async def _until(self, agent: Agent, states: frozenset[State]) -> None:
-        """Wait until the agent is in one of these states, or is gone."""
-        changed = asyncio.Event()
-        with self.notifying(agent, changed):
-            while agent.state not in states and self.roster.get(agent.id) is agent:
-                changed.clear()
-                await changed.wait()
-
-    @contextlib.contextmanager
-    def notifying(self, agent: Agent, waker: Waker) -> Iterator[None]:
-        """Wake `waker` at each change of the agent's state, end of its output, and removal."""
-        wakers = self._wakers.setdefault(agent.id, set())
-        wakers.add(waker)
-        try:
-            yield
-        finally:
-            wakers.discard(waker)
-            if not wakers and self._wakers.get(agent.id) is wakers:
-                del self._wakers[agent.id]
-
-    # -- facts from the keeper
-
-    def on_keeper_event(self, event: str, status: Status) -> None:
-        """Take over a fact the keeper tells: an agent exited, or its output has ended."""
-        agent = self.roster.get(status["agent_id"])
-        if agent is None or agent.attempt != status["attempt"]:
-            log.warning("keeper.unknown_agent", extra={"agent": status["agent_id"]})
-            self._dismiss(status)
-            return
-        log.debug("keeper.event", extra={"agent": agent.id, "event": event})
-        if not self._unsettled:
-            # Planned before anybody is woken: it is durable before it is told.
-            asyncio.get_running_loop().call_soon(self._settle)
-        self._unsettled.append((agent, status))
-        self.apply(agent, status)
-
-    def _settle(self) -> None:
-        """Make all facts of one turn of the loop durable at once, then let the keeper forget."""
-        unsettled, self._unsettled = self._unsettled, []
-        if self._registry.save():
-            for agent, status in unsettled:
-                self._acknowledge(agent, status)
-
-    def apply(self, agent: Agent, status: Status) -> None:
-        """Make the record say what the keeper says."""
-        if agent.pid is None:
-            agent.pid, agent.start_time = status["pid"], status["start_time"]
-            agent.started_at = status["started_at"]
-        if agent.state == "starting":
-            self._set_state(agent, "running")
-        if status["state"] == "exited":
-            self._apply_exit(agent, status)
-        elif status["state"] != agent.state:
-            agent.paused_at = status["paused_at"]
-            agent.pause_mode = "tree" if status["state"] == "paused" else None
-            self._set_state(agent, _LIVE[status["state"]])
-        self._put(agent)
-
-    def _apply_exit(self, agent: Agent, status: Status) -> None:
-        agent.output = record.totals(status, self.views.totals(agent))
-        agent.eof = agent.eof or status["eof"]
-        if agent.state not in ENDED:
-            state, agent.outcome = record.ending(status, stopping=agent.state == "stopping")
-            agent.ended_at = status["ended_at"]
-            agent.paused_at, agent.pause_mode = None, None
-            self._set_state(agent, state)
-        else:
-            self._wake(agent)
-
-    def _acknowledge(self, agent: Agent, status: Status) -> None:
-        # The keeper keeps an exit until it is durable here.
-        if status["state"] == "exited" and status["eof"] and self._keeper.connected:
-            _unheeded(self._keeper.request("forget", agent_id=agent.id))
-
-    def _dismiss(self, status: Status) -> None:
-        """Let the keeper forget an end that nobody here waits for."""
-        if status["eof"]:
-            self.unknown.discard(status["agent_id"])
-            _unheeded(self._keeper.request("forget", agent_id=status["agent_id"]))
-
-    def adopt(self, found: Iterable[tuple[Agent, Status]]) -> None:
-        """Take over the keeper's list after a start."""
-        agreed = []
-        for agent, status in found:
-            # The end of an agent may have been told while the list was still coming.
-            if agent.state not in ENDED or (status["state"] == "exited" and not agent.eof):
-                self.apply(agent, status)
-            agreed.append((agent, status))
-        if self._registry.save():
-            for agent, status in agreed:
-                self._acknowledge(agent, status)
-
-    def lose(self, agent: Agent, reason: Reason) -> None:
-        """Nobody knows how the agent ended; one that may never have run leaves nothing."""
-        if agent.state == "starting":
-            self._forget(agent)
-            return
-        agent.ended_at = self._clock()
-        agent.outcome = Outcome(reason=reason)
-        agent.eof = True
-        agent.output = self.views.totals(agent)
-        agent.paused_at, agent.pause_mode = None, None
-        self._set_state(agent, "lost")
-        self._put(agent)
-
-    def close_output(self, agent: Agent) -> None:
-        """Nothing writes to the agent's output any more."""
-        agent.output = self.views.totals(agent)
-        agent.eof = True
-        self._put(agent)
-        self._wake(agent)
-
-    # -- inside
-
-    def _add(self, agent: Agent) -> None:
-        self.roster.add(agent)
-        if agent.state in ALIVE:
-            self._alive += 1
-
-    def _forget(self, agent: Agent) -> None:
-        if not self.roster.drop(agent):
-            return
-        if agent.state in ALIVE:
-            self._alive -= 1
-        agent.eof = True
-        self._registry.drop_agent(agent.id)
-        self._registry.save()
-        self._wake(agent)
-
-    def _set_state(self, agent: Agent, following: State) -> None:
-        was_alive = agent.state in ALIVE
-        agent.state = step(agent.state, following)
-        self._alive += (agent.state in ALIVE) - was_alive
-        log.info("agent.state", extra={"agent": agent.id, "state": following})
-        self._wake(agent)
-
-    def _put(self, agent: Agent) -> None:
-        self.views.changed(agent)
-        self._registry.put_agent(agent)
-
-    def _store(self, agent: Agent) -> None:
-        # What has happened is told even if it cannot be recorded: the keeper knows it too.
-        self._put(agent)
-        self._registry.save()
-
-    def _wake(self, agent: Agent) -> None:
-        self.views.changed(agent)
-        for waker in self._wakers.get(agent.id, ()):
-            waker.set()
-
-
-def _unheeded(future: asyncio.Future[dict[str, object]]) -> None:
-    """Ask without waiting: a refusal only means the keeper is gone, which is told on its own."""
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())

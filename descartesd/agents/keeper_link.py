@@ -100,6 +100,11 @@ class KeeperLink:
         self._send({"id": self._next_id, "op": op, **fields})
         return future
 
+    def tell(self, op: str, **fields: Any) -> None:
+        """Ask without waiting: a refusal only means the keeper is gone, which is told anyway."""
+        asked = self.request(op, **fields)
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+
     async def statuses(self) -> list[Status]:
         """Every agent the keeper knows."""
         found: list[Status] = []

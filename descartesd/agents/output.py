@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import bisect
-import mmap
 import os
 from dataclasses import dataclass
 
+from descartesd.agents import index
 from descartesd.keeper import protocol
 from descartesd.wire.agent import StreamTotals
 
@@ -72,7 +71,7 @@ class OutputFiles:
             total = os.fstat(fd).st_size
         finally:
             os.close(fd)
-        time = self._time_at(agent_id, stream, offset) if data else None
+        time = index.time_at(self._index_path(agent_id, stream), offset) if data else None
         return Piece(data, offset, total, head, time)
 
     def tail_offset(self, agent_id: str, stream: str, lines: int) -> int:
@@ -88,44 +87,28 @@ class OutputFiles:
         finally:
             os.close(fd)
 
+    def since_offset(self, agent_id: str, stream: str, since: float) -> int:
+        """Offset from which on all is that came at `since` (epoch seconds) or later.
+
+        As near to it as the time index tells: no such byte lies before it, and of older ones
+        those of a tenth of a second at most, or with an index beyond 16,384 entries of one entry.
+        """
+        try:
+            # The end first: of what comes after it nothing may be left out.
+            end = os.stat(self.path(agent_id, stream)).st_size
+        except FileNotFoundError:
+            return 0
+        return index.offset_since(self._index_path(agent_id, stream), since, end)
+
+    def times(self, agent_id: str, stream: str, start: int, end: int) -> list[index.Entry]:
+        """What is known about when the bytes from `start` to `end` came, in their order."""
+        return index.entries_between(self._index_path(agent_id, stream), start, end)
+
     def _head(self, agent_id: str, stream: str) -> int:
-        try:
-            fd = os.open(
-                protocol.index_path(self._directory, agent_id, stream), os.O_RDONLY | os.O_CLOEXEC
-            )
-        except FileNotFoundError:
-            return 0
-        try:
-            header = os.pread(fd, protocol.INDEX_HEADER.size, 0)
-        finally:
-            os.close(fd)
-        if len(header) < protocol.INDEX_HEADER.size:
-            return 0
-        head: int = protocol.INDEX_HEADER.unpack(header)[2]
-        return head
+        return index.head(self._index_path(agent_id, stream))
 
-    def _time_at(self, agent_id: str, stream: str, offset: int) -> float | None:
-        """When the byte at `offset` was read: the time of the last entry at or before it."""
-        try:
-            with open(protocol.index_path(self._directory, agent_id, stream), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                count = (size - protocol.INDEX_HEADER.size) // protocol.INDEX_ENTRY.size
-                if count < 1:
-                    return None
-                with mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as index:
-                    return _search(index, count, offset)
-        except FileNotFoundError:
-            return None
-
-
-def _search(index: mmap.mmap, count: int, offset: int) -> float | None:
-    def entry(number: int) -> tuple[int, float]:
-        at = protocol.INDEX_HEADER.size + number * protocol.INDEX_ENTRY.size
-        found: tuple[int, float] = protocol.INDEX_ENTRY.unpack_from(index, at)
-        return found
-
-    position = bisect.bisect_right(range(count), offset, key=lambda number: entry(number)[0])
-    return entry(max(position - 1, 0))[1]
+    def _index_path(self, agent_id: str, stream: str) -> str:
+        return protocol.index_path(self._directory, agent_id, stream)
 
 
 def _line_start(fd: int, floor: int, end: int, lines: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from descartesd.agents.fleet import Fleet
+from descartesd.agents.book import Book
+from descartesd.agents.facts import Facts
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.lifecycle import ALIVE, ENDED
 from descartesd.agents.record import Agent
@@ -18,14 +19,16 @@ log = logging.getLogger(__name__)
 _NO_PID = 1 << 31
 
 
-async def reconcile(fleet: Fleet, keeper: KeeperLink, lost_because: Reason) -> list[str]:
+async def reconcile(
+    book: Book, facts: Facts, keeper: KeeperLink, lost_because: Reason
+) -> list[str]:
     """Adopt what the keeper has, take over what ended meanwhile, and call the rest lost.
 
     What is left of lost agents is ended first. Returns the ids of agents the keeper has and the
     registry does not know.
     """
     # Looked at before the keeper is asked: what is started from here on is none of this.
-    agents = [(agent, agent.state) for agent in fleet.roster]
+    agents = [(agent, agent.state) for agent in book.roster]
     statuses = {status["agent_id"]: status for status in await keeper.statuses()}
     adopted: list[tuple[Agent, Status]] = []
     lost = []
@@ -38,13 +41,13 @@ async def reconcile(fleet: Fleet, keeper: KeeperLink, lost_because: Reason) -> l
         elif agent.state in ALIVE:
             lost.append(agent)
         elif agent.state in ENDED and not agent.eof:
-            fleet.close_output(agent)
-    fleet.adopt(adopted)
+            facts.close_output(agent)
+    facts.adopt(adopted)
     if lost and lost_because == "keeper_lost":
         await _end_leftovers(lost, keeper)
     for agent in lost:
-        fleet.lose(agent, lost_because)
-    return await _unknown(fleet, keeper, statuses.values())
+        facts.lose(agent, lost_because)
+    return await _unknown(book, keeper, statuses.values())
 
 
 async def _end_leftovers(lost: Iterable[Agent], keeper: KeeperLink) -> None:
@@ -56,11 +59,11 @@ async def _end_leftovers(lost: Iterable[Agent], keeper: KeeperLink) -> None:
     log.warning("keeper.leftovers_ended", extra={"count": reply["ended"]})
 
 
-async def _unknown(fleet: Fleet, keeper: KeeperLink, statuses: Iterable[Status]) -> list[str]:
+async def _unknown(book: Book, keeper: KeeperLink, statuses: Iterable[Status]) -> list[str]:
     unknown = []
     for status in statuses:
         agent_id = status["agent_id"]
-        if fleet.roster.get(agent_id) is not None:
+        if book.roster.get(agent_id) is not None:
             continue
         if status["state"] == "exited":
             await keeper.request("forget", agent_id=agent_id)

@@ -3,15 +3,17 @@
 WAL with synchronous=NORMAL: what is committed survives the daemon; only a dying host can lose the
 last commits, and it takes the agents with it.
 Changes gather until they are written in one transaction, which must come before anything they
-promise is visible outside. What a failing disk refuses waits for the next transaction.
+promise is visible outside. What a failing disk refuses waits for the next transaction. Whoever
+waits by `durable` shares a transaction with everybody who does so in the same turn of the loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -21,10 +23,12 @@ from descartesd.errors import StartupRefusedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INTENT_AGE_S = 24 * 3600.0
 INTENTS_PER_IDENTITY = 10_000
-_SCHEMA = """
+# What each version adds to the one before.
+_SCHEMAS = (
+    """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE agents (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL)
     WITHOUT ROWID;
@@ -34,7 +38,11 @@ CREATE TABLE intents (
     PRIMARY KEY (identity, key)
 ) WITHOUT ROWID;
 CREATE INDEX intents_finished ON intents (identity, finished_at);
-"""
+""",
+    """
+CREATE TABLE events (seq INTEGER PRIMARY KEY, record BLOB NOT NULL);
+""",
+)
 
 
 class Intent(NamedTuple):
@@ -58,6 +66,10 @@ class Registry:
     def __init__(self, path: str) -> None:
         # Why the last transaction failed; None while what has been recorded is durable.
         self.problem: str | None = None
+        # Called after each transaction: what was recorded before it is durable now.
+        self.on_saved: Callable[[], None] = _unheard
+        self._waiting: list[asyncio.Future[None]] = []
+        self._is_due = False
         # The last change of each kind to each row, in the order they were made in.
         self._unsaved: dict[tuple[str, ...], tuple[str, tuple[object, ...]]] = {}
         _create_private(path)
@@ -90,10 +102,8 @@ class Registry:
                 f" {SCHEMA_VERSION} this daemon knows",
                 hint="start the newer descartesd that wrote it",
             )
-        if version == 0:
-            self._db.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
-            )
+        for number, statements in enumerate(_SCHEMAS[version:], version + 1):
+            self._db.executescript(f"BEGIN; {statements} PRAGMA user_version={number}; COMMIT;")
 
     def close(self) -> None:
         """Write what can be written, and close."""
@@ -103,10 +113,38 @@ class Registry:
     def commit(self) -> None:
         """Make everything recorded so far durable; raises UnavailableError when it cannot be."""
         if not self.save():
-            raise UnavailableError(
-                f"the registry cannot be written: {self.problem}",
-                hint="see that the disk of server.state_dir has room and can be written",
-            )
+            raise self._unwritable()
+
+    def _unwritable(self) -> UnavailableError:
+        return UnavailableError(
+            f"the registry cannot be written: {self.problem}",
+            hint="see that the disk of server.state_dir has room and can be written",
+        )
+
+    async def durable(self) -> None:
+        """Wait until everything recorded so far is durable; raises as `commit`."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self.save_soon()
+        await done
+
+    def save_soon(self) -> None:
+        """Have everything that is recorded in this turn of the loop committed at its end."""
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._save_for_all)
+
+    def _save_for_all(self) -> None:
+        self._is_due = False
+        waiting, self._waiting = self._waiting, []
+        is_saved = self.save()
+        for done in waiting:
+            if done.done():
+                continue
+            if is_saved:
+                done.set_result(None)
+            else:
+                done.set_exception(self._unwritable())
 
     def save(self) -> bool:
         """Commit what is true whether it can be recorded or not; False when it could not."""
@@ -125,6 +163,7 @@ class Registry:
         if self.problem is not None:
             log.info("registry.writable")
             self.problem = None
+        self.on_saved()
         return True
 
     def _write(self) -> None:
@@ -234,6 +273,25 @@ class Registry:
             )
         self.save()
 
+    def put_event(self, seq: int, record: bytes) -> None:
+        """Store an event."""
+        self._change(("event", str(seq)), "INSERT INTO events VALUES (?, ?)", (seq, record))
+
+    def events(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """The next events behind `after`, with their numbers."""
+        return self._db.execute(
+            "SELECT seq, record FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        ).fetchall()
+
+    def event_bounds(self) -> tuple[int, int]:
+        """The numbers of the first and the last event kept; (0, 0) where there is none."""
+        first, last = self._db.execute("SELECT min(seq), max(seq) FROM events").fetchone()
+        return (first or 0, last or 0)
+
+    def expire_events(self, before: int) -> None:
+        """Drop the events in front of this one."""
+        self._change(("expire events",), "DELETE FROM events WHERE seq < ?", (before,))
+
     def meta(self, key: Literal["boot_id", "server_id"]) -> str | None:
         """Read a fact about the registry itself."""
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -242,6 +300,10 @@ class Registry:
     def set_meta(self, key: Literal["boot_id", "server_id"], value: str) -> None:
         """Write a fact about the registry itself."""
         self._change(("meta", key), "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def _unheard() -> None:
+    """Nobody waits to be told."""
 
 
 def _create_private(path: str) -> None:

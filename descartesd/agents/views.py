@@ -1,8 +1,6 @@
-"""What is told of an agent: its record and the present size of its output."""
+"""What is told of an agent: its record, and the size of its output as last sampled."""
 
 from __future__ import annotations
-
-import time
 
 from msgspec import Raw
 
@@ -11,8 +9,6 @@ from descartesd.agents.record import Agent
 from descartesd.wire.agent import AgentInfo, OutputTotals
 from descartesd.wire.codec import encode
 
-SAMPLE_S = 0.25
-
 
 class Views:
     """Makes what clients are told, and keeps its bytes while nothing changes."""
@@ -20,23 +16,18 @@ class Views:
     def __init__(self, output: OutputFiles, server_id: str) -> None:
         self._output = output
         self._server_id = server_id
-        # Until when the bytes hold, by agent id.
-        self._encoded: dict[str, tuple[float, Raw]] = {}
+        self._encoded: dict[str, Raw] = {}
 
     def info(self, agent: Agent) -> AgentInfo:
-        """Tell everything, with the present size of the agent's output."""
-        if not agent.eof:
-            agent.output = self.totals(agent)
+        """Tell everything."""
         return agent.info(self._server_id)
 
     def encoded(self, agent: Agent) -> Raw:
-        """As `info`, encoded; the size of the agent's output is up to SAMPLE_S old."""
+        """As `info`, encoded."""
         known = self._encoded.get(agent.id)
-        now = time.monotonic()
-        if known is None or known[0] <= now:
-            known = (now + SAMPLE_S, Raw(encode(self.info(agent))))
-            self._encoded[agent.id] = known
-        return known[1]
+        if known is None:
+            known = self._encoded[agent.id] = Raw(encode(self.info(agent)))
+        return known
 
     def changed(self, agent: Agent) -> None:
         """Forget what was told: it holds no longer."""

@@ -10,16 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from descartesd.client.aio import AsyncClient, AsyncStream
+    from descartesd.client.pool import AsyncClientPool, ClientPool
     from descartesd.client.profiles import find_profile
     from descartesd.client.sync import Client, Stream
 
-__all__ = ["Client", "AsyncClient", "Stream", "AsyncStream", "find_profile"]
+__all__ = [
+    "Client",
+    "AsyncClient",
+    "ClientPool",
+    "AsyncClientPool",
+    "Stream",
+    "AsyncStream",
+    "find_profile",
+]
 
 _HOMES = {
     "Client": "descartesd.client.sync",
     "Stream": "descartesd.client.sync",
     "AsyncClient": "descartesd.client.aio",
     "AsyncStream": "descartesd.client.aio",
+    "ClientPool": "descartesd.client.pool",
+    "AsyncClientPool": "descartesd.client.pool",
     "find_profile": "descartesd.client.profiles",
 }
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, Self, cast
 
 from msgspec import UNSET, Struct, UnsetType
 
-from descartesd.client.async_methods import AsyncAgentMethods, AsyncCertMethods, AsyncServerMethods
+from descartesd.client.async_methods import AsyncMethods
 from descartesd.client.loop import LoopDriver
 from descartesd.client.profiles import find_profile
 from descartesd.client.requests import (
@@ -20,6 +20,7 @@ from descartesd.client.requests import (
     Req,
     Times,
     from_tail,
+    is_numbered_later,
     new_call,
     reply_of,
     tail_requests,
@@ -27,12 +28,14 @@ from descartesd.client.requests import (
 from descartesd.client.writing import StdinWrite
 from descartesd.errors import WouldBlockError
 from descartesd.keys.profile import Profile
-from descartesd.transport.channel import Call, Channel, InboundStream
+from descartesd.transport.channel import Call, Channel, InboundStream, OnConnection, State
 from descartesd.wire.agent import AgentFollow, Written
-from descartesd.wire.methods import AGENT_OUTPUT, AGENT_WRITE, Method
+from descartesd.wire.event import EventFollow
+from descartesd.wire.methods import AGENT_OUTPUT, AGENT_WRITE, SERVER_HELLO, Method
+from descartesd.wire.server import Empty
 
 
-class AsyncClient:
+class AsyncClient(AsyncMethods):
     """A client of one server, for one event loop. Times, keys and errors are those of `Client`."""
 
     def __init__(
@@ -41,17 +44,16 @@ class AsyncClient:
         *,
         timeout_s: float | UnsetType | None = UNSET,
         connect_timeout_s: float | None = None,
-        wait_for_server_s: float = 0.0,
+        wait_for_server_s: float | None = None,
+        on_connection: OnConnection | None = None,
     ) -> None:
         """Choose the server as `find_profile` says; raises as it does."""
         found = find_profile(profile)
         self._times = Times.of(found, timeout_s, connect_timeout_s, wait_for_server_s)
-        self._channel = Channel(found, self._times.patience)
+        self._channel = Channel(found, self._times.patience, on_connection=on_connection)
         self._loop_driver: LoopDriver | None = None
         self._is_closed = False
-        self.agent = AsyncAgentMethods(self)
-        self.cert = AsyncCertMethods(self)
-        self.server = AsyncServerMethods(self)
+        super().__init__(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,6 +70,21 @@ class AsyncClient:
     def endpoint(self) -> str:
         """The endpoint connected to, or tried last."""
         return self._channel.endpoint
+
+    @property
+    def state(self) -> State:
+        """What a call made now would meet; see `Client.state`."""
+        return self._channel.state
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait to be sent."""
+        return self._channel.queued
+
+    @property
+    def outstanding(self) -> int:
+        """How many requests and streams are not over."""
+        return self._channel.outstanding
 
     async def call(
         self,
@@ -173,9 +190,12 @@ class AsyncClient:
         deadline_s: float | None,
         on_news: Callable[[], None],
     ) -> tuple[InboundStream, LoopDriver]:
-        if isinstance(request, AgentFollow) and request.tail is not None:
+        if isinstance(request, AgentFollow):
             chunks = [await self.call(AGENT_OUTPUT, each) for each in tail_requests(request)]
             request = from_tail(request, chunks)
+        elif is_numbered_later(request):
+            hello = await self.call(SERVER_HELLO, Empty())
+            request = EventFollow(since=hello.last_event)
         inbound = InboundStream(
             method,
             request,

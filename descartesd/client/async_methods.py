@@ -33,6 +33,7 @@ from descartesd.wire.agent import (
     StreamName,
     Written,
 )
+from descartesd.wire.event import Event, EventFollow
 from descartesd.wire.methods import (
     AGENT_CLOSE_STDIN,
     AGENT_FOLLOW,
@@ -42,6 +43,7 @@ from descartesd.wire.methods import (
     AGENT_OUTPUT,
     AGENT_PAUSE,
     AGENT_REMOVE,
+    AGENT_RESPAWN,
     AGENT_RESUME,
     AGENT_SIGNAL,
     AGENT_SPAWN,
@@ -49,6 +51,7 @@ from descartesd.wire.methods import (
     AGENT_WAIT,
     AGENT_WRITE,
     CERT_SIGN,
+    EVENT_FOLLOW,
     SERVER_HEALTH,
     SERVER_HELLO,
     SERVER_METHODS,
@@ -65,16 +68,27 @@ from descartesd.wire.server import (
 )
 
 if TYPE_CHECKING:
-    from descartesd.client.aio import AsyncClient, AsyncStream
+    from descartesd.client.aio import AsyncStream
+    from descartesd.client.requests import AsyncCaller
+
+
+class AsyncMethods:
+    """Every method, under its noun."""
+
+    def __init__(self, caller: AsyncCaller) -> None:
+        self.agent = AsyncAgentMethods(caller)
+        self.cert = AsyncCertMethods(caller)
+        self.event = AsyncEventMethods(caller)
+        self.server = AsyncServerMethods(caller)
 
 
 class AsyncAgentMethods:
     """The methods `agent.*`."""
 
-    __slots__ = ("_client",)
+    __slots__ = ("_caller",)
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, caller: AsyncCaller) -> None:
+        self._caller = caller
 
     async def spawn(
         self,
@@ -85,7 +99,7 @@ class AsyncAgentMethods:
         idem: str | None = None,
     ) -> AgentInfo:
         """Start an agent; answered when its program runs."""
-        return await self._client.call(
+        return await self._caller.call(
             AGENT_SPAWN, AgentSpawn(spec=spec, replace=replace), deadline_s=deadline_s, idem=idem
         )
 
@@ -100,7 +114,7 @@ class AsyncAgentMethods:
         deadline_s: float | None = None,
     ) -> AgentPage:
         """List agents, oldest first."""
-        return await self._client.call(
+        return await self._caller.call(
             AGENT_LIST,
             AgentList(
                 states=list(states),
@@ -114,11 +128,11 @@ class AsyncAgentMethods:
 
     async def get(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
         """Show one agent."""
-        return await self._client.call(AGENT_GET, AgentRef(id=id), deadline_s=deadline_s)
+        return await self._caller.call(AGENT_GET, AgentRef(id=id), deadline_s=deadline_s)
 
     async def wait(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
         """Answer when the agent has ended."""
-        return await self._client.call(AGENT_WAIT, AgentRef(id=id), deadline_s=deadline_s)
+        return await self._caller.call(AGENT_WAIT, AgentRef(id=id), deadline_s=deadline_s)
 
     async def pause(
         self,
@@ -128,13 +142,13 @@ class AsyncAgentMethods:
         deadline_s: float | None = None,
     ) -> AgentInfo:
         """Pause; answered when nothing of the agent runs any more."""
-        return await self._client.call(
+        return await self._caller.call(
             AGENT_PAUSE, AgentPause(id=id, mode=mode), deadline_s=deadline_s
         )
 
     async def resume(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
         """Let a paused agent go on."""
-        return await self._client.call(AGENT_RESUME, AgentRef(id=id), deadline_s=deadline_s)
+        return await self._caller.call(AGENT_RESUME, AgentRef(id=id), deadline_s=deadline_s)
 
     async def stop(
         self,
@@ -145,13 +159,13 @@ class AsyncAgentMethods:
         deadline_s: float | None = None,
     ) -> AgentInfo:
         """Stop in order: the stop signal, the grace time, then KILL; answered when it has ended."""
-        return await self._client.call(
+        return await self._caller.call(
             AGENT_STOP, AgentStop(id=id, signal=signal, grace_s=grace_s), deadline_s=deadline_s
         )
 
     async def kill(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
         """Kill every process of the agent now; answered when it has ended."""
-        return await self._client.call(AGENT_KILL, AgentRef(id=id), deadline_s=deadline_s)
+        return await self._caller.call(AGENT_KILL, AgentRef(id=id), deadline_s=deadline_s)
 
     async def signal(
         self,
@@ -162,7 +176,7 @@ class AsyncAgentMethods:
         idem: str | None = None,
     ) -> Signalled:
         """Send one signal to every process of the agent."""
-        return await self._client.call(
+        return await self._caller.call(
             AGENT_SIGNAL, AgentSignal(id=id, signal=signal), deadline_s=deadline_s, idem=idem
         )
 
@@ -176,7 +190,7 @@ class AsyncAgentMethods:
         deadline_s: float | None = None,
     ) -> Written:
         """Write bytes to the agent's stdin."""
-        return await self._client.call(
+        return await self._caller.call(
             AGENT_WRITE,
             AgentWrite(id=id, data=data, writer=writer, offset=offset),
             deadline_s=deadline_s,
@@ -184,7 +198,7 @@ class AsyncAgentMethods:
 
     async def close_stdin(self, *, id: AgentId, deadline_s: float | None = None) -> Done:
         """Close the agent's stdin once everything written has been read."""
-        return await self._client.call(AGENT_CLOSE_STDIN, AgentRef(id=id), deadline_s=deadline_s)
+        return await self._caller.call(AGENT_CLOSE_STDIN, AgentRef(id=id), deadline_s=deadline_s)
 
     async def output(
         self,
@@ -201,7 +215,7 @@ class AsyncAgentMethods:
         deadline_s: float | None = None,
     ) -> OutputChunk:
         """Read what an agent wrote, by absolute offset."""
-        return await self._client.call(
+        return await self._caller.call(
             AGENT_OUTPUT,
             AgentOutput(
                 id=id,
@@ -230,7 +244,7 @@ class AsyncAgentMethods:
         deadline_s: float | None = None,
     ) -> AsyncStream[OutputChunk]:
         """Stream what an agent writes, from an offset to its end."""
-        return self._client.stream(
+        return self._caller.stream(
             AGENT_FOLLOW,
             AgentFollow(
                 id=id,
@@ -248,18 +262,26 @@ class AsyncAgentMethods:
         self, *, id: AgentId, deadline_s: float | None = None, idem: str | None = None
     ) -> Done:
         """Forget an ended agent: its record, its output and its name."""
-        return await self._client.call(
+        return await self._caller.call(
             AGENT_REMOVE, AgentRef(id=id), deadline_s=deadline_s, idem=idem
+        )
+
+    async def respawn(
+        self, *, id: AgentId, deadline_s: float | None = None, idem: str | None = None
+    ) -> AgentInfo:
+        """Start an ended agent once more: same id, name and spec, its output going on."""
+        return await self._caller.call(
+            AGENT_RESPAWN, AgentRef(id=id), deadline_s=deadline_s, idem=idem
         )
 
 
 class AsyncCertMethods:
     """The methods `cert.*`."""
 
-    __slots__ = ("_client",)
+    __slots__ = ("_caller",)
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, caller: AsyncCaller) -> None:
+        self._caller = caller
 
     async def sign(
         self,
@@ -272,7 +294,7 @@ class AsyncCertMethods:
         idem: str | None = None,
     ) -> SignedCertificate:
         """Sign a certificate for a public key and let its holder in."""
-        return await self._client.call(
+        return await self._caller.call(
             CERT_SIGN,
             CertSign(public_key=public_key, name=name, role=role, days=days),
             deadline_s=deadline_s,
@@ -280,22 +302,37 @@ class AsyncCertMethods:
         )
 
 
+class AsyncEventMethods:
+    """The methods `event.*`."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: AsyncCaller) -> None:
+        self._caller = caller
+
+    def follow(
+        self, *, since: int | None = None, deadline_s: float | None = None
+    ) -> AsyncStream[Event]:
+        """Stream what happens, from any event that is kept."""
+        return self._caller.stream(EVENT_FOLLOW, EventFollow(since=since), deadline_s=deadline_s)
+
+
 class AsyncServerMethods:
     """The methods `server.*`."""
 
-    __slots__ = ("_client",)
+    __slots__ = ("_caller",)
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, caller: AsyncCaller) -> None:
+        self._caller = caller
 
     async def hello(self, *, deadline_s: float | None = None) -> ServerHello:
         """Introduce the server: version, features, limits, and who it takes the caller for."""
-        return await self._client.call(SERVER_HELLO, Empty(), deadline_s=deadline_s)
+        return await self._caller.call(SERVER_HELLO, Empty(), deadline_s=deadline_s)
 
     async def health(self, *, deadline_s: float | None = None) -> ServerHealth:
         """Tell whether every part works, and what does not."""
-        return await self._client.call(SERVER_HEALTH, Empty(), deadline_s=deadline_s)
+        return await self._caller.call(SERVER_HEALTH, Empty(), deadline_s=deadline_s)
 
     async def methods(self, *, deadline_s: float | None = None) -> MethodTable:
         """List every method with the schema of its request and reply."""
-        return await self._client.call(SERVER_METHODS, Empty(), deadline_s=deadline_s)
+        return await self._caller.call(SERVER_METHODS, Empty(), deadline_s=deadline_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct, UnsetType
@@ -16,7 +16,12 @@ from descartesd.transport.channel import Call, Channel, Patience
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentFollow, AgentOutput, AgentStop, AgentWrite, OutputChunk
 from descartesd.wire.envelope import raw
+from descartesd.wire.event import EventFollow
 from descartesd.wire.methods import AGENT_WAIT, Method
+
+if TYPE_CHECKING:
+    from descartesd.client.aio import AsyncStream
+    from descartesd.client.sync import Stream
 
 Req = TypeVar("Req", bound=Struct)
 Rep = TypeVar("Rep", bound=Struct)
@@ -25,6 +30,44 @@ Rep = TypeVar("Rep", bound=Struct)
 _WINDOW = 256
 # What agent.stop may take beyond its grace time.
 _AFTER_GRACE_S = 10.0
+
+
+class Caller(Protocol):
+    """What makes blocking requests: a client, or a pool of them."""
+
+    def call(
+        self,
+        method: Method[Req, Rep],
+        request: Req,
+        *,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> Rep:
+        """Call a method and wait for its reply; see `Client.call`."""
+
+    def stream(
+        self, method: Method[Req, Rep], request: Req, *, deadline_s: float | None = None
+    ) -> Stream[Rep]:
+        """Open a stream; see `Client.stream`."""
+
+
+class AsyncCaller(Protocol):
+    """What makes requests in an event loop: a client, or a pool of them."""
+
+    async def call(
+        self,
+        method: Method[Req, Rep],
+        request: Req,
+        *,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> Rep:
+        """Call a method and wait for its reply; see `Client.call`."""
+
+    def stream(
+        self, method: Method[Req, Rep], request: Req, *, deadline_s: float | None = None
+    ) -> AsyncStream[Rep]:
+        """A stream, opened when it is first iterated over; see `Client.stream`."""
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,19 +82,17 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
         profile: Profile,
         timeout_s: float | UnsetType | None,
         connect_timeout_s: float | None,
-        wait_for_server_s: float,
+        wait_for_server_s: float | None,
     ) -> Times:
         """What the caller gave, and where it gave nothing, what the profile says."""
         settings = profile.client
-        connect_s = (
-            settings.connection_timeout_secs if connect_timeout_s is None else connect_timeout_s
-        )
-        return cls(
-            timeout_s=settings.request_timeout_secs
-            if isinstance(timeout_s, UnsetType)
-            else timeout_s,
-            patience=Patience(connect_s, wait_for_server_s),
-        )
+        if isinstance(timeout_s, UnsetType):
+            timeout_s = settings.request_timeout_secs
+        if connect_timeout_s is None:
+            connect_timeout_s = settings.connection_timeout_secs
+        if wait_for_server_s is None:
+            wait_for_server_s = settings.offline_queue_expiry_secs
+        return cls(timeout_s=timeout_s, patience=Patience(connect_timeout_s, wait_for_server_s))
 
     def deadline_s(
         self, method: Method[Any, Any], request: Struct, given_s: float | None
@@ -172,17 +213,32 @@ def _outcome(method: Method[Any, Any], call: Call | DescartesError) -> Any:
         return error
 
 
+def is_numbered_later(request: Struct) -> bool:
+    """Whether it wants what happens from now on, and now has a number only the server knows."""
+    return isinstance(request, EventFollow) and request.since is None
+
+
 def tail_requests(request: AgentFollow) -> list[AgentOutput]:
-    """What to ask to learn where the last lines begin; one byte of each stream comes along."""
+    """What to ask to learn where it begins, if not at offsets; a byte of each comes along."""
+    if request.tail is None and request.since is None:
+        return []
+    given = {"stdout": request.offsets.stdout, "stderr": request.offsets.stderr}
     return [
-        AgentOutput(id=request.id, stream=stream, tail=request.tail, limit=1)
+        AgentOutput(
+            id=request.id,
+            stream=stream,
+            offset=given[stream],
+            tail=request.tail,
+            since=request.since,
+            limit=1,
+        )
         for stream in request.streams
     ]
 
 
 def from_tail(request: AgentFollow, chunks: Iterable[OutputChunk]) -> AgentFollow:
-    """The same request by offsets, which unlike a number of lines can be gone on from."""
+    """The same request by offsets, which unlike lines and times can be gone on from."""
     offsets = {chunk.stream: chunk.offset for chunk in chunks}
     return msgspec.structs.replace(
-        request, tail=None, offsets=msgspec.structs.replace(request.offsets, **offsets)
+        request, tail=None, since=None, offsets=msgspec.structs.replace(request.offsets, **offsets)
     )

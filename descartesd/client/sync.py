@@ -17,29 +17,35 @@ from descartesd.client.requests import (
     Req,
     Times,
     from_tail,
+    is_numbered_later,
     new_call,
     reply_of,
     tail_requests,
 )
-from descartesd.client.sync_methods import AgentMethods, CertMethods, ServerMethods
+from descartesd.client.sync_methods import Methods
 from descartesd.client.turns import Turns
 from descartesd.client.writing import StdinWrite
 from descartesd.errors import WouldBlockError
 from descartesd.keys.profile import Profile
-from descartesd.transport.channel import Call, Channel, InboundStream
+from descartesd.transport.channel import Call, Channel, InboundStream, OnConnection, State
 from descartesd.wire.agent import AgentFollow, Written
-from descartesd.wire.methods import AGENT_OUTPUT, AGENT_WRITE, Method
+from descartesd.wire.event import EventFollow
+from descartesd.wire.methods import AGENT_OUTPUT, AGENT_WRITE, SERVER_HELLO, Method
+from descartesd.wire.server import Empty
 
 
-class Client:
+class Client(Methods):
     """A client of one server. It connects when it is first used, and again when it must.
 
     All times are seconds. `timeout_s` bounds each call (None: none does); without it the profile
     decides. `connect_timeout_s` bounds the wait for a connection, and `wait_for_server_s`, when it
     is longer, the wait for a server nobody has started yet. Every call may raise any error of
     `descartesd.errors` the server sends, and of its own UnavailableError (nobody answers),
-    UnauthenticatedError (the key is refused, or the server's is wrong), DeadlineExceededError and
-    InvalidArgumentError.
+    UnauthenticatedError (the key is refused, or the server's is wrong), DeadlineExceededError,
+    ResourceExhaustedError (too many requests wait for a connection) and InvalidArgumentError.
+
+    `on_connection` is called with "up" or "lost" and the endpoint whenever the connection has come
+    or gone, by whichever thread finds out; it must return soon and not use the client.
     """
 
     def __init__(
@@ -48,17 +54,16 @@ class Client:
         *,
         timeout_s: float | UnsetType | None = UNSET,
         connect_timeout_s: float | None = None,
-        wait_for_server_s: float = 0.0,
+        wait_for_server_s: float | None = None,
+        on_connection: OnConnection | None = None,
     ) -> None:
         """Choose the server as `find_profile` says; raises as it does."""
         found = find_profile(profile)
         self._times = Times.of(found, timeout_s, connect_timeout_s, wait_for_server_s)
-        self._channel = Channel(found, self._times.patience)
+        self._channel = Channel(found, self._times.patience, on_connection=on_connection)
         self._turns = Turns(self._channel)
         self._is_closed = False
-        self.agent = AgentMethods(self)
-        self.cert = CertMethods(self)
-        self.server = ServerMethods(self)
+        super().__init__(self)
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +80,28 @@ class Client:
     def endpoint(self) -> str:
         """The endpoint connected to, or tried last."""
         return self._channel.endpoint
+
+    @property
+    def state(self) -> State:
+        """What a call made now would meet.
+
+        `idle`: no connection, one would be made · `connecting` · `up` · `circuit_open`: it would
+        fail at once, since nobody has answered for long · `closed`
+        """
+        with self._turns.lock:
+            if not self._is_closed:
+                self._turns.touch()
+            return self._channel.state
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait to be sent."""
+        return self._channel.queued
+
+    @property
+    def outstanding(self) -> int:
+        """How many requests and streams are not over."""
+        return self._channel.outstanding
 
     def call(
         self,
@@ -104,9 +131,12 @@ class Client:
         self, method: Method[Req, Rep], request: Req, *, deadline_s: float | None = None
     ) -> Stream[Rep]:
         """Open a stream; it ends after `deadline_s` at the latest, with DeadlineExceededError."""
-        if isinstance(request, AgentFollow) and request.tail is not None:
+        if isinstance(request, AgentFollow):
             chunks = [self.call(AGENT_OUTPUT, each) for each in tail_requests(request)]
             request = cast("Req", from_tail(request, chunks))
+        elif is_numbered_later(request):
+            hello = self.call(SERVER_HELLO, Empty())
+            request = cast("Req", EventFollow(since=hello.last_event))
         inbound = InboundStream(
             method, request, timeout_s=self._times.timeout_s, deadline_s=deadline_s
         )

@@ -33,6 +33,7 @@ from descartesd.wire.agent import (
     StreamName,
     Written,
 )
+from descartesd.wire.event import Event, EventFollow
 from descartesd.wire.methods import (
     AGENT_CLOSE_STDIN,
     AGENT_FOLLOW,
@@ -42,6 +43,7 @@ from descartesd.wire.methods import (
     AGENT_OUTPUT,
     AGENT_PAUSE,
     AGENT_REMOVE,
+    AGENT_RESPAWN,
     AGENT_RESUME,
     AGENT_SIGNAL,
     AGENT_SPAWN,
@@ -49,6 +51,7 @@ from descartesd.wire.methods import (
     AGENT_WAIT,
     AGENT_WRITE,
     CERT_SIGN,
+    EVENT_FOLLOW,
     SERVER_HEALTH,
     SERVER_HELLO,
     SERVER_METHODS,
@@ -65,16 +68,27 @@ from descartesd.wire.server import (
 )
 
 if TYPE_CHECKING:
-    from descartesd.client.sync import Client, Stream
+    from descartesd.client.requests import Caller
+    from descartesd.client.sync import Stream
+
+
+class Methods:
+    """Every method, under its noun."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.agent = AgentMethods(caller)
+        self.cert = CertMethods(caller)
+        self.event = EventMethods(caller)
+        self.server = ServerMethods(caller)
 
 
 class AgentMethods:
     """The methods `agent.*`."""
 
-    __slots__ = ("_client",)
+    __slots__ = ("_caller",)
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
 
     def spawn(
         self,
@@ -85,7 +99,7 @@ class AgentMethods:
         idem: str | None = None,
     ) -> AgentInfo:
         """Start an agent; answered when its program runs."""
-        return self._client.call(
+        return self._caller.call(
             AGENT_SPAWN, AgentSpawn(spec=spec, replace=replace), deadline_s=deadline_s, idem=idem
         )
 
@@ -100,7 +114,7 @@ class AgentMethods:
         deadline_s: float | None = None,
     ) -> AgentPage:
         """List agents, oldest first."""
-        return self._client.call(
+        return self._caller.call(
             AGENT_LIST,
             AgentList(
                 states=list(states),
@@ -114,11 +128,11 @@ class AgentMethods:
 
     def get(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
         """Show one agent."""
-        return self._client.call(AGENT_GET, AgentRef(id=id), deadline_s=deadline_s)
+        return self._caller.call(AGENT_GET, AgentRef(id=id), deadline_s=deadline_s)
 
     def wait(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
         """Answer when the agent has ended."""
-        return self._client.call(AGENT_WAIT, AgentRef(id=id), deadline_s=deadline_s)
+        return self._caller.call(AGENT_WAIT, AgentRef(id=id), deadline_s=deadline_s)
 
     def pause(
         self,
@@ -128,11 +142,11 @@ class AgentMethods:
         deadline_s: float | None = None,
     ) -> AgentInfo:
         """Pause; answered when nothing of the agent runs any more."""
-        return self._client.call(AGENT_PAUSE, AgentPause(id=id, mode=mode), deadline_s=deadline_s)
+        return self._caller.call(AGENT_PAUSE, AgentPause(id=id, mode=mode), deadline_s=deadline_s)
 
     def resume(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
         """Let a paused agent go on."""
-        return self._client.call(AGENT_RESUME, AgentRef(id=id), deadline_s=deadline_s)
+        return self._caller.call(AGENT_RESUME, AgentRef(id=id), deadline_s=deadline_s)
 
     def stop(
         self,
@@ -143,13 +157,13 @@ class AgentMethods:
         deadline_s: float | None = None,
     ) -> AgentInfo:
         """Stop in order: the stop signal, the grace time, then KILL; answered when it has ended."""
-        return self._client.call(
+        return self._caller.call(
             AGENT_STOP, AgentStop(id=id, signal=signal, grace_s=grace_s), deadline_s=deadline_s
         )
 
     def kill(self, *, id: AgentId, deadline_s: float | None = None) -> AgentInfo:
         """Kill every process of the agent now; answered when it has ended."""
-        return self._client.call(AGENT_KILL, AgentRef(id=id), deadline_s=deadline_s)
+        return self._caller.call(AGENT_KILL, AgentRef(id=id), deadline_s=deadline_s)
 
     def signal(
         self,
@@ -160,7 +174,7 @@ class AgentMethods:
         idem: str | None = None,
     ) -> Signalled:
         """Send one signal to every process of the agent."""
-        return self._client.call(
+        return self._caller.call(
             AGENT_SIGNAL, AgentSignal(id=id, signal=signal), deadline_s=deadline_s, idem=idem
         )
 
@@ -174,7 +188,7 @@ class AgentMethods:
         deadline_s: float | None = None,
     ) -> Written:
         """Write bytes to the agent's stdin."""
-        return self._client.call(
+        return self._caller.call(
             AGENT_WRITE,
             AgentWrite(id=id, data=data, writer=writer, offset=offset),
             deadline_s=deadline_s,
@@ -182,7 +196,7 @@ class AgentMethods:
 
     def close_stdin(self, *, id: AgentId, deadline_s: float | None = None) -> Done:
         """Close the agent's stdin once everything written has been read."""
-        return self._client.call(AGENT_CLOSE_STDIN, AgentRef(id=id), deadline_s=deadline_s)
+        return self._caller.call(AGENT_CLOSE_STDIN, AgentRef(id=id), deadline_s=deadline_s)
 
     def output(
         self,
@@ -199,7 +213,7 @@ class AgentMethods:
         deadline_s: float | None = None,
     ) -> OutputChunk:
         """Read what an agent wrote, by absolute offset."""
-        return self._client.call(
+        return self._caller.call(
             AGENT_OUTPUT,
             AgentOutput(
                 id=id,
@@ -228,7 +242,7 @@ class AgentMethods:
         deadline_s: float | None = None,
     ) -> Stream[OutputChunk]:
         """Stream what an agent writes, from an offset to its end."""
-        return self._client.stream(
+        return self._caller.stream(
             AGENT_FOLLOW,
             AgentFollow(
                 id=id,
@@ -246,16 +260,22 @@ class AgentMethods:
         self, *, id: AgentId, deadline_s: float | None = None, idem: str | None = None
     ) -> Done:
         """Forget an ended agent: its record, its output and its name."""
-        return self._client.call(AGENT_REMOVE, AgentRef(id=id), deadline_s=deadline_s, idem=idem)
+        return self._caller.call(AGENT_REMOVE, AgentRef(id=id), deadline_s=deadline_s, idem=idem)
+
+    def respawn(
+        self, *, id: AgentId, deadline_s: float | None = None, idem: str | None = None
+    ) -> AgentInfo:
+        """Start an ended agent once more: same id, name and spec, its output going on."""
+        return self._caller.call(AGENT_RESPAWN, AgentRef(id=id), deadline_s=deadline_s, idem=idem)
 
 
 class CertMethods:
     """The methods `cert.*`."""
 
-    __slots__ = ("_client",)
+    __slots__ = ("_caller",)
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
 
     def sign(
         self,
@@ -268,7 +288,7 @@ class CertMethods:
         idem: str | None = None,
     ) -> SignedCertificate:
         """Sign a certificate for a public key and let its holder in."""
-        return self._client.call(
+        return self._caller.call(
             CERT_SIGN,
             CertSign(public_key=public_key, name=name, role=role, days=days),
             deadline_s=deadline_s,
@@ -276,22 +296,35 @@ class CertMethods:
         )
 
 
+class EventMethods:
+    """The methods `event.*`."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def follow(self, *, since: int | None = None, deadline_s: float | None = None) -> Stream[Event]:
+        """Stream what happens, from any event that is kept."""
+        return self._caller.stream(EVENT_FOLLOW, EventFollow(since=since), deadline_s=deadline_s)
+
+
 class ServerMethods:
     """The methods `server.*`."""
 
-    __slots__ = ("_client",)
+    __slots__ = ("_caller",)
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
 
     def hello(self, *, deadline_s: float | None = None) -> ServerHello:
         """Introduce the server: version, features, limits, and who it takes the caller for."""
-        return self._client.call(SERVER_HELLO, Empty(), deadline_s=deadline_s)
+        return self._caller.call(SERVER_HELLO, Empty(), deadline_s=deadline_s)
 
     def health(self, *, deadline_s: float | None = None) -> ServerHealth:
         """Tell whether every part works, and what does not."""
-        return self._client.call(SERVER_HEALTH, Empty(), deadline_s=deadline_s)
+        return self._caller.call(SERVER_HEALTH, Empty(), deadline_s=deadline_s)
 
     def methods(self, *, deadline_s: float | None = None) -> MethodTable:
         """List every method with the schema of its request and reply."""
-        return self._client.call(SERVER_METHODS, Empty(), deadline_s=deadline_s)
+        return self._caller.call(SERVER_METHODS, Empty(), deadline_s=deadline_s)

@@ -102,6 +102,21 @@ class Server(Section, frozen=True):
             le=86_400,
         ),
     ] = 60
+    enable_status_updates: Annotated[
+        bool,
+        Meta(
+            description="Whether events tell of new output and of the server's being alive, while "
+            "somebody follows them."
+        ),
+    ] = True
+    status_update_interval_secs: Annotated[
+        int,
+        Meta(
+            description="Seconds between two such events about the same agent, or the server.",
+            ge=1,
+            le=86_400,
+        ),
+    ] = 10
     runner: Runner = field(default_factory=Runner)
 
     @property

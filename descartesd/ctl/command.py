@@ -58,6 +58,7 @@ NOUNS = {
 }
 SINGLE = {
     "ps": Single("list agents (the same as agent list)", "agent", "list"),
+    "bench": Single("measure a server", "bench", "bench"),
     "demo": Single("run the main job on a server of its own", "demo", "demo"),
     "doctor": Single("check this host, the profile and the server", "doctor", "doctor"),
     "help": Single("explain a topic: exit-codes", "topics", "help"),

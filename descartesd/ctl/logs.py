@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from descartesd.ctl.command import Command, add_id
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
-from descartesd.ctl.values import count
+from descartesd.ctl.values import count, moment
 
 if TYPE_CHECKING:
     from descartesd.client import Client
-    from descartesd.wire.agent import StreamName
+    from descartesd.wire.agent import OutputChunk, StreamName
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -23,6 +25,11 @@ def _arguments(parser: ArgumentParser) -> None:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--offset", metavar="N", type=count, help="begin at this byte")
     start.add_argument("--tail", metavar="N", type=count, help="begin with the last N lines")
+    parser.add_argument(
+        "--since", metavar="T", type=moment, help="what came since: a time, or an age as 10m"
+    )
+    parser.add_argument("--grep", metavar="RE", help="only lines this RE2 expression is found in")
+    parser.add_argument("--timestamps", action="store_true", help="begin each line with its time")
     add_id(parser)
 
 
@@ -30,43 +37,68 @@ def _logs(args: Namespace, out: Output) -> int:
     streams: list[StreamName] = [args.stream] if args.stream else ["stdout", "stderr"]
     with connect(args) as client:
         if args.follow:
-            _follow(client, args, streams, out)
+            _print(_follow(client, args, streams), args, out)
         else:
             for stream in streams:
-                _read(client, args, stream, out)
+                _print(_read(client, args, stream), args, out)
     return 0
 
 
-def _follow(client: Client, args: Namespace, streams: list[StreamName], out: Output) -> None:
+def _follow(client: Client, args: Namespace, streams: list[StreamName]) -> Iterable[OutputChunk]:
     from descartesd.wire.agent import FollowOffsets  # noqa: PLC0415  # start-up time
 
     offset = args.offset or 0
-    offsets = FollowOffsets(stdout=offset, stderr=offset)
-    chunks = client.agent.follow(
+    return client.agent.follow(
         id=args.id,
         streams=streams,
-        offsets=offsets,
+        offsets=FollowOffsets(stdout=offset, stderr=offset),
         tail=args.tail,
+        since=args.since,
+        regex=args.grep,
+        timestamps=args.timestamps,
         deadline_s=args.timeout,
     )
-    for chunk in chunks:
-        out.chunk(chunk)
 
 
-def _read(client: Client, args: Namespace, stream: StreamName, out: Output) -> None:
-    chunk = client.agent.output(id=args.id, stream=stream, offset=args.offset or 0, tail=args.tail)
-    out.chunk(chunk)
+def _read(client: Client, args: Namespace, stream: StreamName) -> Iterator[OutputChunk]:
+    ask = partial(
+        client.agent.output,
+        id=args.id,
+        stream=stream,
+        regex=args.grep,
+        timestamps=args.timestamps,
+    )
+    chunk = ask(offset=args.offset or 0, tail=args.tail, since=args.since)
+    yield chunk
     # What the agent writes meanwhile is not waited for.
     end = chunk.total
-    while chunk.data and chunk.next_offset < end:
-        chunk = client.agent.output(id=args.id, stream=stream, offset=chunk.next_offset)
+    while chunk.offset < chunk.next_offset < end:
+        chunk = ask(offset=chunk.next_offset)
+        yield chunk
+
+
+def _print(chunks: Iterable[OutputChunk], args: Namespace, out: Output) -> None:
+    from descartesd.ctl.chunks import (  # noqa: PLC0415  # start-up time
+        pieces,
+        whole_characters,
+        with_times,
+    )
+
+    if out.json:
+        chunks = whole_characters(pieces(chunks))
+    elif args.timestamps:
+        chunks = with_times(pieces(chunks))
+    for chunk in chunks:
         out.chunk(chunk)
 
 
 COMMANDS = {
     "logs": Command(
         summary="Print what an agent wrote, byte for byte, its stderr to stderr.",
-        examples=("agent logs -f build-7", "agent logs --stream stderr --tail 20 build-7"),
+        examples=(
+            "agent logs -f --stream stderr --tail 20 build-7",
+            "agent logs --since 10m --timestamps --grep '(?i)error' build-7",
+        ),
         run=_logs,
         arguments=_arguments,
     ),

@@ -93,7 +93,7 @@ class Output:
         """Print a value as one line of JSON and flush it."""
         import msgspec  # noqa: PLC0415  # start-up time
 
-        self.raw(msgspec.json.encode(value) + b"\n")
+        self.raw(msgspec.json.encode(complete(value)) + b"\n")
 
     def chunk(self, chunk: OutputChunk) -> None:
         """Print what an agent wrote: verbatim to the stream of the same name, or as JSON."""
@@ -162,6 +162,17 @@ def _nowhere() -> TextIO:
 
 def _write(stream: TextIO, line: str) -> None:
     stream.buffer.write(f"{line}\n".encode(stream.encoding, "backslashreplace"))
+
+
+def complete(value: Any) -> Any:
+    """A value of the wire with every field, as people's scripts expect it: none is left out."""
+    if isinstance(value, dict):
+        return {key: complete(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [complete(each) for each in value]
+    if fields := getattr(value, "__struct_fields__", None):
+        return {name: complete(getattr(value, name)) for name in fields}
+    return value
 
 
 def result_item(name: str, result: AgentInfo | DescartesError) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Sizes, durations and K=V pairs as people type them."""
+"""Sizes, durations, times and K=V pairs as people type them."""
 
 from __future__ import annotations
 
 import re
+import time
 from argparse import ArgumentTypeError
 from collections.abc import Iterable
 
@@ -43,6 +44,25 @@ def positive_duration(text: str) -> float:
     if seconds <= 0:
         raise ArgumentTypeError(f"'{text}' is no time at all: expected more than 0")
     return seconds
+
+
+def moment(text: str) -> float:
+    """Epoch seconds of themselves, of '2026-01-31T12:00:00Z' or of the age '10m'.
+
+    A time without a zone is local time. Raises ArgumentTypeError.
+    """
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    if _DURATION.fullmatch(text):
+        return max(time.time() - duration(text), 0.0)
+    from datetime import datetime  # noqa: PLC0415  # start-up time
+
+    try:
+        return max(datetime.fromisoformat(text).timestamp(), 0.0)
+    except (ValueError, OverflowError):
+        raise ArgumentTypeError(
+            f"'{text}' is no time: expected epoch seconds, ISO 8601, or an age such as 10m"
+        ) from None
 
 
 def count(text: str) -> int:

@@ -33,7 +33,19 @@ class ClientSettings:
     max_reconnect_attempts: int = 0
     """How often in a row that is tried; 0: until the request's time is over."""
     reconnect_delay_secs: float = 0.1
-    """Before the first attempt; each further one waits longer."""
+    """Before the first attempt; each further one waits longer, up to 30 s."""
+    enable_heartbeat: bool = True
+    """Whether a server that has fallen silent is found out although its connection stands."""
+    heartbeat_interval_secs: float = 3.0
+    """Between two signs of life; after three times this a connection without any is lost."""
+    offline_queue_size: int = 1000
+    """How many requests may wait while there is no connection; 0: no bound."""
+    offline_queue_expiry_secs: float = 0.0
+    """How long a request waits for a connection, where longer than connection_timeout_secs."""
+    circuit_failures: int = 5
+    """After how many requests in a row that found nobody the next ones fail at once; 0: never."""
+    circuit_reset_secs: float = 10.0
+    """For how long they do, before one is let through to try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +191,10 @@ def _expected_setting(default: object, value: object) -> str | None:
             fits = type(value) is int and 0 <= value <= 1_000_000
             return None if fits else "an integer from 0 to 1000000"
         case _:
-            fits = type(value) in {int, float} and 0 < float(str(value)) <= 86_400
-            return None if fits else "seconds, over 0 and at most 86400"
+            is_number = type(value) in {int, float}
+            fits = is_number and 0 <= float(str(value)) <= 86_400 and bool(value or not default)
+            least = "over 0" if default else "from 0"
+            return None if fits else f"seconds, {least} and at most 86400"
 
 
 def _refuse_unknown(table: Iterable[str], known: list[str], prefix: str = "") -> None:

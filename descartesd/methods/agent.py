@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from msgspec import Raw
 
+from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.record import Agent
-from descartesd.agents.registry import Registry
 from descartesd.agents.spec import signal_number
 from descartesd.errors import (
     InvalidArgumentError,
@@ -24,9 +24,10 @@ from descartesd.wire.server import Done
 class AgentMethods:
     """One function per method."""
 
-    def __init__(self, fleet: Fleet, registry: Registry) -> None:
+    def __init__(self, book: Book, fleet: Fleet) -> None:
+        self._book = book
         self._fleet = fleet
-        self._registry = registry
+        self._registry = book.registry
 
     def handlers(self) -> Mapping[str, Handler]:
         """The functions by method name."""
@@ -42,6 +43,7 @@ class AgentMethods:
             "agent.signal": self.signal,
             "agent.write": self.write,
             "agent.close_stdin": self.close_stdin,
+            "agent.respawn": self.respawn,
             "agent.remove": self.remove,
         }
 
@@ -49,7 +51,7 @@ class AgentMethods:
         _refuse_elevation(call.caller.uid)
         if params.replace and params.spec.name is not None:
             # The holder of the name must not go for what can never be started.
-            self._registry.check()
+            await self._registry.durable()
             await self._fleet.try_out(params.spec)
             await self._clear(params.spec.name)
         agent = self._fleet.reserve(params.spec, call.caller.id)
@@ -58,77 +60,87 @@ class AgentMethods:
         await self._fleet.start(agent)
         if call.idem is None:
             # Under a key the answer is recorded, and the agent with it.
-            self._registry.save()
-        return self._fleet.views.info(agent)
+            await self._registry.durable()
+        return self._book.views.info(agent)
 
     async def _clear(self, name: str) -> None:
-        holder = self._fleet.roster.names.get(name)
+        holder = self._book.roster.names.get(name)
         if holder is not None:
             await self._fleet.kill(holder)
             await self._fleet.remove(holder)
 
     def list(self, _call: Call, params: wire.AgentList) -> wire.AgentPage:
-        wanted = [agent for agent in self._fleet.roster if _matches(agent, params)]
+        wanted = [agent for agent in self._book.roster if _matches(agent, params)]
         rest = [agent for agent in wanted if params.cursor is None or agent.id > params.cursor]
         page = rest[: params.limit]
         return wire.AgentPage(
-            agents=[self._fleet.views.info(agent) for agent in page],
+            agents=[self._book.views.info(agent) for agent in page],
             total=len(wanted),
             next=page[-1].id if len(rest) > len(page) else None,
         )
 
     def get(self, _call: Call, params: wire.AgentRef) -> Raw:
-        return self._fleet.views.encoded(self._fleet.roster.resolve(params.id))
+        return self._book.views.encoded(self._book.roster.resolve(params.id))
 
     async def wait(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        agent = self._fleet.roster.resolve(params.id)
+        agent = self._book.roster.resolve(params.id)
         await self._fleet.ended(agent)
-        return self._fleet.views.info(agent)
+        return self._book.views.info(agent)
 
     async def pause(self, _call: Call, params: wire.AgentPause) -> wire.AgentInfo:
-        agent = self._fleet.roster.resolve(params.id)
+        agent = self._book.roster.resolve(params.id)
         if params.mode == "cooperative":
             raise UnimplementedError(
                 f"agent '{agent.name}' runs a command, which cannot be asked to pause",
                 hint="pause it with mode 'freeze'",
             )
         await self._fleet.pause(agent)
-        return self._fleet.views.info(agent)
+        return self._book.views.info(agent)
 
     async def resume(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        agent = self._fleet.roster.resolve(params.id)
+        agent = self._book.roster.resolve(params.id)
         await self._fleet.resume(agent)
-        return self._fleet.views.info(agent)
+        return self._book.views.info(agent)
 
     async def stop(self, _call: Call, params: wire.AgentStop) -> wire.AgentInfo:
-        agent = self._fleet.roster.resolve(params.id)
+        agent = self._book.roster.resolve(params.id)
         number = None if params.signal is None else signal_number(params.signal)
         await self._fleet.stop(agent, number, params.grace_s)
-        return self._fleet.views.info(agent)
+        return self._book.views.info(agent)
 
     async def kill(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        agent = self._fleet.roster.resolve(params.id)
+        agent = self._book.roster.resolve(params.id)
         await self._fleet.kill(agent)
-        return self._fleet.views.info(agent)
+        return self._book.views.info(agent)
+
+    async def respawn(self, call: Call, params: wire.AgentRef) -> wire.AgentInfo:
+        _refuse_elevation(call.caller.uid)
+        agent = self._book.roster.resolve(params.id)
+        if call.idem is not None:
+            self._registry.bind_intent(call.caller.id, call.idem, agent.id)
+        await self._fleet.respawn(agent)
+        if call.idem is None:
+            await self._registry.durable()
+        return self._book.views.info(agent)
 
     async def signal(self, _call: Call, params: wire.AgentSignal) -> wire.Signalled:
-        agent = self._fleet.roster.resolve(params.id)
+        agent = self._book.roster.resolve(params.id)
         reached = await self._fleet.signal(agent, signal_number(params.signal))
         return wire.Signalled(processes=reached)
 
     async def write(self, _call: Call, params: wire.AgentWrite) -> wire.Written:
         if params.offset is not None and params.writer is None:
             raise InvalidArgumentError("offset: it counts the bytes of a writer, and none is given")
-        agent = self._fleet.roster.resolve(params.id)
+        agent = self._book.roster.resolve(params.id)
         accepted, offset = await self._fleet.write(agent, params.data, params.writer, params.offset)
         return wire.Written(accepted=accepted, offset=offset)
 
     async def close_stdin(self, _call: Call, params: wire.AgentRef) -> Done:
-        await self._fleet.close_stdin(self._fleet.roster.resolve(params.id))
+        await self._fleet.close_stdin(self._book.roster.resolve(params.id))
         return Done()
 
     async def remove(self, _call: Call, params: wire.AgentRef) -> Done:
-        await self._fleet.remove(self._fleet.roster.resolve(params.id))
+        await self._fleet.remove(self._book.roster.resolve(params.id))
         return Done()
 
 

@@ -39,6 +39,8 @@ T = TypeVar("T")
 _OPEN_PER_PEER = 1000
 # They last as long as the agent does, or as its grace time.
 _UNBOUNDED = ("agent.wait", "agent.stop")
+# They make an agent durable before they start it, and the beginning of their work with it.
+_RECORDING = ("agent.spawn", "batch.spawn")
 # What they change is done at once; they wait on for the end, which may be long in coming.
 _ENDING = ("agent.stop", "agent.kill")
 
@@ -264,11 +266,16 @@ class Dispatcher:
         return task
 
     async def _answered(self, row: _Row, call: Call, params: Struct, answer: Answer) -> None:
-        outcome = await _settled(row.run(call, params), row.method.name)
+        outcome = await _settled(self._recorded(row, call, params), row.method.name)
         try:
-            self._answers.finish(answer, outcome)
+            await self._answers.finish(answer, outcome)
         except Exception as exc:  # the boundary: nobody else would catch it, and it ends the server
             answer.settle(incident(exc, row.method.name))
+
+    async def _recorded(self, row: _Row, call: Call, params: Struct) -> Any:
+        if row.method.name not in _RECORDING:
+            await self._answers.begun()
+        return await row.run(call, params)
 
     async def _stream(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
         stream = call.stream

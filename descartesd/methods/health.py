@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from descartesd.agents.fleet import Fleet
+from descartesd.agents.book import Book
+from descartesd.agents.facts import Facts
 from descartesd.agents.keeper_link import KeeperLink
-from descartesd.agents.registry import Registry
 from descartesd.methods.policy import Policy
 from descartesd.wire.server import KeeperHealth, ServerHealth
 
@@ -19,16 +19,16 @@ class Health:
         *,
         server_id: str,
         version: str,
-        fleet: Fleet,
+        book: Book,
+        facts: Facts,
         keeper: KeeperLink,
-        registry: Registry,
         policy: Policy,
     ) -> None:
         self._server_id = server_id
         self._version = version
-        self._fleet = fleet
+        self._book = book
+        self._facts = facts
         self._keeper = keeper
-        self._registry = registry
         self._policy = policy
         self._started = time.monotonic()
         self.listeners: list[str] = []
@@ -50,18 +50,18 @@ class Health:
                 version=self._keeper.version,
             ),
             listeners=self.listeners,
-            agents=self._fleet.roster.counts(),
+            agents=self._book.roster.counts(),
         )
 
     def _reasons(self) -> list[str]:
         reasons = []
         if not self._keeper.connected:
             reasons.append(f"the keeper is not connected: {self.keeper_problem or 'starting'}")
-        if self._fleet.unknown:
-            count = len(self._fleet.unknown)
+        if self._facts.unknown:
+            count = len(self._facts.unknown)
             reasons.append(f"the keeper runs {count} agents this server has no record of")
-        if self._registry.problem is not None:
-            reasons.append(f"the registry cannot be written: {self._registry.problem}")
+        if self._book.registry.problem is not None:
+            reasons.append(f"the registry cannot be written: {self._book.registry.problem}")
         if self._policy.problem is not None:
             reasons.append(self._policy.problem)
         return reasons

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -94,31 +95,42 @@ class Answers:
         return answer
 
     def begin(self, identity: str, key: str, method: str, digest: bytes) -> Answer:
-        """Record for good that the work under a key begins.
+        """Record that the work under a key begins; it must be durable before the work is done.
 
-        Raises UnavailableError when that cannot be.
+        Raises UnavailableError while nothing can be recorded.
         """
         self._registry.check()
         intent = Intent(identity, key, method, digest, None, self._clock(), None)
         self._registry.begin_intent(intent)
-        try:
-            self._registry.commit()
-        except UnavailableError:
-            self._registry.drop_intent(identity, key)
-            raise
         answer = Answer(identity, key)
         self._open[identity, key] = (answer, method, digest)
         return answer
 
-    def finish(self, answer: Answer, outcome: Struct | DescartesError) -> None:
+    async def begun(self) -> None:
+        """Wait until what `begin` recorded is durable; raises UnavailableError."""
+        await self._registry.durable()
+
+    async def finish(self, answer: Answer, outcome: Struct | DescartesError) -> None:
         """Record the answer, then give it."""
-        self._finish(answer.identity, answer.key, outcome)
+        settled = self._record(answer.identity, answer.key, outcome)
+        # What is done is answered even if that cannot be recorded: then from memory, until it is.
+        with contextlib.suppress(UnavailableError):
+            await self._registry.durable()
+            self._open.pop((answer.identity, answer.key), None)
+        answer.settle(settled)
 
     def close(self, intent: Intent, outcome: Struct | DescartesError) -> None:
         """Answer what a daemon that died left open."""
-        self._finish(intent.identity, intent.key, outcome)
+        settled = self._record(intent.identity, intent.key, outcome)
+        waiting = self._open.get((intent.identity, intent.key))
+        if self._registry.save():
+            self._open.pop((intent.identity, intent.key), None)
+        if waiting is not None:
+            waiting[0].settle(settled)
 
-    def _finish(self, identity: str, key: str, outcome: Struct | DescartesError) -> None:
+    def _record(
+        self, identity: str, key: str, outcome: Struct | DescartesError
+    ) -> Raw | DescartesError:
         settled: Raw | DescartesError
         if isinstance(outcome, DescartesError):
             stored = _Stored(error=codec.wire_error(outcome))
@@ -131,13 +143,8 @@ class Answers:
             self._registry.drop_intent(identity, key)
         else:
             self._registry.finish_intent(identity, key, codec.encode(stored), now)
-        waiting = self._open.get((identity, key))
-        # What is done is answered even if that cannot be recorded: then from memory, until it is.
-        if self._registry.save():
-            self._open.pop((identity, key), None)
-            self._expire(now)
-        if waiting is not None:
-            waiting[0].settle(settled)
+        self._expire(now)
+        return settled
 
     def _expire(self, now: float) -> None:
         self._finished += 1

@@ -2,58 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
-from descartesd.agents.fleet import Fleet
+from descartesd.agents.book import Book
 from descartesd.agents.follow import Watches
-from descartesd.agents.record import Agent
 from descartesd.errors import InternalError
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.following import follow
+from descartesd.methods.reading import Manner, Place, Reader, search_of
 from descartesd.wire import agent as wire
 
 
 class OutputMethods:
     """One function per method."""
 
-    def __init__(self, fleet: Fleet, watches: Watches) -> None:
-        self._fleet = fleet
+    def __init__(self, book: Book, watches: Watches) -> None:
+        self._book = book
         self._watches = watches
+        self._reader = Reader(book.output)
 
     def handlers(self) -> Mapping[str, Handler]:
         """The functions by method name."""
         return {"agent.output": self.output, "agent.follow": self.follow}
 
     async def output(self, _call: Call, params: wire.AgentOutput) -> wire.OutputChunk:
-        agent = self._fleet.roster.resolve(params.id)
+        agent = self._book.roster.resolve(params.id)
+        search = await search_of(params.regex)
         # Asked before the read: an end seen after it might have come with unread bytes.
         complete = agent.eof
-        try:
-            return await asyncio.to_thread(self._read, agent, params, complete)
-        except OSError as exc:
-            raise InternalError(f"the output of '{agent.name}' cannot be read: {exc}") from exc
-
-    def _read(self, agent: Agent, params: wire.AgentOutput, complete: bool) -> wire.OutputChunk:
-        files = self._fleet.output
-        offset = params.offset
-        if params.tail is not None:
-            offset = files.tail_offset(agent.id, params.stream, params.tail)
-        piece = files.read(agent.id, params.stream, offset, params.limit)
-        following = piece.offset + len(piece.data)
-        return wire.OutputChunk(
-            stream=params.stream,
-            data=piece.data,
-            offset=piece.offset,
-            next_offset=following,
-            total=piece.total,
-            truncated_before=piece.truncated_before,
-            eof=complete and following >= piece.total,
-            time=piece.time,
+        offset = await self._reader.start(
+            agent, params.stream, params.offset, params.tail, params.since
         )
+        manner = Manner(params.limit, params.lines, search, params.timestamps)
+        return await self._reader.chunk(agent, Place(params.stream, offset, complete), manner)
 
     async def follow(self, call: Call, params: wire.AgentFollow) -> None:
-        agent = self._fleet.roster.resolve(params.id)
+        agent = self._book.roster.resolve(params.id)
         if call.stream is None:
             raise InternalError("agent.follow was called without a stream")
-        await follow(self._fleet, self._watches, agent, params, call.stream)
+        await follow(self._book, self._watches, self._reader, agent, params, call.stream)

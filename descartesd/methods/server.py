@@ -10,13 +10,14 @@ from typing import Any
 
 import msgspec
 
+from descartesd.agents.journal import Journal
 from descartesd.methods.call import Call, Handler
 from descartesd.transport.streams import Streams
 from descartesd.wire import server as wire
 from descartesd.wire.envelope import CURVE_OVERHEAD, VERSION
 from descartesd.wire.methods import METHODS, Method
 
-FEATURES = ["streams", "idempotency", "writer-offsets", "unix-identity"]
+FEATURES = ["streams", "events", "idempotency", "writer-offsets", "unix-identity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,14 @@ class ServerMethods:
     """One function per method."""
 
     def __init__(
-        self, facts: ServerFacts, health: Callable[[], wire.ServerHealth], streams: Streams
+        self,
+        facts: ServerFacts,
+        journal: Journal,
+        health: Callable[[], wire.ServerHealth],
+        streams: Streams,
     ) -> None:
         self._facts = facts
+        self._journal = journal
         self._health = health
         self._streams = streams
 
@@ -63,6 +69,7 @@ class ServerMethods:
                 id=call.caller.id, role=call.caller.role, name=call.caller.name
             ),
             time=time.time(),
+            last_event=self._journal.last,
         )
 
     def health(self, _call: Call, _params: wire.Empty) -> wire.ServerHealth:

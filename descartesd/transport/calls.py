@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from descartesd.errors import DeadlineExceededError, DescartesError, UnavailableError
+from descartesd.transport.causes import never_sent
 from descartesd.wire import codec
 from descartesd.wire.envelope import VERSION, Incoming, Request
 from descartesd.wire.methods import AGENT_WAIT, Method
@@ -36,6 +37,8 @@ class Exchange(Protocol):
 
     id: int
     limit: float
+    began: float
+    method: Method[Any, Any]
 
     @property
     def was_sent(self) -> bool:
@@ -74,6 +77,7 @@ class Call:
         "_sends",
         "_started",
         "_waits_first",
+        "began",
         "error",
         "id",
         "is_over",
@@ -101,6 +105,7 @@ class Call:
         self.error: DescartesError | None = None
         self.id = 0
         self.limit = math.inf
+        self.began = 0.0
         self._params = params
         self._deadline_s = deadline_s
         self._idem = idem
@@ -117,7 +122,7 @@ class Call:
     def begin(self, number: int, now: float, patience: Patience) -> None:
         """Take a number and begin to wait, first for the connection."""
         self.id = number
-        self._started = now
+        self.began = self._started = now
         self.limit = now + patience.limit_s(self._deadline_s)
         self._waits_first = patience.server_s > 0
 
@@ -150,9 +155,12 @@ class Call:
         """Its reply has come."""
         if isinstance(incoming.result, Raw):
             self.result = incoming.result
-            self._end()
+            self._end(None)
         elif isinstance(incoming.error, msgspec.Struct):
-            self.fail(codec.error_of(incoming.error))
+            error = codec.error_of(incoming.error)
+            if isinstance(error, DeadlineExceededError):
+                self._tell_key(error)
+            self._end(error)
         return self.is_over
 
     def survives(self, endpoint: str) -> bool:
@@ -166,17 +174,32 @@ class Call:
 
     def expire(self, reason: Callable[[], DescartesError]) -> None:
         """No answer, or no connection, in time."""
-        if not self.was_sent:
+        if self.was_sent:
+            self.fail(too_late(self.method, self._deadline_s))
+        else:
             self.fail(reason())
-            return
-        self.fail(too_late(self.method, self._deadline_s))
 
     def fail(self, error: DescartesError) -> None:
-        """End with this error."""
-        self.error = error
-        self._end()
+        """End without an answer, with this error."""
+        if not self.was_sent:
+            error = never_sent(error, self.method.name)
+        else:
+            self._tell_key(error)
+        self._end(error)
 
-    def _end(self) -> None:
+    def _tell_key(self, error: DescartesError) -> None:
+        """What was sent and may still happen can be asked about by its key."""
+        if self._idem is None:
+            return
+        error.details = {**(error.details or {}), "idem": self._idem}
+        if isinstance(error, DeadlineExceededError | UnavailableError):
+            error.hint = (
+                f"it may still happen; asked again with --idem {self._idem} (in Python: idem=) it "
+                "is done once only, and answered"
+            )
+
+    def _end(self, error: DescartesError | None) -> None:
+        self.error = error
         self.is_over = True
         if self._on_over is not None:
             self._on_over()

@@ -13,6 +13,7 @@ from descartesd.errors import (
     DescartesError,
     InvalidArgumentError,
     PermissionDeniedError,
+    ResourceExhaustedError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -41,6 +42,45 @@ def silent(endpoint: str, seconds: float) -> UnavailableError:
         f"nobody answers at '{endpoint}': no handshake within {seconds:g} s",
         hint="check the host's name and that no firewall drops the packets; if the server hangs, "
         "its log tells why",
+    )
+
+
+def does_not_read(endpoint: str) -> UnavailableError:
+    """There is a connection, and the server takes nothing from it."""
+    return UnavailableError(
+        f"the server at '{endpoint}' does not read its requests", hint="its log tells why"
+    )
+
+
+def circuit_open(endpoint: str, failures: int, seconds: float) -> UnavailableError:
+    """So many requests in a row have found nobody that further ones do not even wait."""
+    return UnavailableError(
+        f"nobody has answered at '{endpoint}' {failures} times in a row: the next try is in "
+        f"{seconds:.1f} s",
+        hint="requests fail at once until then (circuit_failures and circuit_reset_secs in the "
+        f"profile); {how_to_start(endpoint)}",
+        details={"sent": False, "retry_after_s": round(seconds, 3)},
+    )
+
+
+def queue_full(endpoint: str, limit: int) -> ResourceExhaustedError:
+    """As many requests wait for the connection as may."""
+    return ResourceExhaustedError(
+        f"{limit} requests wait for a connection to '{endpoint}': offline_queue_size is {limit}",
+        hint="ask again when there is a connection; the profile may allow more",
+        details={"sent": False, "offline_queue_size": limit},
+    )
+
+
+def never_sent(error: DescartesError, method: str) -> DescartesError:
+    """Why a request that waited for the connection in vain has certainly not happened."""
+    if not isinstance(error, UnavailableError):
+        return fresh(error)
+    return UnavailableError(
+        f"{error.message}; '{method}' was not sent",
+        hint=error.hint,
+        retryable=error.retryable,
+        details={"sent": False},
     )
 
 

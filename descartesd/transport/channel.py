@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Literal
 
 import zmq
 from msgspec import Struct
@@ -19,7 +20,8 @@ from msgspec import Struct
 from descartesd.errors import DescartesError, InvalidArgumentError, UnavailableError
 from descartesd.keys.profile import Profile
 from descartesd.transport.calls import Call, Exchange, Patience
-from descartesd.transport.causes import fresh
+from descartesd.transport.causes import fresh, queue_full
+from descartesd.transport.circuit import Circuit
 from descartesd.transport.connector import Connector
 from descartesd.transport.inbound import InboundStream
 from descartesd.wire import codec
@@ -27,7 +29,12 @@ from descartesd.wire.envelope import CURVE_OVERHEAD
 from descartesd.wire.methods import SERVER_HELLO
 from descartesd.wire.server import ServerHello
 
-__all__ = ["Call", "Channel", "InboundStream", "Patience"]
+__all__ = ["Call", "Channel", "InboundStream", "OnConnection", "Patience", "State"]
+
+# idle: no connection, and none is wanted · circuit_open: requests fail at once for a while
+State = Literal["idle", "connecting", "up", "circuit_open", "closed"]
+# Told "up" or "lost", and the endpoint.
+OnConnection = Callable[[str, str], object]
 
 DEFAULT_MAX_REQUEST_BYTES = 262_144 - CURVE_OVERHEAD
 _LINGER_MS = 500
@@ -36,22 +43,37 @@ _LINGER_MS = 500
 class Channel:
     """Requests and streams over one connection at a time, which is made when one is wanted.
 
-    A request made without a connection waits for it. When the connection is lost, what may be
-    repeated is sent again over the next one, at most twice; the rest fails.
+    A request made without a connection waits for it, in a queue that is bounded. When the
+    connection is lost, what may be repeated is sent again over the next one, at most twice; the
+    rest fails.
     """
 
     def __init__(
-        self, profile: Profile, patience: Patience, *, clock: Callable[[], float] = time.monotonic
+        self,
+        profile: Profile,
+        patience: Patience,
+        *,
+        on_connection: OnConnection | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make it; nothing is connected yet. Raises InvalidArgumentError on a useless profile."""
+        """Make it; nothing is connected yet. Raises InvalidArgumentError on a useless profile.
+
+        `on_connection` is called from within `process`, so it must not use the channel.
+        """
+        settings = profile.client
         self._context = zmq.Context(io_threads=1)
         self._connector = Connector(profile, self._context, attempt_s=patience.connect_s)
-        self._may_reconnect = profile.client.auto_reconnect
+        # Who was told to wait for the server waits, however long it is away.
+        failures = 0 if patience.server_s else settings.circuit_failures
+        self._circuit = Circuit(failures=failures, reset_s=settings.circuit_reset_secs)
+        self._may_reconnect = settings.auto_reconnect
+        self._most_queued = settings.offline_queue_size or math.inf
         self._patience = patience
+        self._on_connection = on_connection
         self._clock = clock
         self._ids = itertools.count(1)
         self._exchanges: dict[int, Exchange] = {}
-        self._queue: deque[int | bytes] = deque()
+        self._queue: OrderedDict[int, Exchange | bytes] = OrderedDict()
         self._next_limit = math.inf
         self._is_closed = False
         self.max_request_bytes = DEFAULT_MAX_REQUEST_BYTES
@@ -71,6 +93,27 @@ class Channel:
         """The endpoint connected to, or tried last."""
         return self._connector.endpoint
 
+    @property
+    def state(self) -> State:
+        """What a request made now would meet."""
+        if self._is_closed:
+            return "closed"
+        if self._connector.is_up:
+            return "up"
+        if self._exchanges:
+            return "connecting"
+        return "circuit_open" if self._circuit.is_open(self._clock()) else "idle"
+
+    @property
+    def outstanding(self) -> int:
+        """How many requests and streams are not over."""
+        return len(self._exchanges)
+
+    @property
+    def queued(self) -> int:
+        """How many of them wait to be sent."""
+        return len(self._queue)
+
     def descriptors(self) -> tuple[int, ...]:
         """What to wait on for reading; edge-triggered for the messages."""
         link = self._connector.link
@@ -80,7 +123,8 @@ class Channel:
         """Send a request, now or once there is a connection.
 
         Raises InvalidArgumentError when it is larger than the server takes, UnavailableError when
-        the channel is closed.
+        the channel is closed or nobody has answered for long, and ResourceExhaustedError when too
+        many requests wait already.
         """
         if self._is_closed:
             raise UnavailableError("the client is closed", retryable=False)
@@ -89,12 +133,11 @@ class Channel:
         payload = exchange.encode(now)
         if len(payload) > self.max_request_bytes:
             raise _too_large(exchange.method.name, len(payload), self.max_request_bytes)
-        self._exchanges[exchange.id] = exchange
         if self._queue or not self._hand_over(payload):
-            self._queue.append(exchange.id)
-            self._connector.want(now)
+            self._enqueue(exchange, now)
         else:
             exchange.sent(now)
+        self._exchanges[exchange.id] = exchange
         self._next_limit = min(self._next_limit, exchange.limit)
 
     def process(self) -> None:
@@ -105,9 +148,12 @@ class Channel:
         now = self._clock()
         while (change := self._connector.advance(now)) is not None:
             if isinstance(change, DescartesError):
-                self._fail_all(change)
+                self._on_hopeless(change, now)
             elif change == "lost":
                 self._on_lost(now)
+            else:
+                self._circuit.close()
+                self._announce("up")
         if self._queue:
             self._flush(now)
         if now >= self._next_limit:
@@ -126,6 +172,7 @@ class Channel:
         """Nobody waits for this any more; its answer will be dropped, its stream is ended."""
         if self._exchanges.pop(exchange.id, None) is None:
             return
+        self._queue.pop(exchange.id, None)
         if isinstance(exchange, InboundStream):
             if exchange.was_sent:
                 self._tell(exchange.cancel())
@@ -146,7 +193,15 @@ class Channel:
     def _tell(self, payload: bytes) -> None:
         """Send something whose answer nobody needs, unless there is no connection any more."""
         if self._connector.is_up and (self._queue or not self._hand_over(payload)):
-            self._queue.append(payload)
+            self._queue[next(self._ids)] = payload
+
+    def _enqueue(self, exchange: Exchange, now: float) -> None:
+        if not self._connector.is_up:
+            if len(self._queue) >= self._most_queued:
+                raise queue_full(self._connector.endpoint, len(self._queue))
+            self._circuit.admit(now, self._connector.endpoint)
+        self._queue[exchange.id] = exchange
+        self._connector.want(now)
 
     def _hand_over(self, payload: bytes) -> bool:
         link = self._connector.link
@@ -154,16 +209,13 @@ class Channel:
 
     def _flush(self, now: float) -> None:
         while self._queue:
-            entry = self._queue[0]
-            if isinstance(entry, bytes):
-                if not self._hand_over(entry):
-                    return
-            elif (exchange := self._exchanges.get(entry)) is not None:
-                if not self._hand_over(exchange.encode(now)):
-                    return
-                exchange.sent(now)
-                self._next_limit = min(self._next_limit, exchange.limit)
-            self._queue.popleft()
+            number, entry = next(iter(self._queue.items()))
+            if not self._hand_over(entry if isinstance(entry, bytes) else entry.encode(now)):
+                return
+            del self._queue[number]
+            if not isinstance(entry, bytes):
+                entry.sent(now)
+                self._next_limit = min(self._next_limit, entry.limit)
         # The signal that an answer has come may have been swallowed by the sending.
         self._receive()
 
@@ -198,7 +250,17 @@ class Channel:
             return
         self.max_request_bytes = limits.max_request_bytes
 
+    def _announce(self, news: Literal["up", "lost"]) -> None:
+        if self._on_connection is not None:
+            self._on_connection(news, self._connector.endpoint)
+
+    def _on_hopeless(self, error: DescartesError, now: float) -> None:
+        if self._exchanges and isinstance(error, UnavailableError):
+            self._circuit.failed(max(each.began for each in self._exchanges.values()), now)
+        self._fail_all(error)
+
     def _on_lost(self, now: float) -> None:
+        self._announce("lost")
         self._receive()
         self._connector.drop()
         self._queue.clear()
@@ -206,7 +268,7 @@ class Channel:
             self._fail_all(_lost(self._connector.endpoint))
         for number, exchange in list(self._exchanges.items()):
             if exchange.survives(self._connector.endpoint):
-                self._queue.append(number)
+                self._queue[number] = exchange
             else:
                 del self._exchanges[number]
         if self._exchanges:
@@ -217,11 +279,18 @@ class Channel:
         for number, exchange in list(self._exchanges.items()):
             if exchange.limit <= now:
                 del self._exchanges[number]
-                exchange.expire(self._connector.reason)
-                if isinstance(exchange, InboundStream) and exchange.was_sent:
-                    self._tell(exchange.cancel())
+                self._queue.pop(number, None)
+                self._on_expired(exchange, now)
             else:
                 self._next_limit = min(self._next_limit, exchange.limit)
+
+    def _on_expired(self, exchange: Exchange, now: float) -> None:
+        exchange.expire(self._connector.reason)
+        if not exchange.was_sent:
+            if not self._connector.is_up:
+                self._circuit.failed(exchange.began, now)
+        elif isinstance(exchange, InboundStream):
+            self._tell(exchange.cancel())
 
     def _fail_all(self, error: DescartesError) -> None:
         exchanges = list(self._exchanges.values())

@@ -42,7 +42,9 @@ class Connector:
         self._context = context
         self._attempt_s = attempt_s / len(profile.endpoints)
         self._keys = _client_keys(profile)
-        self._first_pause_s = profile.client.reconnect_delay_secs
+        settings = profile.client
+        self._heartbeat_s = settings.heartbeat_interval_secs if settings.enable_heartbeat else 0.0
+        self._first_pause_s = settings.reconnect_delay_secs
         self._backoff = Backoff(self._first_pause_s)
         self._rounds_left = math.inf
         self._plan: deque[str] = deque()
@@ -127,7 +129,9 @@ class Connector:
             self._forget_failures()
 
     def reason(self) -> DescartesError:
-        """Why there is no connection at this moment."""
+        """Why nothing can be sent at this moment."""
+        if self.is_up:
+            return causes.does_not_read(self.endpoint)
         for error in self._verdicts.values():
             return causes.fresh(error)
         if self._trouble is not None:
@@ -185,7 +189,7 @@ class Connector:
         public, secret = self._keys
         keys = CurveKeys(route.server_key, public, secret)
         try:
-            self.link = Link(self._context, route.endpoint, keys)
+            self.link = Link(self._context, route.endpoint, keys, heartbeat_s=self._heartbeat_s)
         except zmq.ZMQError as exc:
             raise causes.no_socket(route.endpoint, exc) from exc
         self.generation += 1

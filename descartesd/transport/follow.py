@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from descartesd.wire.agent import AgentFollow, FollowOffsets, OutputChunk, StreamName
+from descartesd.wire.agent import AgentFollow, FollowOffsets, Mark, OutputChunk, StreamName
 
 
 class FollowPosition:
@@ -15,7 +15,7 @@ class FollowPosition:
     __slots__ = ("_ended", "_next", "_request")
 
     def __init__(self, request: AgentFollow) -> None:
-        """`request.tail` must have been turned into offsets."""
+        """`tail` and `since` of the request must have been turned into offsets."""
         self._request = request
         self._next: dict[StreamName, int] = {
             "stdout": request.offsets.stdout,
@@ -44,6 +44,19 @@ class FollowPosition:
         self._next[chunk.stream] = max(at, chunk.next_offset)
         if chunk.eof:
             self._ended.add(chunk.stream)
-        if chunk.offset >= at:
-            return chunk
-        return replace(chunk, data=chunk.data[at - chunk.offset :], offset=at)
+        return chunk if chunk.offset >= at else _from(chunk, at)
+
+
+def _from(chunk: OutputChunk, offset: int) -> OutputChunk:
+    """What a chunk tells of the bytes from `offset` on, which lies within it."""
+    if not chunk.marks:
+        return replace(chunk, data=chunk.data[offset - chunk.offset :], offset=offset)
+    ends = [*(mark.at for mark in chunk.marks[1:]), len(chunk.data)]
+    marks: list[Mark] = []
+    for mark, end in zip(chunk.marks, ends, strict=True):
+        passed = max(offset - mark.offset, 0)
+        if mark.at + passed < end:
+            marks.append(replace(mark, at=mark.at + passed, offset=mark.offset + passed))
+    cut = marks[0].at if marks else len(chunk.data)
+    marks = [replace(mark, at=mark.at - cut) for mark in marks]
+    return replace(chunk, data=chunk.data[cut:], offset=offset, marks=marks)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from descartesd.errors import DescartesError
 from descartesd.transport.calls import LEAST_S, RESENDS, Patience, cut, too_late
+from descartesd.transport.causes import never_sent
+from descartesd.transport.events import EventPosition
 from descartesd.transport.follow import FollowPosition
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentFollow, OutputChunk
@@ -24,14 +26,37 @@ from descartesd.wire.envelope import (
     Request,
     raw,
 )
+from descartesd.wire.event import EventFollow
 from descartesd.wire.methods import STREAM_CANCEL, STREAM_CREDIT, Method
 from descartesd.wire.server import StreamCancel, StreamCredit
+
+
+class Position(Protocol):
+    """Counts what the consumer of a stream has been given: nothing twice, nothing left out."""
+
+    def request(self, waiting: Iterable[Any]) -> msgspec.Struct:
+        """The request that goes on behind the items the consumer has or is still to be given."""
+
+    def is_complete(self, waiting: Iterable[Any]) -> bool:
+        """Whether nothing more comes behind these."""
+
+    def accept(self, item: Any) -> msgspec.Struct | None:
+        """The part of an item the consumer has not been given yet, None when there is none."""
+
+
+def _position_of(request: msgspec.Struct) -> Position | None:
+    if isinstance(request, AgentFollow):
+        return FollowPosition(request)
+    if isinstance(request, EventFollow) and request.since is not None:
+        return EventPosition(request.since)
+    return None
 
 
 class InboundStream:
     """One open stream: at most the granted credit waits in it for its consumer.
 
-    A stream of output goes on after a lost connection, any other one fails then.
+    Output and numbered events go on after a lost connection, as often as it takes; any other
+    stream fails then.
     """
 
     __slots__ = (
@@ -40,12 +65,12 @@ class InboundStream:
         "_params",
         "_position",
         "_sends",
-        "_started",
         "_taken_bytes",
         "_taken_items",
         "_timeout_s",
         "_waiting",
         "_waiting_bytes",
+        "began",
         "error",
         "id",
         "is_over",
@@ -68,13 +93,13 @@ class InboundStream:
         self.error: DescartesError | None = None
         self.id = 0
         self.limit = math.inf
+        self.began = 0.0
         self._params = raw(request)
-        self._position = FollowPosition(request) if isinstance(request, AgentFollow) else None
+        self._position = _position_of(request)
         self._timeout_s = timeout_s
         self._deadline_s = deadline_s
         self._on_news = on_news
         self._sends = 0
-        self._started = 0.0
         self._waiting: deque[tuple[msgspec.Struct, int]] = deque()
         self._waiting_bytes = 0
         self._taken_items = 0
@@ -93,14 +118,14 @@ class InboundStream:
     def begin(self, number: int, now: float, patience: Patience) -> None:
         """Take a number and begin to wait, first for the connection."""
         self.id = number
-        self._started = now
+        self.began = now
         self.limit = now + patience.limit_s(self._deadline_s)
 
     def encode(self, now: float) -> bytes:
         """The request that opens the stream where the consumer stands."""
         if self._position is not None:
-            self._params = raw(self._position.request(self._chunks()))
-        left_s = None if self._deadline_s is None else self._deadline_s - (now - self._started)
+            self._params = raw(self._position.request(self._items()))
+        left_s = None if self._deadline_s is None else self._deadline_s - (now - self.began)
         self._taken_items = self._taken_bytes = 0
         return codec.encode(
             Request(
@@ -119,15 +144,13 @@ class InboundStream:
     def sent(self, now: float) -> None:
         """From now on the server has `timeout_s` to open it."""
         self._sends += 1
-        if self._sends > 1:
-            return
         self.limit = min(
             math.inf if self._timeout_s is None else now + self._timeout_s, self._ends_at
         )
 
     @property
     def _ends_at(self) -> float:
-        return math.inf if self._deadline_s is None else self._started + self._deadline_s
+        return math.inf if self._deadline_s is None else self.began + self._deadline_s
 
     def take(self, incoming: Incoming) -> bool:
         """The stream is open, an item has come, or its end."""
@@ -161,7 +184,7 @@ class InboundStream:
             self._waiting_bytes -= cost
             self._taken_items += 1
             self._taken_bytes += cost
-            if self._position is None or not isinstance(item, OutputChunk):
+            if self._position is None:
                 return item
             fresh = self._position.accept(item)
             if fresh is not None:
@@ -195,7 +218,7 @@ class InboundStream:
         if self._position is None or self._sends > RESENDS:
             self.fail(cut(self.method.name, endpoint, is_repeatable=True))
             return False
-        if self._position.is_complete(self._chunks()):
+        if self._position.is_complete(self._items()):
             self._end()
             return False
         return True
@@ -210,7 +233,7 @@ class InboundStream:
 
     def fail(self, error: DescartesError) -> None:
         """End with this error, behind the items that wait."""
-        self.error = error
+        self.error = error if self.was_sent else never_sent(error, self.method.name)
         self._end()
 
     def abandon(self) -> None:
@@ -226,5 +249,5 @@ class InboundStream:
         if self._on_news is not None:
             self._on_news()
 
-    def _chunks(self) -> list[OutputChunk]:
-        return [item for item, _ in self._waiting if isinstance(item, OutputChunk)]
+    def _items(self) -> list[msgspec.Struct]:
+        return [item for item, _ in self._waiting]

@@ -23,8 +23,6 @@ from typing import Literal, NamedTuple
 import zmq
 
 HANDSHAKE_MS = 3000
-HEARTBEAT_MS = 3000
-HEARTBEAT_TIMEOUT_MS = 6000
 
 _EVENT = struct.Struct("=HI")
 _UP = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -60,9 +58,17 @@ class Link:
     """Owns both sockets; no call blocks."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: CurveKeys
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        keys: CurveKeys,
+        *,
+        heartbeat_s: float,
     ) -> None:
-        """Begin to connect; raises zmq.ZMQError when that cannot even begin."""
+        """Begin to connect; raises zmq.ZMQError when that cannot even begin.
+
+        A peer that is silent for thrice `heartbeat_s` is lost; 0: silence is no sign.
+        """
         self.is_up = False
         self._is_over = False
         self._is_drained = False
@@ -70,6 +76,7 @@ class Link:
             self._socket = opened.enter_context(context.socket(zmq.DEALER))
             self._monitor = opened.enter_context(context.socket(zmq.PAIR))
             _configure(self._socket, endpoint, keys)
+            _keep_alive(self._socket, heartbeat_s)
             self._watch()
             self._socket.connect(endpoint)
             opened.pop_all()
@@ -153,8 +160,14 @@ def _configure(socket: zmq.Socket[bytes], endpoint: str, keys: CurveKeys) -> Non
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, -1)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     # Only for an address that is one: with it a name may resolve to where nobody listens.
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+
+
+def _keep_alive(socket: zmq.Socket[bytes], heartbeat_s: float) -> None:
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    if heartbeat_s:
+        # ZMTP 3.1 (RFC 37): a PING each interval, answered within twice that or the peer is gone.
+        interval_ms = max(round(heartbeat_s * 1000), 1)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, interval_ms)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 2 * interval_ms)

@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from msgspec import Struct, UnsetType
+from msgspec import Raw, Struct, UnsetType
 
 from descartesd.errors import DescartesError, NotFoundError, UnauthenticatedError
 from descartesd.transport.server import Peer
@@ -43,7 +43,7 @@ class Stream:
             await self._room
         return self._bytes
 
-    async def push(self, item: Struct, size: int) -> None:
+    async def push(self, item: Struct | Raw, size: int) -> None:
         """Send an item of `size` payload bytes once there is credit.
 
         Raises ConnectionResetError when the client is gone or does not read.

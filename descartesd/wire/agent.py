@@ -70,27 +70,21 @@ Regex = Annotated[str, Meta(min_length=1, max_length=1024)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 
 
-class StopSpec(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class StopSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How the agent is stopped: a signal, then after `grace_s` seconds KILL."""
 
     signal: Signal = "TERM"
     grace_s: Seconds = 10.0
 
 
-class Limits(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Bounds of one agent; None where nothing is bounded."""
 
     open_files: Annotated[int, Meta(ge=16, le=1_048_576)] | None = None
     output_bytes: Annotated[int, Meta(ge=65_536, le=1 << 40)] | None = None
 
 
-class AgentSpec(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What was asked for. `command` is an argument vector, never a shell line."""
 
     command: Annotated[list[Argument], Meta(min_length=1, max_length=4096)]
@@ -248,8 +242,11 @@ class AgentOutput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Bytes of one stream from `offset`, at most `limit`.
 
     `tail` begins with the last lines, `since` (epoch seconds) with what was written from then on,
-    each instead of `offset` where it is later. With `lines` or `regex` whole lines are told, with
-    `regex` only those it is found in (RE2 syntax); at most 8 MiB are searched by one request.
+    each instead of `offset` where it is later; of what is older than `since` a tenth of a second
+    may come along. With `lines` or `regex` whole lines are told, with `regex` only those it is
+    found in (RE2 syntax), at most 10,000 where `lines` does not say. A line longer than `limit`
+    counts as several; one without a newline is told when the stream has ended. One request
+    searches 8 MiB or a second long at most: go on at `next_offset` while it moves.
     """
 
     id: AgentId
@@ -268,14 +265,14 @@ class Mark(Struct, frozen=True, kw_only=True, array_like=True):
 
     at: int
     offset: int
-    time: float
+    time: float | None = None
 
 
 class OutputChunk(Struct, frozen=True, kw_only=True):
     """What was read. `eof`: the stream has ended and `next_offset` is its end.
 
-    `marks` tell where the pieces of `data` come from: one for each line a `regex` found, and one
-    for each known time when `timestamps` were asked for.
+    `marks` tell where the pieces of `data` come from: one for each line a `regex` found, else one
+    for each known time when `timestamps` were asked for. Times are known to a tenth of a second.
     """
 
     stream: StreamName

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from descartesd.wire import agent, server
+from descartesd.wire import action, agent, batch, event, server
 
 Req = TypeVar("Req", bound=Struct)
 Rep = TypeVar("Rep", bound=Struct)
@@ -101,6 +101,39 @@ AGENT_REMOVE = Method(
     "agent.remove", agent.AgentRef, server.Done, "operator", "idem",
     "Forget an ended agent: its record, its output and its name.",
 )  # fmt: skip
+AGENT_RESPAWN = Method(
+    "agent.respawn", agent.AgentRef, agent.AgentInfo, "operator", "idem",
+    "Start an ended agent once more: same id, name and spec, its output going on.",
+)  # fmt: skip
+BATCH_RUN = Method(
+    "batch.run", batch.BatchRun, batch.BatchResult, "observer", "idem",
+    "Do one verb to many agents; the role needed is the verb's.",
+)  # fmt: skip
+BATCH_SPAWN = Method(
+    "batch.spawn", batch.BatchSpawn, batch.BatchResult, "operator", "idem",
+    "Start many agents.",
+)  # fmt: skip
+EVENT_FOLLOW = Method(
+    "event.follow", event.EventFollow, event.Event, "observer", "read",
+    "Stream what happens, from any event that is kept.",
+    stream=True,
+)  # fmt: skip
+ACTION_LIST = Method(
+    "action.list", server.Empty, action.ActionTable, "observer", "read",
+    "List the custom actions, with the schemas of their parameters.",
+)  # fmt: skip
+ACTION_RUN = Method(
+    "action.run", action.ActionRun, action.ActionResult, "observer", "idem",
+    "Run a custom action; the role needed is the action's.",
+)  # fmt: skip
+SERVER_STATS = Method(
+    "server.stats", server.Empty, server.ServerStats, "observer", "read",
+    "Count what has been asked and answered, and how long it took.",
+)  # fmt: skip
+SERVER_DRAIN = Method(
+    "server.drain", server.ServerDrain, server.Drained, "admin", "state",
+    "Take no new agents, and leave the others alone.",
+)  # fmt: skip
 CERT_SIGN = Method(
     "cert.sign", server.CertSign, server.SignedCertificate, "admin", "idem",
     "Sign a certificate for a public key and let its holder in.",
@@ -134,6 +167,8 @@ METHODS: dict[str, Method[Any, Any]] = {
         AGENT_OUTPUT,
         AGENT_FOLLOW,
         AGENT_REMOVE,
+        AGENT_RESPAWN,
+        EVENT_FOLLOW,
         CERT_SIGN,
         STREAM_CREDIT,
         STREAM_CANCEL,

@@ -9,35 +9,63 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import zmq
 
 from tests.bench import reference
 from tests.bench.figures import Budget, Figure, Pair, at_least, compare
-from tests.bench.load import Measure, Plan, Side
+from tests.bench.load import Measure, Plan, Side, measure
 from tests.bench.server import Bench, measured
 from tests.bench.wire import Keys, read_keys
 
-_BUDGETS = {1: at_least(0.60), 128: at_least(1.00)}
+_ONE_CLIENT = {1: at_least(0.60), 16: None, 128: at_least(1.00)}
+_CLIENTS = (8, 100)
+_SATURATED = 0.9
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """`agent.get` of one agent and `server.hello`, one at a time and 128 outstanding."""
+    """`agent.get` at every depth and number of clients, `server.hello` where a budget is set."""
     rounds, seconds = (3, 0.3) if bench.is_quick else (5, 1.0)
     with _reference() as raw, measured(bench) as ours:
         (agent_id,) = ours.wire.spawn([{"command": ["sleep", "1d"]}])
-        requests = {
-            "get": {"method": "agent.get", "params": {"id": agent_id}},
-            "hello": {"method": "server.hello", "params": {}},
-        }
         keys = read_keys(ours.server.admin)
-        for name, request in requests.items():
-            side = Side(keys, ours.daemon, {"v": 1, "id": 0, **request}, delimited=False)
-            for depth, budget in _BUDGETS.items():
-                plan = Plan([raw, side], rounds, seconds, depth)
-                yield _figure(f"control {name} x{depth}", _load(plan), budget)
+        get = Side(keys, ours.daemon, request("agent.get", id=agent_id))
+        hello = Side(keys, ours.daemon, request("server.hello"))
+        for depth, budget in _ONE_CLIENT.items():
+            found = measure(Plan([raw, get], rounds, seconds, depth=depth))
+            yield rates(f"agent.get, {depth} outstanding", found, budget)
+        for clients in _CLIENTS:
+            found = measure(Plan([raw, get], rounds, seconds, clients=clients))
+            yield rates(f"agent.get, {clients} clients", found, None)
+        for depth, budget in _ONE_CLIENT.items():
+            if budget is not None:
+                found = measure(Plan([raw, hello], rounds, seconds, depth=depth))
+                yield rates(f"server.hello, {depth} outstanding", found, budget)
+
+
+def request(method: str, **params: object) -> dict[str, object]:
+    """What a Side asks of a server of ours."""
+    return {"v": 1, "id": 0, "method": method, "params": params}
+
+
+def rates(row: str, rounds: list[list[Measure]], budget: Budget | None) -> Figure:
+    """Compare the rates of two sides, the reference first."""
+    pairs = [Pair(reference.rate, ours.rate) for reference, ours in rounds]
+    reference, ours = ([sides[at] for sides in rounds] for at in (0, 1))
+    notes = [f"ours      {_describe(ours)}", f"reference {_describe(reference)}"]
+    return replace(
+        compare(row, "req/s", pairs, budget, notes=notes),
+        detail=f"p99 {median(ours, 'p99_us') / 1e3:.2f} ms",
+        reference_detail=f"p99 {median(reference, 'p99_us') / 1e3:.2f} ms",
+    )
+
+
+def median(measures: list[Measure], name: str) -> float:
+    """Median of a field over the rounds."""
+    values: list[float] = [getattr(measure, name) for measure in measures]
+    return statistics.median(values)
 
 
 @contextmanager
@@ -47,7 +75,9 @@ def _reference() -> Iterator[Side]:
         certificate = f'metadata\ncurve\n    public-key = "{public.decode()}"\n'
         Path(directory, "client.key").write_text(certificate)
         with subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.reference", directory], stdout=subprocess.PIPE
+            [sys.executable, "-m", "tests.bench.reference", directory],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         ) as process:
             try:
                 facts = json.loads(_first_line(process))
@@ -65,33 +95,12 @@ def _first_line(process: subprocess.Popen[bytes]) -> bytes:
     return process.stdout.readline()
 
 
-def _load(plan: Plan) -> list[list[Measure]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.load"],
-        input=json.dumps(plan),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found: list[list[Any]] = json.loads(done.stdout)
-    return [[Measure(*fields) for fields in sides] for sides in found]
-
-
-def _figure(row: str, rounds: list[list[Measure]], budget: Budget) -> Figure:
-    pairs = [Pair(raw.rate, ours.rate) for raw, ours in rounds]
-    raw, ours = ([sides[at] for sides in rounds] for at in (0, 1))
-    notes = [f"ours      {_describe(ours)}", f"reference {_describe(raw)}"]
-    return compare(row, "req/s", pairs, budget, notes=notes)
-
-
 def _describe(measures: list[Measure]) -> str:
-    def median(name: str) -> float:
-        values: list[float] = [getattr(measure, name) for measure in measures]
-        return statistics.median(values)
-
     first = measures[0]
-    return (
-        f"p50 {median('p50_us'):.0f} us, p99 {median('p99_us'):.0f} us, "
-        f"server CPU {median('cpu_us'):.1f} us/req, "
-        f"request {first.request_bytes} B, reply {first.reply_bytes} B"
+    server, client = median(measures, "server_busy"), median(measures, "client_busy")
+    text = (
+        f"p50 {median(measures, 'p50_us'):.0f} us, p99 {median(measures, 'p99_us'):.0f} us, "
+        f"server CPU {median(measures, 'cpu_us'):.1f} us/req, its thread {server:.0%} busy, "
+        f"the client's {client:.0%}, request {first.request_bytes} B, reply {first.reply_bytes} B"
     )
+    return f"{text}: the client is the limit" if client > max(server, _SATURATED) else text

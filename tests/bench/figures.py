@@ -36,22 +36,28 @@ def at_most(bound: float) -> Budget:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line. The budget bounds `ratio` where there is one, otherwise `ours`."""
+    """One line; `ours` is None where nothing could be measured, and the notes say why.
+
+    The budget bounds `ratio` where there is one, otherwise `ours`. `detail` belongs to `ours` and
+    `reference_detail` to `reference`: the latencies of a rate.
+    """
 
     row: str
     unit: str
-    ours: float
+    ours: float | None
     reference: float | None = None
     ratio: float | None = None
     budget: Budget | None = None
+    detail: str = ""
+    reference_detail: str = ""
     notes: Sequence[str] = ()
 
     @property
     def verdict(self) -> str:
-        """`ok`, `MISS`, or nothing where no budget is set."""
-        if self.budget is None:
-            return ""
+        """`ok`, `MISS`, or nothing where no budget is set or nothing was measured."""
         value = self.ours if self.ratio is None else self.ratio
+        if self.budget is None or value is None:
+            return ""
         return "ok" if self.budget.holds(value) else "MISS"
 
 
@@ -78,3 +84,8 @@ def compare(
         budget=budget,
         notes=[*notes, spread],
     )
+
+
+def not_measured(row: str, reason: str) -> Figure:
+    """A row without figures; it neither keeps nor misses its budget."""
+    return Figure(row, "", None, notes=[f"not measured: {reason}"])

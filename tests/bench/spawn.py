@@ -5,20 +5,28 @@ from __future__ import annotations
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from tests.bench.figures import Figure, Pair, at_least, compare
+from tests.bench.figures import Budget, Figure, Pair, at_least, compare
 from tests.bench.machine import cpu_seconds
 from tests.bench.server import Bench, Measured, measured
-from tests.bench.wire import ALIVE
+from tests.bench.wire import ALIVE, Wire
 
 _DEPTH = 16
 _PROGRAM = "/bin/true"
-_PATHS = {
-    "plain": ({}, at_least(0.50)),
-    "limits": ({"limits": {"open_files": 1024}}, at_least(0.25)),
-}
+_PLAIN: dict[str, Any] = {"command": [_PROGRAM]}
+_LIMITED = {**_PLAIN, "limits": {"open_files": 1024}}
+
+
+class _Way(NamedTuple):
+    """How agents are started; `start` gets the specs of a round."""
+
+    row: str
+    start: Callable[[Wire, list[dict[str, Any]]], None]
+    spec: dict[str, Any]
+    budget: Budget
+    note: str
 
 
 class _Round(NamedTuple):
@@ -28,40 +36,54 @@ class _Round(NamedTuple):
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Both launch paths, with and without limits to apply."""
+    """One request an agent, without and with a limit to apply, and one request for all."""
     rounds, count = (3, 100) if bench.is_quick else (5, 400)
-    for name, (extra, budget) in _PATHS.items():
-        spec = {"command": [_PROGRAM], **extra}
+    for way in _WAYS:
         with measured(bench) as ours:
-            _spawn(ours, spec, _DEPTH)
-            found = [_round(ours, spec, count, ours_first=bool(n % 2)) for n in range(rounds)]
+            _spawn(ours, way, _DEPTH)
+            found = [_round(ours, way, count, ours_first=bool(n % 2)) for n in range(rounds)]
         daemon_ms = sum(each.daemon_ms for each in found) / rounds
         keeper_ms = sum(each.keeper_ms for each in found) / rounds
         notes = [
-            f"{count} a round, {_DEPTH} outstanding",
+            f"{count} a round, {way.note}",
             f"CPU each, exit included: daemon {daemon_ms:.2f} ms, keeper {keeper_ms:.2f} ms",
         ]
-        yield compare(
-            f"spawn {name}", "spawn/s", (each.pair for each in found), budget, notes=notes
-        )
+        yield compare(way.row, "spawn/s", (each.pair for each in found), way.budget, notes=notes)
 
 
-def _round(ours: Measured, spec: dict[str, Any], count: int, *, ours_first: bool) -> _Round:
+def _round(ours: Measured, way: _Way, count: int, *, ours_first: bool) -> _Round:
     bare = None if ours_first else _bare(count)
     daemon, keeper = cpu_seconds(ours.daemon), cpu_seconds(ours.keeper)
-    seconds = _spawn(ours, spec, count)
+    seconds = _spawn(ours, way, count)
     daemon, keeper = cpu_seconds(ours.daemon) - daemon, cpu_seconds(ours.keeper) - keeper
     pair = Pair(count / (bare or _bare(count)), count / seconds)
     return _Round(pair, daemon / count * 1e3, keeper / count * 1e3)
 
 
-def _spawn(ours: Measured, spec: dict[str, Any], count: int) -> float:
+def _spawn(ours: Measured, way: _Way, count: int) -> float:
     """Seconds until `count` agents have ended."""
     began = time.perf_counter()
-    ours.wire.spawn([spec] * count, depth=_DEPTH)
+    way.start(ours.wire, [way.spec] * count)
     while ours.wire.count(*ALIVE):
         continue
     return time.perf_counter() - began
+
+
+def _one_by_one(wire: Wire, specs: list[dict[str, Any]]) -> None:
+    wire.spawn(specs, depth=_DEPTH)
+
+
+def _as_a_batch(wire: Wire, specs: list[dict[str, Any]]) -> None:
+    done = wire.call("batch.spawn", {"specs": specs}, idem=True)
+    if done["failed"]:
+        raise RuntimeError(f"{done['failed']} of {len(specs)} agents did not start")
+
+
+_WAYS = (
+    _Way("agent.spawn", _one_by_one, _PLAIN, at_least(0.50), f"{_DEPTH} outstanding"),
+    _Way("agent.spawn with limits", _one_by_one, _LIMITED, at_least(0.25), f"{_DEPTH} outstanding"),
+    _Way("batch.spawn", _as_a_batch, _PLAIN, at_least(0.60), "in one request"),
+)
 
 
 def _bare(count: int) -> float:

@@ -19,12 +19,12 @@ ALIVE = ("queued", "starting", "running", "paused", "stopping", "backoff")
 
 
 class Keys(NamedTuple):
-    """Where a server is and which keys to use, in Z85."""
+    """Where a server is and which keys to use, in Z85; none for a server without encryption."""
 
     endpoint: str
-    server_key: str
-    public_key: str
-    secret_key: str
+    server_key: str = ""
+    public_key: str = ""
+    secret_key: str = ""
 
     def __repr__(self) -> str:
         return f"Keys(endpoint={self.endpoint!r}, keys=(hidden))"
@@ -39,12 +39,13 @@ def read_keys(profile: Path) -> Keys:
 
 
 def connect(context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> zmq.Socket[bytes]:
-    """A DEALER under CURVE; libzmq itself connects anew until a server answers."""
+    """A DEALER, under CURVE if there are keys; libzmq connects anew until a server answers."""
     socket = context.socket(zmq.DEALER)
     socket.linger = 0
-    socket.curve_serverkey = keys.server_key.encode()
-    socket.curve_publickey = keys.public_key.encode()
-    socket.curve_secretkey = keys.secret_key.encode()
+    if keys.server_key:
+        socket.curve_serverkey = keys.server_key.encode()
+        socket.curve_publickey = keys.public_key.encode()
+        socket.curve_secretkey = keys.secret_key.encode()
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 5)
     socket.rcvtimeo = socket.sndtimeo = PATIENCE_MS
@@ -88,9 +89,11 @@ class Wire:
         result: dict[str, Any] = reply["result"]
         return result
 
-    def call(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+    def call(
+        self, method: str, params: dict[str, Any] | None = None, *, idem: bool = False
+    ) -> dict[str, Any]:
         """Ask and wait."""
-        self.send(method, params or {})
+        self.send(method, params or {}, idem=idem)
         return self.receive()
 
     def pipeline(

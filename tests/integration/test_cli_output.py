@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -90,6 +91,64 @@ def test_logs_as_json_are_a_line_for_each_chunk(ctl: Ctl) -> None:
         }
         assert all(time > 1.6e9 for time in times)
         assert done.stderr == b""
+
+
+def test_text_as_json_is_text_wherever_a_chunk_ends(ctl: Ctl) -> None:
+    shell(ctl, "printf x; yes '€uro' | head -c 700000")
+    ctl("agent", "wait", "a")
+    expected = ("x" + "€uro\n" * 100_000).encode()
+
+    for words in (["agent", "logs"], ["agent", "logs", "-f"]):
+        done = ctl("--json", *words, "a")
+        chunks = [json.loads(line) for line in done.stdout.splitlines()]
+
+        data = b""
+        for chunk in chunks:
+            assert chunk["offset"] == len(data)
+            data += chunk["data"].encode()
+        assert len(chunks) > 2
+        assert data == expected
+
+
+def test_logs_may_be_only_the_lines_an_expression_is_found_in(ctl: Ctl) -> None:
+    shell(ctl, r"printf 'one\ntwo\nthree\n'; printf 'oh\nno\n' >&2")
+    ctl("agent", "wait", "a")
+
+    for words in (["--grep", "o$"], ["-f", "--grep", "o$"]):
+        done = ctl("agent", "logs", *words, "a")
+        assert (done.stdout, done.stderr) == (b"two\n", b"no\n")
+    done = ctl("--json", "agent", "logs", "--grep", "^t", "--stream", "stdout", "a")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["offset"], line["data"]) for line in lines] == [(4, "two\n"), (8, "three\n")]
+    wrong = ctl("agent", "logs", "--grep", "(", "a")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith(b"error: regex: missing ): (\n")
+
+
+def test_logs_of_much_output_are_searched_whole(ctl: Ctl) -> None:
+    shell(ctl, "seq 1 2000000", "--output-bytes", "20M")
+    ctl("agent", "wait", "a")
+
+    assert ctl("agent", "logs", "--grep", "99999$", "a").stdout == b"".join(
+        b"%d\n" % n for n in range(99_999, 2_000_000, 100_000)
+    )
+
+
+def test_logs_begin_at_a_time_and_may_tell_times(ctl: Ctl) -> None:
+    shell(ctl, r"printf 'one\ntwo'; echo bad >&2; exec sleep 60")
+    eventually(lambda: ctl("agent", "logs", "a").stderr == b"bad\n")
+
+    stamped = ctl("agent", "logs", "--timestamps", "a")
+    bad = ctl("agent", "logs", "--timestamps", "--grep", "bad", "a")
+
+    line = rb"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
+    assert re.fullmatch(line + b"one\n" + line + b"two", stamped.stdout)
+    assert re.fullmatch(line + b"bad\n", stamped.stderr)
+    assert (bad.stdout, bad.stderr) == (b"", stamped.stderr)
+    for since in ("10m", "2020-01-01T00:00:00Z", "1600000000"):
+        assert ctl("agent", "logs", "--since", since, "a").stdout == b"one\ntwo"
+    assert ctl("agent", "logs", "--since", "2999-01-01", "a").stdout == b""
+    assert ctl("agent", "logs", "--since", "then", "a").returncode == 2
 
 
 def test_more_output_than_one_reply_holds_is_read_whole(ctl: Ctl) -> None:

@@ -29,6 +29,14 @@ class InLoop:
     def _run(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=30)
 
+    @property
+    def state(self) -> Any:
+        return self.client.state
+
+    @property
+    def queued(self) -> int:
+        return int(self.client.queued)
+
     def call(self, *args: Any, **options: Any) -> Any:
         return self._run(self.client.call(*args, **options))
 

@@ -261,6 +261,47 @@ def test_every_request_of_an_idem_method_carries_a_key(
     assert all(len(key) == 32 for key in keys[:2])
 
 
+def test_a_time_out_tells_the_key_under_which_the_outcome_can_be_asked_for(
+    connect: Connect, server: FakeServer
+) -> None:
+    server.handlers["agent.signal"] = unanswered
+    client = connect(server.profile)
+
+    with pytest.raises(DeadlineExceededError) as caught:
+        client.call(AGENT_SIGNAL, signal(1), deadline_s=0.05)
+    key = caught.value.details["idem"]
+    server.handlers["agent.signal"] = echo
+    assert client.call(AGENT_SIGNAL, signal(1), idem=key).processes == 1
+
+    assert [request.idem for request in server.of("agent.signal")] == [key, key]
+    assert f"--idem {key}" in str(caught.value.hint)
+
+
+def test_the_deadline_of_the_server_tells_the_key_too_and_its_refusals_do_not(
+    connect: Connect, server: FakeServer
+) -> None:
+    client = connect(server.profile)
+
+    server.handlers["agent.signal"] = lambda *_: DeadlineExceededError("too late")
+    with pytest.raises(DeadlineExceededError, match="too late") as late:
+        client.call(AGENT_SIGNAL, signal(1), idem="mine")
+    server.handlers["agent.signal"] = lambda *_: UnavailableError("stopping", hint="come back")
+    with pytest.raises(UnavailableError) as refused:
+        client.call(AGENT_SIGNAL, signal(1), idem="mine")
+
+    assert late.value.details == {"idem": "mine"}
+    assert (refused.value.hint, refused.value.details) == ("come back", None)
+
+
+def test_a_request_cut_off_too_often_tells_its_key(connect: Connect, server: FakeServer) -> None:
+    server.handlers["agent.signal"] = dies_times(9, Done())
+
+    with pytest.raises(UnavailableError, match="lost 3 times") as caught:
+        connect(server.profile).call(AGENT_SIGNAL, signal(1))
+
+    assert caught.value.details == {"idem": server.of("agent.signal")[0].idem}
+
+
 def test_a_request_too_large_is_refused_before_it_is_sent(
     connect: Connect, server: FakeServer
 ) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from descartesd.transport.follow import FollowPosition
-from descartesd.wire.agent import AgentFollow, FollowOffsets, OutputChunk, StreamName
+from descartesd.wire.agent import AgentFollow, FollowOffsets, Mark, OutputChunk, StreamName
 
 
 def chunk(
@@ -52,3 +54,25 @@ def test_what_waits_for_the_consumer_is_not_asked_for_again() -> None:
     request = position.request([chunk(b"12345", 5), chunk(b"67", 10)])
 
     assert request.offsets == FollowOffsets(stdout=12)
+
+
+def test_an_overlap_of_found_lines_is_cut_off_by_their_offsets() -> None:
+    marks = [Mark(at=0, offset=3, time=1.0), Mark(at=4, offset=20, time=2.0),
+             Mark(at=9, offset=40, time=3.0)]  # fmt: skip
+    found = replace(chunk(b"one\ntwo!\nend\n", 0), next_offset=50, marks=marks)
+
+    def after(offset: int) -> OutputChunk | None:
+        offsets = FollowOffsets(stdout=offset)
+        return FollowPosition(AgentFollow(id="worker", offsets=offsets)).accept(found)
+
+    assert after(0) == found
+    assert after(7) == replace(
+        found, data=b"two!\nend\n", offset=7,
+        marks=[Mark(at=0, offset=20, time=2.0), Mark(at=5, offset=40, time=3.0)],
+    )  # fmt: skip
+    assert after(22) == replace(
+        found, data=b"o!\nend\n", offset=22,
+        marks=[Mark(at=0, offset=22, time=2.0), Mark(at=3, offset=40, time=3.0)],
+    )  # fmt: skip
+    assert after(45) == replace(found, data=b"", offset=45, marks=[])
+    assert after(50) is None

@@ -121,7 +121,7 @@ def test_a_stream_that_had_ended_is_not_opened_again() -> None:
     assert not stream.survives("somewhere")
 
     chunks = [stream.pop(), stream.pop(), stream.pop()]
-    assert [chunk and chunk.stream for chunk in chunks] == ["stdout", "stderr", None]
+    assert [getattr(chunk, "stream", None) for chunk in chunks] == ["stdout", "stderr", None]
     assert (stream.is_over, stream.error) == (True, None)
 
 

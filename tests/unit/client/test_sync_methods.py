@@ -52,8 +52,9 @@ def test_what_is_given_reaches_the_server(server: FakeServer) -> None:
         client.agent.list()
 
     first, second = (msgspec.msgpack.decode(r.params) for r in server.of("agent.list"))
-    assert first == {"states": ["running"], "labels": {"team": "a"}, "limit": 5, "cursor": None}
-    assert second == {"states": [], "labels": {}, "limit": 200, "cursor": None}
+    nothing = {"states": [], "labels": {}, "owner": None, "limit": 200, "cursor": None}
+    assert first == {**nothing, "states": ["running"], "labels": {"team": "a"}, "limit": 5}
+    assert second == nothing
 
 
 def test_the_asynchronous_functions_do_the_same(server: FakeServer) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import time
 from argparse import ArgumentTypeError
 
 import pytest
 
-from descartesd.ctl.values import count, duration, pairs, positive_duration, signal, size
+from descartesd.ctl.values import count, duration, moment, pairs, positive_duration, signal, size
 from descartesd.errors import InvalidArgumentError
 
 
@@ -52,6 +53,32 @@ def test_duration_is_seconds(text: str, expected: float) -> None:
 def test_duration_refuses_what_is_none(text: str) -> None:
     with pytest.raises(ArgumentTypeError, match="is no duration"):
         duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1700000000.5", 1700000000.5),
+        ("1970-01-02T00:00:00Z", 86400),
+        ("1970-01-02T02:00:00.250+02:00", 86400.25),
+        ("1900-01-01T00:00:00Z", 0),
+    ],
+)
+def test_moment_is_epoch_seconds(text: str, expected: float) -> None:
+    assert moment(text) == expected
+
+
+def test_moment_may_be_an_age_or_local_time() -> None:
+    assert moment("10m") == pytest.approx(time.time() - 600, abs=5)
+    assert moment("99999d") == 0
+    local = time.mktime((2026, 1, 31, 12, 30, 0, 0, 0, -1))
+    assert moment("2026-01-31 12:30") == local
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "-5", "10x", "nan", "2026-13-01"])
+def test_moment_refuses_what_is_none(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="is no time"):
+        moment(text)
 
 
 def test_positive_duration_refuses_zero() -> None:

@@ -1,0 +1,137 @@
+"""The book of all agents: their records, and the only way a state changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from descartesd.agents.follow import Waker
+from descartesd.agents.journal import Journal
+from descartesd.agents.lifecycle import ALIVE, ENDED, step
+from descartesd.agents.output import OutputFiles
+from descartesd.agents.record import Agent
+from descartesd.agents.registry import Registry
+from descartesd.agents.roster import Roster
+from descartesd.agents.views import Views
+from descartesd.wire.agent import State
+from descartesd.wire.event import EventKind
+
+log = logging.getLogger(__name__)
+
+_KINDS: dict[State, EventKind] = {
+    "completed": "completed",
+    "failed": "error",
+    "lost": "error",
+    "terminated": "terminated",
+}
+
+
+class Book:
+    """Keeps roster, registry, journal and views in step, and wakes who waits for a change."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        journal: Journal,
+        output: OutputFiles,
+        server_id: str,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.registry = registry
+        self.journal = journal
+        self.output = output
+        self.views = Views(output, server_id)
+        self.roster = Roster()
+        self.clock = clock
+        self.alive = 0
+        self._wakers: dict[str, set[Waker]] = {}
+
+    def load(self, agents: Iterable[Agent]) -> None:
+        """Take over what the registry has, oldest first."""
+        for agent in agents:
+            self._take(agent)
+
+    def add(self, agent: Agent) -> None:
+        """Take in a new agent, whose id and name are free."""
+        self._take(agent)
+        self.put(agent)
+
+    def _take(self, agent: Agent) -> None:
+        self.roster.add(agent)
+        self.alive += agent.state in ALIVE
+
+    def forget(self, agent: Agent) -> None:
+        """Drop an agent and its name; an event tells it of one that had ever run."""
+        if not self.roster.drop(agent):
+            return
+        self.alive -= agent.state in ALIVE
+        agent.eof = True
+        self.registry.drop_agent(agent.id)
+        if agent.state in ENDED:
+            self.journal.record("removed", agent.id, name=agent.name, state=agent.state)
+        self.registry.save()
+        self.wake(agent)
+
+    def set_state(self, agent: Agent, following: State) -> None:
+        """Go to the following state and tell it; `put` must come after the last change."""
+        previous = agent.state
+        agent.state = step(previous, following)
+        self.alive += (following in ALIVE) - (previous in ALIVE)
+        log.info("agent.state", extra={"agent": agent.id, "state": following})
+        self.journal.record(
+            _KINDS.get(following, "status_changed"),
+            agent.id,
+            name=agent.name,
+            state=following,
+            previous=previous,
+            attempt=agent.attempt,
+            outcome=agent.outcome,
+        )
+        self.wake(agent)
+
+    def put(self, agent: Agent) -> None:
+        """Have the record as it is now stored with the next transaction."""
+        self.views.changed(agent)
+        self.registry.put_agent(agent)
+
+    def store(self, agent: Agent) -> None:
+        """Store the record now.
+
+        What has happened is told even if it cannot be recorded: the keeper knows it too.
+        """
+        self.put(agent)
+        self.registry.save()
+
+    def wake(self, agent: Agent) -> None:
+        """Wake everyone who waits for a change of this agent."""
+        self.views.changed(agent)
+        for waker in self._wakers.get(agent.id, ()):
+            waker.set()
+
+    async def until(self, agent: Agent, states: frozenset[State]) -> None:
+        """Wait until the agent is in one of these states, or is gone."""
+        await self.holds(agent, lambda: agent.state in states)
+
+    async def holds(self, agent: Agent, wanted: Callable[[], bool]) -> None:
+        """Wait until this is so, or the agent is gone."""
+        changed = asyncio.Event()
+        with self.notifying(agent, changed):
+            while not wanted() and self.roster.get(agent.id) is agent:
+                changed.clear()
+                await changed.wait()
+
+    @contextlib.contextmanager
+    def notifying(self, agent: Agent, waker: Waker) -> Iterator[None]:
+        """Wake `waker` at each change of the agent's state, end of its output, and removal."""
+        wakers = self._wakers.setdefault(agent.id, set())
+        wakers.add(waker)
+        try:
+            yield
+        finally:
+            wakers.discard(waker)
+            if not wakers and self._wakers.get(agent.id) is wakers:
+                del self._wakers[agent.id]

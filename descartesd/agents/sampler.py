@@ -1,0 +1,85 @@
+"""Looks, on one tick for all agents, at how much they have written."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from descartesd.agents.book import Book
+from descartesd.agents.lifecycle import ALIVE
+from descartesd.agents.record import Agent
+from descartesd.wire.agent import OutputTotals
+
+TICK_S = 1.0
+# A directory changed so recently may change again without its time telling (ext4: 4 ms).
+_RECENT_NS = 50_000_000
+_NOTHING = OutputTotals()
+
+
+class Sampler:
+    """Keeps the sizes of output in the records, and tells followers of new output.
+
+    Only agents whose files are known to exist are looked at: a thousand that write nothing cost
+    one look at the directory.
+    """
+
+    def __init__(self, book: Book, directory: str, *, updates_every_s: float | None) -> None:
+        """`updates_every_s`: how often events tell of an agent's output at most; None: never."""
+        self._book = book
+        self._directory = directory
+        self._updates_every_s = updates_every_s
+        self._directory_time = -1
+        # When an event last told of an agent's output, and what has come since is untold.
+        self._told: dict[str, float] = {}
+        self._untold: set[str] = set()
+
+    async def run(self) -> None:
+        """Sample for ever."""
+        next_heartbeat = 0.0
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.sample()
+            if self._updates_every_s is None or not self._book.journal.is_followed:
+                continue
+            now = time.monotonic()
+            self._tell(now)
+            if now >= next_heartbeat:
+                next_heartbeat = now + self._updates_every_s
+                self._book.journal.record("heartbeat", data={"agents": self._book.roster.counts()})
+
+    def sample(self) -> None:
+        """Take every size that may have changed into the records."""
+        is_new = self._has_new_files()
+        for agent in self._book.roster:
+            if not agent.eof and (is_new or agent.output != _NOTHING):
+                self._look_at(agent)
+
+    def _look_at(self, agent: Agent) -> None:
+        totals = self._book.views.totals(agent)
+        if totals != agent.output:
+            agent.output = totals
+            self._book.views.changed(agent)
+            self._untold.add(agent.id)
+
+    def _has_new_files(self) -> bool:
+        changed_at = os.stat(self._directory).st_mtime_ns
+        is_new = changed_at != self._directory_time
+        is_settled = time.time_ns() - changed_at > _RECENT_NS
+        self._directory_time = changed_at if is_settled else -1
+        return is_new
+
+    def _tell(self, now: float) -> None:
+        for agent_id in tuple(self._untold):
+            if now < self._told.get(agent_id, 0.0):
+                continue
+            self._untold.discard(agent_id)
+            agent = self._book.roster.get(agent_id)
+            if agent is None or agent.state not in ALIVE:
+                self._told.pop(agent_id, None)
+                continue
+            self._told[agent_id] = now + (self._updates_every_s or 0.0)
+            totals = {"stdout": agent.output.stdout.total, "stderr": agent.output.stderr.total}
+            self._book.journal.record(
+                "output_available", agent.id, name=agent.name, state=agent.state, data=totals
+            )
