@@ -24,13 +24,17 @@ from descartesd.agents.recovery import reconcile
 from descartesd.agents.registry import Registry
 from descartesd.agents.sampler import Sampler
 from descartesd.agents.spec import RunnerDefaults
+from descartesd.builtin import actions as builtin_actions
 from descartesd.config.endpoint import parse_tcp
 from descartesd.config.schema import Config
 from descartesd.errors import AbortedError, DescartesError, StartupRefusedError
+from descartesd.hooks.relay import Relay
 from descartesd.keys.authority import load_authority
 from descartesd.keys.curve import load_key_file
 from descartesd.keys.trust import TrustStore
+from descartesd.methods.action import ActionMethods
 from descartesd.methods.agent import AgentMethods
+from descartesd.methods.batch import BatchMethods, what_was_spawned
 from descartesd.methods.cert import CertMethods, Introduction
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.event import EventMethods
@@ -38,7 +42,8 @@ from descartesd.methods.health import Health
 from descartesd.methods.idempotency import Answers
 from descartesd.methods.output import OutputMethods
 from descartesd.methods.policy import LocalRoles, Policy
-from descartesd.methods.server import ServerFacts, ServerMethods
+from descartesd.methods.server import Reports, ServerFacts, ServerMethods
+from descartesd.methods.stats import Stats
 from descartesd.transport.context import server_context
 from descartesd.transport.listeners import Listener, listen_tcp, listen_unix
 from descartesd.transport.selftest import refuse_unknown_key
@@ -108,6 +113,9 @@ class Daemon:
         self._policy = Policy(
             self._trust, LocalRoles(config.policy.local_uids, config.policy.local_groups)
         )
+        relay = Relay()
+        relay.register(builtin_actions, "builtin")
+        self._actions = relay.actions()
         self._stopping = asyncio.Event()
         self._ending: asyncio.Timeout | None = None
 
@@ -157,7 +165,12 @@ class Daemon:
         )
         health.listeners = [listener.endpoint for listener in listeners]
         self._health = health
-        dispatcher = self._dispatcher(health, watches)
+        dispatcher = Dispatcher(
+            self._policy,
+            self._answers,
+            request_timeout_s=float(self._config.server.request_timeout_secs),
+            max_message_bytes=self._config.network.max_message_size,
+        )
         await self._bring_up_keeper()
         router = RouterServer(
             context,
@@ -167,6 +180,7 @@ class Daemon:
             on_shed=dispatcher.on_shed,
         )
         parts.callback(router.close)
+        self._register_methods(dispatcher, router, watches)
         async with asyncio.TaskGroup() as group:
             dispatcher.start(group, router.send)
             router.start(loop, listeners)
@@ -198,33 +212,44 @@ class Daemon:
             updates_every_s=every_s if server.enable_status_updates else None,
         )
 
-    def _dispatcher(self, health: Health, watches: Watches) -> Dispatcher:
+    def _register_methods(
+        self, dispatcher: Dispatcher, router: RouterServer, watches: Watches
+    ) -> None:
         config = self._config
-        dispatcher = Dispatcher(
-            self._policy,
-            self._answers,
-            request_timeout_s=float(config.server.request_timeout_secs),
-            max_message_bytes=config.network.max_message_size,
-        )
         about = ServerFacts(
             server_id=config.server.server_id,
             version=version(),
             max_request_bytes=config.network.max_request_bytes,
             max_message_bytes=config.network.max_message_size,
         )
-        introduction = Introduction(self._host_key.public_text, _for_other_hosts(health.listeners))
+        stats = Stats(
+            server_id=config.server.server_id,
+            book=self._book,
+            fleet=self._fleet,
+            requests=dispatcher.metrics,
+            traffic=router.traffic,
+            streams=dispatcher.streams,
+        )
+        reports = Reports(self._health.report, stats.report)
+        introduction = Introduction(
+            self._host_key.public_text, _for_other_hosts(self._health.listeners)
+        )
+        verbs = AgentMethods(self._book, self._fleet).handlers()
         dispatcher.register(
             {
-                **AgentMethods(self._book, self._fleet).handlers(),
+                **verbs,
+                **BatchMethods(
+                    self._book, self._fleet, verbs, config.network.max_message_size
+                ).handlers(),
+                **ActionMethods(self._book, self._actions).handlers(),
                 **OutputMethods(self._book, watches).handlers(),
                 **EventMethods(self._book.journal).handlers(),
                 **ServerMethods(
-                    about, self._book.journal, health.report, dispatcher.streams
+                    about, reports, self._book, self._fleet, dispatcher.streams
                 ).handlers(),
                 **CertMethods(self._trust, self._authority, introduction).handlers(),
             }
         )
-        return dispatcher
 
     @_refusing()
     def _listen(self, parts: contextlib.ExitStack) -> list[Listener]:
@@ -307,6 +332,9 @@ class Daemon:
             agent = self._book.roster.get(intent.agent_id) if intent.agent_id else None
             if intent.method in ("agent.spawn", "agent.respawn") and agent is not None:
                 self._answers.close(intent, self._book.views.info(agent))
+            elif intent.method == "batch.spawn" and intent.agent_id:
+                most = self._config.network.max_message_size
+                self._answers.close(intent, what_was_spawned(self._book, intent.agent_id, most))
             else:
                 error = AbortedError(
                     f"{intent.method} was cut short by a restart of the server",

@@ -25,6 +25,13 @@ from descartesd.errors import (
 from descartesd.wire.agent import AgentSpec, Outcome, State
 
 _STARTED: frozenset[State] = frozenset(("running", "paused", "stopping"))
+# The states a verb needs; of the others, remove and respawn need an end, stop and kill nothing.
+_NEEDED: dict[str, tuple[State, ...]] = {
+    "pause": ("running", "paused"),
+    "resume": ("running", "paused"),
+    "signal": ("running", "paused", "stopping"),
+    "write": ("running", "paused", "stopping"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,8 @@ class Fleet:
         self._options = options
         self._id_source = IdSource(book.clock)
         self.spawns = SpawnCounts()
+        # Agents not yet asked for at the keeper, and the connection they were reserved under.
+        self._reserved: dict[str, int] = {}
         # Ids of agents that are being removed.
         self._going: set[str] = set()
         # Why new agents are refused now; None while they are taken.
@@ -91,6 +100,7 @@ class Fleet:
             output_bytes=wanted.limits.output_bytes or self._options.runner.output_bytes,
         )
         self._book.add(agent)
+        self._reserved[agent.id] = self._keeper.connections
         return agent
 
     def _admit(self) -> None:
@@ -125,6 +135,7 @@ class Fleet:
         """
         try:
             await self._book.registry.durable()
+            self._require_same_keeper(agent)
             await self._launch(agent)
         except AbortedError:
             # Nobody knows what the keeper has started by now: recovery looks, and tells.
@@ -133,10 +144,20 @@ class Fleet:
                 self.spawns.failed += 1
                 raise
         except DescartesError:
-            self.spawns.failed += 1
-            self._book.forget(agent)
+            self.release(agent)
             raise
         self.spawns.succeeded += 1
+
+    def _require_same_keeper(self, agent: Agent) -> None:
+        # After a loss of the keeper recovery gives up every agent it finds not started.
+        if self._reserved.pop(agent.id) != self._keeper.connections:
+            raise AbortedError("the keeper was lost before it was asked to start the agent")
+
+    def release(self, agent: Agent) -> None:
+        """Give up a reserved agent that does not run, and its name."""
+        self._reserved.pop(agent.id, None)
+        self.spawns.failed += 1
+        self._book.forget(agent)
 
     async def respawn(self, agent: Agent) -> None:
         """Start an ended agent once more under its id and name, its output going on.
@@ -144,12 +165,12 @@ class Fleet:
         Raises ConflictError while it lives, and as `start`; what the keeper refuses is then the
         outcome of this attempt.
         """
-        self._require_idle(agent, "respawn")
+        self.check(agent, "respawn")
         self._admit()
         # Its pipes may still be open: what they carry belongs to the attempt before.
         await self._book.holds(agent, lambda: agent.eof)
         await self._keeper.request("forget", agent_id=agent.id)
-        self._require_idle(agent, "respawn")
+        self.check(agent, "respawn")
         self._admit()
         agent.attempt += 1
         agent.pid = agent.start_time = agent.started_at = agent.ended_at = agent.outcome = None
@@ -183,6 +204,13 @@ class Fleet:
             self._book.set_state(agent, "running")
         self._book.put(agent)
 
+    def check(self, agent: Agent, verb: str) -> None:
+        """Raise the ConflictError with which the agent's state would refuse this verb now."""
+        if verb in ("remove", "respawn"):
+            self._require_idle(agent, verb)
+        elif verb in _NEEDED:
+            require(agent.name, agent.state, verb=verb, allowed=_NEEDED[verb])
+
     async def try_out(self, wanted: AgentSpec) -> None:
         """Find out whether this could be started, starting nothing; raises as `start` does."""
         spec.check(wanted)
@@ -191,7 +219,7 @@ class Fleet:
 
     async def pause(self, agent: Agent) -> None:
         """Freeze every process of the agent; returns when none of them runs any more."""
-        require(agent.name, agent.state, verb="pause", allowed=("running", "paused"))
+        self.check(agent, "pause")
         if agent.state == "paused":
             return
         reply = await self._keeper.request("pause", agent_id=agent.id)
@@ -202,7 +230,7 @@ class Fleet:
 
     async def resume(self, agent: Agent) -> None:
         """Let a paused agent go on."""
-        require(agent.name, agent.state, verb="resume", allowed=("running", "paused"))
+        self.check(agent, "resume")
         if agent.state == "running":
             return
         await self._keeper.request("resume", agent_id=agent.id)
@@ -249,7 +277,7 @@ class Fleet:
 
     async def signal(self, agent: Agent, number: int) -> int:
         """Send one signal to every process of the agent; how many it reached."""
-        require(agent.name, agent.state, verb="signal", allowed=("running", "paused", "stopping"))
+        self.check(agent, "signal")
         reply = await self._keeper.request("signal", agent_id=agent.id, signal=number)
         if number == signals.SIGCONT:
             self._note_resumed(agent)
@@ -259,7 +287,7 @@ class Fleet:
         self, agent: Agent, data: bytes, writer: str | None, offset: int | None
     ) -> tuple[int, int | None]:
         """Write to stdin; bytes accepted and the writer's next offset."""
-        require(agent.name, agent.state, verb="write", allowed=("running", "paused", "stopping"))
+        self.check(agent, "write")
         fields = {} if writer is None else {"writer": writer, "offset": offset or 0}
         reply = await self._keeper.request("write", agent_id=agent.id, data=data, **fields)
         return int(reply["accepted"]), reply.get("offset")
@@ -271,7 +299,7 @@ class Fleet:
 
     async def remove(self, agent: Agent) -> None:
         """Forget an ended agent and delete its output; raises ConflictError while it lives."""
-        self._require_idle(agent, "remove")
+        self.check(agent, "remove")
         self._going.add(agent.id)
         try:
             await self._keeper.request("forget", agent_id=agent.id)

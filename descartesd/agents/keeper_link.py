@@ -38,6 +38,8 @@ class KeeperLink:
         self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._unsent: deque[dict[str, Any]] = deque()
         self._next_id = 0
+        # How often a connection was made: what one was asked, the next knows nothing of.
+        self.connections = 0
         self.pid: int | None = None
         self.version: str | None = None
         self.boot_id: str | None = None
@@ -61,6 +63,7 @@ class KeeperLink:
             sock.close()
             raise
         self._socket = sock
+        self.connections += 1
         asyncio.get_running_loop().add_reader(sock, self._readable)
         try:
             facts = await self.request("hello", version=protocol.VERSION)

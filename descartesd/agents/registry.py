@@ -230,7 +230,7 @@ class Registry:
         )
 
     def bind_intent(self, identity: str, key: str, agent_id: str) -> None:
-        """Record which agent an open intent makes."""
+        """Record which agent an open intent makes; of several the ids, a space between them."""
         self._change(
             ("bind", identity, key),
             "UPDATE intents SET agent_id = ? WHERE identity = ? AND key = ?",

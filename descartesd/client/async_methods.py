@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from descartesd.wire.action import ActionResult, ActionRun, ActionTable
 from descartesd.wire.agent import (
     AgentFollow,
     AgentId,
@@ -33,8 +34,11 @@ from descartesd.wire.agent import (
     StreamName,
     Written,
 )
+from descartesd.wire.batch import BatchResult, BatchRun, BatchSpawn, Selector, Verb
 from descartesd.wire.event import Event, EventFollow
 from descartesd.wire.methods import (
+    ACTION_LIST,
+    ACTION_RUN,
     AGENT_CLOSE_STDIN,
     AGENT_FOLLOW,
     AGENT_GET,
@@ -50,20 +54,27 @@ from descartesd.wire.methods import (
     AGENT_STOP,
     AGENT_WAIT,
     AGENT_WRITE,
+    BATCH_RUN,
+    BATCH_SPAWN,
     CERT_SIGN,
     EVENT_FOLLOW,
+    SERVER_DRAIN,
     SERVER_HEALTH,
     SERVER_HELLO,
     SERVER_METHODS,
+    SERVER_STATS,
 )
 from descartesd.wire.server import (
     CertSign,
     Done,
+    Drained,
     Empty,
     MethodTable,
     Role,
+    ServerDrain,
     ServerHealth,
     ServerHello,
+    ServerStats,
     SignedCertificate,
 )
 
@@ -76,10 +87,42 @@ class AsyncMethods:
     """Every method, under its noun."""
 
     def __init__(self, caller: AsyncCaller) -> None:
+        self.action = AsyncActionMethods(caller)
         self.agent = AsyncAgentMethods(caller)
+        self.batch = AsyncBatchMethods(caller)
         self.cert = AsyncCertMethods(caller)
         self.event = AsyncEventMethods(caller)
         self.server = AsyncServerMethods(caller)
+
+
+class AsyncActionMethods:
+    """The methods `action.*`."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: AsyncCaller) -> None:
+        self._caller = caller
+
+    async def list(self, *, deadline_s: float | None = None) -> ActionTable:
+        """List the custom actions, with the schemas of their parameters."""
+        return await self._caller.call(ACTION_LIST, Empty(), deadline_s=deadline_s)
+
+    async def run(
+        self,
+        *,
+        name: Name,
+        params: dict[str, Any] | None = None,
+        agent: AgentId | None = None,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> ActionResult:
+        """Run a custom action; the role needed is the action's."""
+        return await self._caller.call(
+            ACTION_RUN,
+            ActionRun(name=name, params={} if params is None else params, agent=agent),
+            deadline_s=deadline_s,
+            idem=idem,
+        )
 
 
 class AsyncAgentMethods:
@@ -275,6 +318,58 @@ class AsyncAgentMethods:
         )
 
 
+class AsyncBatchMethods:
+    """The methods `batch.*`."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: AsyncCaller) -> None:
+        self._caller = caller
+
+    async def run(
+        self,
+        *,
+        verb: Verb,
+        ids: Sequence[AgentId] = (),
+        select: Selector | None = None,
+        params: dict[str, Any] | None = None,
+        fail_fast: bool = False,
+        dry_run: bool = False,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> BatchResult:
+        """Do one verb to many agents; the role needed is the verb's."""
+        return await self._caller.call(
+            BATCH_RUN,
+            BatchRun(
+                verb=verb,
+                ids=list(ids),
+                select=select,
+                params={} if params is None else params,
+                fail_fast=fail_fast,
+                dry_run=dry_run,
+            ),
+            deadline_s=deadline_s,
+            idem=idem,
+        )
+
+    async def spawn(
+        self,
+        *,
+        specs: list[AgentSpec],
+        fail_fast: bool = False,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> BatchResult:
+        """Start many agents."""
+        return await self._caller.call(
+            BATCH_SPAWN,
+            BatchSpawn(specs=specs, fail_fast=fail_fast),
+            deadline_s=deadline_s,
+            idem=idem,
+        )
+
+
 class AsyncCertMethods:
     """The methods `cert.*`."""
 
@@ -336,3 +431,11 @@ class AsyncServerMethods:
     async def methods(self, *, deadline_s: float | None = None) -> MethodTable:
         """List every method with the schema of its request and reply."""
         return await self._caller.call(SERVER_METHODS, Empty(), deadline_s=deadline_s)
+
+    async def stats(self, *, deadline_s: float | None = None) -> ServerStats:
+        """Count what has been asked and answered, and how long it took."""
+        return await self._caller.call(SERVER_STATS, Empty(), deadline_s=deadline_s)
+
+    async def drain(self, *, undo: bool = False, deadline_s: float | None = None) -> Drained:
+        """Take no new agents, and leave the others alone."""
+        return await self._caller.call(SERVER_DRAIN, ServerDrain(undo=undo), deadline_s=deadline_s)

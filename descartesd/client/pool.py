@@ -1,8 +1,8 @@
 """Several connections used as one client: each request takes the least busy that is up.
 
-Worth it where streams are many or heavy: what one connection carries waits in one line, and a
-server that cannot get rid of one peer's replies holds back all requests of that peer. For mere
-calls one client is as fast, from however many threads or tasks.
+Worth it over a network with latency and much output: one connection carries no more than its TCP
+window per round trip, and everything else waits in line behind that. For mere calls one client is
+faster, from however many threads or tasks.
 """
 
 from __future__ import annotations
@@ -155,10 +155,13 @@ def _some(clients: Iterable[_AnyClient]) -> Sequence[_AnyClient]:
     return taken
 
 
+# What was never used yet, or may be tried again, is as good as what is up.
+_BADNESS: dict[State, int] = {"up": 0, "idle": 0, "connecting": 1, "circuit_open": 2, "closed": 3}
+
+
 def _best(clients: Sequence[_AnyClient]) -> _AnyClient:
     return min(clients, key=_badness)
 
 
-def _badness(client: _Member) -> tuple[bool, int]:
-    # What was never used yet, or may be tried again, is as good as what is up.
-    return client.state not in {"up", "idle"}, client.outstanding
+def _badness(client: _Member) -> tuple[int, int]:
+    return _BADNESS[client.state], client.outstanding

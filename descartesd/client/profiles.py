@@ -22,12 +22,8 @@ def find_profile(wanted: Profile | str | os.PathLike[str] | None = None) -> Prof
     """
     if isinstance(wanted, Profile):
         return wanted
-    if wanted is not None:
-        return _load(os.fspath(wanted))
-    if named := os.environ.get(_VARIABLE):
-        return _load(named)
-    if os.path.exists(path := _named("default")):
-        return load_profile(path)
+    if (path := profile_path(wanted)) is not None:
+        return _load(path)
     if os.path.exists(LOCAL_SOCKET):
         return Profile(endpoints=(f"ipc://{LOCAL_SOCKET}",))
     raise UnavailableError(
@@ -37,14 +33,26 @@ def find_profile(wanted: Profile | str | os.PathLike[str] | None = None) -> Prof
     )
 
 
-def _load(wanted: str) -> Profile:
-    if "/" in wanted or wanted.endswith(".toml"):
-        return load_profile(os.path.expanduser(wanted))
+def profile_path(wanted: str | os.PathLike[str] | None = None) -> str | None:
+    """The file `find_profile` reads, None where it would take the local socket."""
+    named = os.environ.get(_VARIABLE) or None if wanted is None else os.fspath(wanted)
+    if named is None:
+        path = _named("default")
+        return path if os.path.exists(path) else None
+    if "/" in named or named.endswith(".toml"):
+        return os.path.expanduser(named)
+    return _named(named)
+
+
+def _load(path: str) -> Profile:
     try:
-        return load_profile(_named(wanted))
+        return load_profile(path)
     except NotFoundError as exc:
+        name = os.path.basename(path).removesuffix(".toml")
+        if path != _named(name):
+            raise
         raise NotFoundError(
-            f"there is no profile '{wanted}': expected '{_named(wanted)}'",
+            f"there is no profile '{name}': expected '{path}'",
             hint="a file is named with a '/' or by its ending .toml",
         ) from exc
 

@@ -15,6 +15,7 @@ from descartesd.keys.profile import Profile
 from descartesd.transport.channel import Call, Channel, Patience
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentFollow, AgentOutput, AgentStop, AgentWrite, OutputChunk
+from descartesd.wire.batch import BatchRun
 from descartesd.wire.envelope import raw
 from descartesd.wire.event import EventFollow
 from descartesd.wire.methods import AGENT_WAIT, Method
@@ -28,7 +29,7 @@ Rep = TypeVar("Rep", bound=Struct)
 
 # Enough to keep a server busy; far less than it keeps for a client that does not read.
 _WINDOW = 256
-# What agent.stop may take beyond its grace time.
+# What a stop may take beyond its grace time.
 _AFTER_GRACE_S = 10.0
 
 
@@ -102,9 +103,20 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
             return None if given_s == math.inf else given_s
         if method is AGENT_WAIT:
             return None
-        if isinstance(request, AgentStop) and request.grace_s is not None and self.timeout_s:
-            return max(self.timeout_s, request.grace_s + _AFTER_GRACE_S)
+        grace_s = _grace_s(request)
+        if grace_s is not None and self.timeout_s:
+            return max(self.timeout_s, grace_s + _AFTER_GRACE_S)
         return self.timeout_s
+
+
+def _grace_s(request: Struct) -> float | None:
+    """The grace time of a stop, as far as the request tells it."""
+    if isinstance(request, AgentStop):
+        return request.grace_s
+    if isinstance(request, BatchRun) and request.verb == "stop":
+        given = request.params.get("grace_s")
+        return given if isinstance(given, int | float) else None
+    return None
 
 
 def new_call(

@@ -1,23 +1,23 @@
-"""The verbs that act on one agent or several: wait, pause, resume, stop, kill, signal, remove."""
+"""The verbs that act on one agent or several, named or selected; and waiting for some."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from descartesd.ctl.command import Command, add_ids
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
+from descartesd.ctl.selecting import add_selection, is_one, selector
 from descartesd.ctl.values import duration, signal
 from descartesd.errors import DescartesError
 
 if TYPE_CHECKING:
-    from msgspec import Struct
-
     from descartesd.client import Client
     from descartesd.wire.agent import AgentInfo
-    from descartesd.wire.methods import Method
+    from descartesd.wire.batch import BatchItem, Verb
 
 _AGENT_FAILED = 1
 
@@ -28,35 +28,29 @@ def ended_status(agent: AgentInfo) -> int:
 
 
 def _wait(args: Namespace, out: Output) -> int:
-    from descartesd.wire.methods import AGENT_WAIT  # noqa: PLC0415  # start-up time
+    from descartesd.wire.agent import AgentRef  # noqa: PLC0415  # start-up time
+    from descartesd.wire.methods import AGENT_WAIT  # noqa: PLC0415
 
     with connect(args, patient=True) as client:
-        results = _ask(client, AGENT_WAIT, args.ids, deadline_s=args.timeout)
-    return _report(args.ids, results, out, status_of=ended_status)
+        if len(args.ids) == 1:
+            agent = client.agent.wait(id=args.ids[0], deadline_s=args.timeout)
+            out.agent(agent)
+            return ended_status(agent)
+        requests = [(AGENT_WAIT, AgentRef(id=name)) for name in args.ids]
+        results = client.pipeline(requests, deadline_s=args.timeout)
+    out.results(args.ids, results)
+    return _first_failure(results, ended_status)
 
 
 def _pause_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--cooperative", action="store_true", help="ask the agent's backend instead of freezing it"
     )
-    add_ids(parser)
+    add_selection(parser)
 
 
 def _pause(args: Namespace, out: Output) -> int:
-    from descartesd.wire.methods import AGENT_PAUSE  # noqa: PLC0415  # start-up time
-
-    mode = "cooperative" if args.cooperative else "freeze"
-    with connect(args) as client:
-        results = _ask(client, AGENT_PAUSE, args.ids, mode=mode)
-    return _report(args.ids, results, out)
-
-
-def _resume(args: Namespace, out: Output) -> int:
-    from descartesd.wire.methods import AGENT_RESUME  # noqa: PLC0415  # start-up time
-
-    with connect(args) as client:
-        results = _ask(client, AGENT_RESUME, args.ids)
-    return _report(args.ids, results, out)
+    return _act(args, out, "pause", mode="cooperative" if args.cooperative else "freeze")
 
 
 def _stop_arguments(parser: ArgumentParser) -> None:
@@ -66,100 +60,78 @@ def _stop_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--signal", metavar="S", type=signal, help="instead of the agent's own stop signal"
     )
-    add_ids(parser)
+    add_selection(parser)
 
 
 def _stop(args: Namespace, out: Output) -> int:
-    from descartesd.wire.methods import AGENT_STOP  # noqa: PLC0415  # start-up time
-
-    with connect(args, patient=True) as client:
-        results = _ask(client, AGENT_STOP, args.ids, signal=args.signal, grace_s=args.grace)
-    return _report(args.ids, results, out)
-
-
-def _kill(args: Namespace, out: Output) -> int:
-    from descartesd.wire.methods import AGENT_KILL  # noqa: PLC0415  # start-up time
-
-    with connect(args) as client:
-        results = _ask(client, AGENT_KILL, args.ids)
-    return _report(args.ids, results, out)
+    return _act(args, out, "stop", patient=True, signal=args.signal, grace_s=args.grace)
 
 
 def _signal_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("signal", metavar="SIG", type=signal, help="a name or a number")
-    add_ids(parser)
+    add_selection(parser)
 
 
 def _signal(args: Namespace, out: Output) -> int:
-    from descartesd.wire.methods import AGENT_GET, AGENT_SIGNAL  # noqa: PLC0415  # start-up time
-
-    with connect(args) as client:
-        signalled = _ask(client, AGENT_SIGNAL, args.ids, signal=args.signal)
-        agents = _ask_if_done(client, AGENT_GET, args.ids, signalled)
-    return _report(args.ids, agents, out)
+    return _act(args, out, "signal", signal=args.signal)
 
 
-def _remove(args: Namespace, out: Output) -> int:
-    from descartesd.wire.methods import AGENT_GET, AGENT_REMOVE  # noqa: PLC0415  # start-up time
-
-    with connect(args) as client:
-        # What is removed is shown as it was: afterwards nobody can tell.
-        agents = _ask(client, AGENT_GET, args.ids)
-        full_ids = [getattr(agent, "id", "") for agent in agents]
-        removed = _ask_if_done(client, AGENT_REMOVE, full_ids, agents)
-    results = [
-        done if isinstance(done, DescartesError) else agent
-        for agent, done in zip(agents, removed, strict=True)
-    ]
-    return _report(args.ids, results, out)
+def _plain(verb: Verb) -> Callable[[Namespace, Output], int]:
+    """A verb that has no parameters but the agents."""
+    return partial(_act, verb=verb)
 
 
-def _ask(
-    client: Client,
-    method: Method[Any, Any],
-    ids: Sequence[str],
-    *,
-    deadline_s: float | None = None,
-    **params: Any,
-) -> list[Any]:
-    requests: list[tuple[Method[Any, Any], Struct]] = [
-        (method, method.request(id=name, **params)) for name in ids
-    ]
-    return client.pipeline(requests, deadline_s=deadline_s)
+def _act(args: Namespace, out: Output, verb: Verb, *, patient: bool = False, **params: Any) -> int:
+    """Do a verb to the one agent named, or to all that are named or selected at once."""
+    select = selector(args, verb)
+    with connect(args, patient=patient) as client:
+        if is_one(args):
+            out.agent(_do(client, args, verb, params))
+            return 0
+        done = client.batch.run(
+            verb=verb,
+            ids=args.ids,
+            select=select,
+            params=params,
+            fail_fast=args.fail_fast,
+            dry_run=args.dry_run,
+            idem=args.idem,
+        )
+    results = [_result(item) for item in done.results]
+    out.results([item.id for item in done.results], results)
+    return _first_failure(results, lambda _agent: 0)
 
 
-def _ask_if_done(
-    client: Client, method: Method[Any, Any], ids: Sequence[str], before: Sequence[Any]
-) -> list[Any]:
-    """Ask about those whose step before succeeded; the others keep their error."""
-    open_ids = [
-        name
-        for name, result in zip(ids, before, strict=True)
-        if not isinstance(result, DescartesError)
-    ]
-    answers = iter(_ask(client, method, open_ids) if open_ids else [])
-    return [result if isinstance(result, DescartesError) else next(answers) for result in before]
+def _do(client: Client, args: Namespace, verb: Verb, params: dict[str, Any]) -> AgentInfo:
+    from descartesd.wire.methods import METHODS  # noqa: PLC0415  # start-up time
+
+    method = METHODS[f"agent.{verb}"]
+    [name] = args.ids
+    if verb == "remove":
+        # Shown as it was: afterwards nobody can tell.
+        agent = client.agent.get(id=name)
+        client.call(method, method.request(id=agent.id), idem=args.idem)
+        return agent
+    done: Any = client.call(method, method.request(id=name, **params), idem=args.idem)
+    # A signal is answered with a number of processes.
+    return client.agent.get(id=name) if verb == "signal" else done
 
 
-def _report(
-    ids: Sequence[str],
-    results: Sequence[AgentInfo | DescartesError],
-    out: Output,
-    *,
-    status_of: Callable[[AgentInfo], int] = lambda _agent: 0,
+def _result(item: BatchItem) -> AgentInfo | DescartesError | None:
+    from descartesd.wire.codec import error_of  # noqa: PLC0415  # start-up time
+
+    return item.agent if item.error is None else error_of(item.error)
+
+
+def _first_failure(
+    results: Sequence[AgentInfo | DescartesError | None], status_of: Callable[[AgentInfo], int]
 ) -> int:
-    if len(results) == 1:
-        only = results[0]
-        if isinstance(only, DescartesError):
-            raise only
-        out.agent(only)
-        return status_of(only)
-    out.results(ids, results)
-    statuses = [
-        result.exit_status if isinstance(result, DescartesError) else status_of(result)
-        for result in results
-    ]
-    return next((status for status in statuses if status), 0)
+    for result in results:
+        if isinstance(result, DescartesError):
+            return result.exit_status
+        if result is not None and (status := status_of(result)):
+            return status
+    return 0
 
 
 COMMANDS = {
@@ -171,38 +143,47 @@ COMMANDS = {
     ),
     "pause": Command(
         summary="Pause agents; answered when nothing of them runs any more.",
-        examples=("agent pause build-7", "agent pause build-7 build-8"),
+        examples=("agent pause build-7", "agent pause --label job=nightly --state running"),
         run=_pause,
         arguments=_pause_arguments,
     ),
     "resume": Command(
         summary="Let paused agents go on.",
-        examples=("agent resume build-7", "agent resume build-7 build-8"),
-        run=_resume,
-        arguments=add_ids,
+        examples=("agent resume build-7", "agent resume --state paused"),
+        run=_plain("resume"),
+        arguments=add_selection,
     ),
     "stop": Command(
         summary="Stop agents: their stop signal, the grace time, then KILL.",
-        examples=("agent stop build-7", "agent stop --grace 1m --signal INT build-7 build-8"),
+        examples=(
+            "agent stop --grace 1m --signal INT build-7 build-8",
+            "agent stop --label 'job in (nightly, weekly)' --label '!keep'",
+        ),
         run=_stop,
         arguments=_stop_arguments,
     ),
     "kill": Command(
         summary="Kill every process of the agents now.",
-        examples=("agent kill build-7", "agent kill build-7 build-8"),
-        run=_kill,
-        arguments=add_ids,
+        examples=("agent kill build-7", "agent kill --all --dry-run"),
+        run=_plain("kill"),
+        arguments=add_selection,
     ),
     "signal": Command(
         summary="Send a signal to every process of the agents.",
-        examples=("agent signal HUP build-7", "agent signal 10 build-7 build-8"),
+        examples=("agent signal HUP build-7", "agent signal 10 --label role=worker"),
         run=_signal,
         arguments=_signal_arguments,
     ),
+    "respawn": Command(
+        summary="Start ended agents once more: same id, name and command, the output going on.",
+        examples=("agent respawn build-7", "agent respawn --state failed --fail-fast"),
+        run=_plain("respawn"),
+        arguments=add_selection,
+    ),
     "remove": Command(
         summary="Forget ended agents: their records, their output and their names.",
-        examples=("agent remove build-7", "agent remove build-7 build-8"),
-        run=_remove,
-        arguments=add_ids,
+        examples=("agent remove build-7", "agent remove --state completed --owner uid:1000"),
+        run=_plain("remove"),
+        arguments=add_selection,
     ),
 }

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from typing import get_args
+from argparse import Namespace
 
-from descartesd.ctl.command import Command, add_id, suggest
+from descartesd.ctl.command import Command, add_id
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
-from descartesd.ctl.values import pairs
-from descartesd.errors import InvalidArgumentError
-
-
-def _list_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--state", metavar="S", action="append", default=[], help="only agents in this state"
-    )
-    parser.add_argument(
-        "--label", metavar="K=V", action="append", default=[], help="only agents with this label"
-    )
+from descartesd.ctl.selecting import add_conditions, states
 
 
 def _list(args: Namespace, out: Output) -> int:
-    from descartesd.wire.agent import State  # noqa: PLC0415  # start-up time
-
-    labels = pairs("--label", args.label)
-    for state in args.state:
-        if state not in get_args(State):
-            hint = suggest(state, get_args(State), f"states: {', '.join(get_args(State))}")
-            raise InvalidArgumentError(f"there is no state '{state}'", hint=hint)
+    wanted = {"states": states(args), "labels": args.label, "owner": args.owner}
     agents = []
     with connect(args) as client:
-        page = client.agent.list(states=args.state, labels=labels)
+        page = client.agent.list(**wanted)
         agents += page.agents
         while page.next is not None:
-            page = client.agent.list(states=args.state, labels=labels, cursor=page.next)
+            page = client.agent.list(**wanted, cursor=page.next)
             agents += page.agents
     out.agents(agents)
     return 0
@@ -48,9 +31,9 @@ def _show(args: Namespace, out: Output) -> int:
 
 _LIST = Command(
     summary="List every agent not removed, oldest first.",
-    examples=("agent list --state running", "--json agent list --label job=nightly"),
+    examples=("agent list --state running", "--json agent list --label 'job in (nightly, weekly)'"),
     run=_list,
-    arguments=_list_arguments,
+    arguments=add_conditions,
 )
 
 COMMANDS = {

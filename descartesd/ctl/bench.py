@@ -54,10 +54,18 @@ def _clients(word: str) -> int:
 
 def _arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--clients", metavar="N", type=_clients, default=4, help="at work at once; default: 4")
-    add("--requests", metavar="N", type=count, default=10_000, help="in all; default: 10000")
-    add("--agents", metavar="N", type=count, default=200, help="to start; default: 200")
-    add("--output", metavar="SIZE", type=size, default=64 << 20, help="to read; default: 64M")
+    add("--clients", metavar="N", type=_clients, default=4, help="clients at work; default: 4")
+    add(
+        "--requests",
+        metavar="N",
+        type=count,
+        default=10_000,
+        help="requests in all; default: 10000",
+    )
+    add("--agents", metavar="N", type=count, default=200, help="agents to start; default: 200")
+    add(
+        "--output", metavar="SIZE", type=size, default=64 << 20, help="output to read; default: 64M"
+    )
 
 
 def _bench(args: Namespace, out: Output) -> int:

@@ -22,6 +22,8 @@ from descartesd.wire.envelope import WireError
 
 LABEL = "bench"
 _REPORT_EVERY_S = 0.1
+# A wait has no time-out of its own, and `true` should take none.
+_PATIENCE_S = 30.0
 
 
 class Setup(Struct):
@@ -99,7 +101,7 @@ def _spawn(client: Client, setup: Setup) -> float:
     began = time.perf_counter()
     agent = client.agent.spawn(spec=AgentSpec(command=["true"], labels={LABEL: setup.mark}))
     seconds = time.perf_counter() - began
-    client.agent.wait(id=agent.id)
+    client.agent.wait(id=agent.id, deadline_s=setup.timeout_s or _PATIENCE_S)
     return seconds
 
 

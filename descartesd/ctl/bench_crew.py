@@ -6,6 +6,7 @@ import os
 import selectors
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -45,8 +46,9 @@ def crew(size: int, setup: Setup) -> Iterator[Crew]:
     finally:
         for member in members:
             member.begin_end()
+        until = time.monotonic() + _END_S
         for member in members:
-            member.end()
+            member.end(until)
 
 
 class Crew:
@@ -117,9 +119,10 @@ class _Member:
         self._process.terminate()
         self._input.close()
 
-    def end(self) -> None:
+    def end(self, until: float) -> None:
+        """Wait for its end, and kill it when it takes too long."""
         try:
-            self._process.wait(_END_S)
+            self._process.wait(max(until - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

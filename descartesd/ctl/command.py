@@ -48,11 +48,21 @@ NOUNS = {
             "stop": "acting",
             "kill": "acting",
             "signal": "acting",
+            "respawn": "acting",
             "remove": "acting",
         },
     ),
+    "event": Noun("what happens", {"follow": "event"}),
+    "action": Noun("custom actions of the server", {"list": "action", "run": "action"}),
     "server": Noun(
-        "facts about the server", {"health": "server", "info": "server", "methods": "server"}
+        "facts about the server, and its end",
+        {
+            "health": "server",
+            "info": "server",
+            "stats": "server",
+            "methods": "server",
+            "drain": "server",
+        },
     ),
     "cert": Noun("certificates of clients", {"issue": "cert"}),
 }
@@ -68,7 +78,7 @@ GLOBAL_FLAGS = ("--json", "--quiet")
 GLOBAL_VALUES = ("--profile", "--timeout", "--wait-for-server")
 GLOBALS_USAGE = "[--profile FILE|NAME] [--json] [--quiet] [--timeout S] [--wait-for-server S]"
 _MAX_WIDTH = 100
-_ID_HELP = "a name, an id, or the first characters of an id (at least 4)"
+ID_HELP = "a name, an id, or the first characters of an id (at least 4)"
 
 
 def no_arguments(parser: argparse.ArgumentParser) -> None:
@@ -193,9 +203,9 @@ def suggest(word: str, known: Iterable[str], otherwise: str) -> str:
 
 def add_id(parser: argparse.ArgumentParser) -> None:
     """Add the agent a verb is about, as `args.id`."""
-    parser.add_argument("id", metavar="ID", help=_ID_HELP)
+    parser.add_argument("id", metavar="ID", help=ID_HELP)
 
 
 def add_ids(parser: argparse.ArgumentParser) -> None:
     """Add the agents a verb acts on, as `args.ids`."""
-    parser.add_argument("ids", metavar="ID", nargs="+", help=_ID_HELP)
+    parser.add_argument("ids", metavar="ID", nargs="+", help=ID_HELP)

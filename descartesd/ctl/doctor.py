@@ -17,7 +17,7 @@ from descartesd.ctl.command import Command
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
 from descartesd.ctl.text import safe
-from descartesd.errors import DescartesError, UnavailableError
+from descartesd.errors import DescartesError, StartupRefusedError, UnavailableError
 
 if TYPE_CHECKING:
     from descartesd.keys.profile import Profile
@@ -29,6 +29,7 @@ _PROGRAMS = ("descartesd", "descartes-keeper")
 # Directories of a server directory that nobody else may enter.
 _CLOSED_DIRECTORIES = ("keys", "state", "profiles")
 _PUBLIC_SUFFIX = ".pub"
+_UNIX = "ipc://"
 
 
 class Check(NamedTuple):
@@ -71,7 +72,7 @@ def _lines(checks: list[Check]) -> Iterator[str]:
 
 
 def _checks(args: Namespace) -> Iterator[Check]:
-    from descartesd.client.profiles import find_profile  # noqa: PLC0415  # start-up time
+    from descartesd.client.profiles import find_profile, profile_path  # noqa: PLC0415  # start-up time
 
     yield _python()
     try:
@@ -81,17 +82,19 @@ def _checks(args: Namespace) -> Iterator[Check]:
         yield Check("profile", ok=False, detail=error.message, hint=error.hint)
         return
     hosts = [_tcp_address(endpoint) for endpoint in profile.endpoints]
-    here = [port for host, port in filter(None, hosts) if is_this_host(host)]
-    yield _programs(is_needed=bool(here) or None in hosts)
-    path = _profile_path(args.profile)
+    yield _programs(is_needed=any(host is None or is_this_host(host[0]) for host in hosts))
+    path = profile_path(args.profile)
     endpoints = ", ".join(profile.endpoints)
     yield Check("profile", ok=True, detail=f"{path or 'none, the local socket'}: {endpoints}")
     if path is not None:
         yield _modes(path, profile)
     answer = _ask(args)
     yield _server(answer)
-    for port in here:
-        yield _port(port, answer)
+    try:
+        for port in sorted(_ports(profile, answer)):
+            yield _port(port, answer)
+    except StartupRefusedError as error:
+        yield Check("config", ok=False, detail=error.message, hint=error.hint)
     if not isinstance(answer, DescartesError):
         yield from _parts(answer.health)
 
@@ -118,15 +121,6 @@ def _programs(*, is_needed: bool) -> Check:
         return Check("programs", ok=False, detail=f"not on PATH: {', '.join(missing)}", hint=hint)
     detail = ", ".join(path for path in found.values() if path is not None)
     return Check("programs", ok=True, detail=detail or "none here, and the server is elsewhere")
-
-
-def _profile_path(wanted: str | None) -> str | None:
-    """The file `find_profile` has read, None when there was none to read."""
-    named = wanted or os.environ.get("DESCARTES_PROFILE") or "default"
-    if "/" in named or named.endswith(".toml"):
-        return os.path.abspath(os.path.expanduser(named))
-    path = os.path.join(os.path.expanduser("~/.config/descartes"), f"{named}.toml")
-    return path if os.path.exists(path) else None
 
 
 def _modes(path: str, profile: Profile) -> Check:
@@ -182,6 +176,31 @@ def _server(answer: Facts | DescartesError) -> Check:
     if health.status == "ok":
         return Check("server", ok=True, detail=detail)
     return Check("server", ok=False, detail=f"{detail}; degraded", hint="\n".join(health.reasons))
+
+
+def _ports(profile: Profile, answer: Facts | DescartesError) -> set[int]:
+    """Ports of this host the server listens on, or would. Raises StartupRefusedError."""
+    endpoints = list(profile.endpoints)
+    for endpoint in profile.endpoints:
+        # The profile of a socket names no port.
+        if not endpoint.startswith(_UNIX):
+            continue
+        if isinstance(answer, DescartesError):
+            endpoints += _configured(endpoint.removeprefix(_UNIX))
+        else:
+            endpoints += answer.health.listeners
+    addresses = filter(None, map(_tcp_address, endpoints))
+    return {port for host, port in addresses if is_this_host(host)}
+
+
+def _configured(socket_path: str) -> list[str]:
+    """The endpoint of the server directory a socket stands in, if it stands in one."""
+    path = os.path.join(os.path.dirname(os.path.dirname(socket_path)), "descartesd.toml")
+    if not os.path.exists(path):
+        return []
+    from descartesd.config.load import load_config  # noqa: PLC0415  # costs 100 ms
+
+    return [load_config(path, environ=os.environ).server.endpoint]
 
 
 def _port(port: int, answer: Facts | DescartesError) -> Check:

@@ -60,23 +60,28 @@ class Output:
             lines=self._agent_lines(agents),
         )
 
-    def results(self, ids: Sequence[str], results: Sequence[AgentInfo | DescartesError]) -> None:
-        """Print what a verb did to each of several agents; refusals go to stderr as well."""
-        done = [result for result in results if not isinstance(result, DescartesError)]
-        refused = [
-            (name, result)
-            for name, result in zip(ids, results, strict=True)
-            if isinstance(result, DescartesError)
-        ]
+    def results(
+        self, ids: Sequence[str], results: Sequence[AgentInfo | DescartesError | None]
+    ) -> None:
+        """Print what a verb did to each of several agents; refusals go to stderr as well.
+
+        None stands for a success without the agent.
+        """
+        items = list(zip(ids, results, strict=True))
+        refused = [(name, each) for name, each in items if isinstance(each, DescartesError)]
+        done = [(name, each) for name, each in items if not isinstance(each, DescartesError)]
+        agents = [agent for _, agent in done if agent is not None]
         self.document(
             {
-                "results": [result_item(*pair) for pair in zip(ids, results, strict=True)],
+                "results": [result_item(*pair) for pair in items],
                 "succeeded": len(done),
                 "failed": len(refused),
             },
-            ids=[agent.id for agent in done],
-            lines=self._agent_lines(done) if done else [],
+            ids=[name if agent is None else agent.id for name, agent in done],
+            lines=self._agent_lines(agents) if agents or not refused else [],
         )
+        if len(agents) < len(done):
+            self.note(f"{len(done) - len(agents)} more succeeded that are too many to show")
         if not self.json:
             for name, error in refused:
                 self._complain(error, f"{name}: ")
@@ -88,6 +93,17 @@ class Output:
             return
         for line in ids if self.quiet else lines:
             _write(self._stdout, line)
+
+    def item(self, value: Any, *, id: str, line: str) -> None:  # noqa: A002  # as in `ids`
+        """Print one item of a stream and flush it: its JSON, or its id, or its line for people."""
+        self.document(value, ids=[id], lines=[line])
+        self._stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Tell people something on stderr that is neither data nor an error."""
+        if not self.json:
+            _write(self._stderr, safe(text))
+            self._stderr.flush()
 
     def json_line(self, value: Any) -> None:
         """Print a value as one line of JSON and flush it."""
@@ -175,7 +191,7 @@ def complete(value: Any) -> Any:
     return value
 
 
-def result_item(name: str, result: AgentInfo | DescartesError) -> dict[str, Any]:
+def result_item(name: str, result: AgentInfo | DescartesError | None) -> dict[str, Any]:
     """One entry of `results`; `id` is the word the agent was asked for by."""
     if isinstance(result, DescartesError):
         return {"id": name, "ok": False, "error": error_item(result)}

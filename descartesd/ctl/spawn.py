@@ -7,15 +7,17 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
+from descartesd.ctl import text
 from descartesd.ctl.acting import ended_status
 from descartesd.ctl.command import PROGRAM, Command
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
 from descartesd.ctl.values import count, duration, pairs, signal, size
-from descartesd.errors import InvalidArgumentError
+from descartesd.errors import DeadlineExceededError, InvalidArgumentError, UnavailableError
 
 if TYPE_CHECKING:
-    from descartesd.wire.agent import AgentSpec
+    from descartesd.client import Client
+    from descartesd.wire.agent import AgentInfo, AgentSpec
 
 # A deadline of 0 is none the wire knows.
 _LEAST_S = 0.001
@@ -50,13 +52,26 @@ def _spawn(args: Namespace, out: Output) -> int:
         if not (args.wait or args.follow):
             out.agent(agent)
             return 0
-        if args.follow:
-            for chunk in client.agent.follow(id=agent.id, deadline_s=_left(until)):
-                out.chunk(chunk)
-        ended = client.agent.wait(id=agent.id, deadline_s=_left(until))
+        try:
+            ended = _see_to_its_end(client, agent, until, out if args.follow else None)
+        except (KeyboardInterrupt, DeadlineExceededError, UnavailableError):
+            out.note(f"{agent.name} goes on; see it with: {PROGRAM} agent show {agent.id}")
+            raise
     if args.wait:
         out.agent(ended)
+    else:
+        out.note(f"{ended.name}: {ended.state}, {text.outcome(ended)}")
     return ended_status(ended)
+
+
+def _see_to_its_end(
+    client: Client, agent: AgentInfo, until: float | None, out: Output | None
+) -> AgentInfo:
+    """Wait for the end of an agent; what it writes meanwhile goes to `out`."""
+    if out is not None:
+        for chunk in client.agent.follow(id=agent.id, deadline_s=_left(until)):
+            out.chunk(chunk)
+    return client.agent.wait(id=agent.id, deadline_s=_left(until))
 
 
 def _left(until: float | None) -> float | None:
@@ -83,6 +98,8 @@ def _spec(args: Namespace) -> AgentSpec:
 
 
 def _cwd(path: str, profile: str | None) -> str:
+    if not path:
+        raise InvalidArgumentError("--cwd is empty: expected a directory")
     if os.path.isabs(path):
         return path
     from descartesd.client.profiles import find_profile  # noqa: PLC0415  # start-up time

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from descartesd.wire.agent import AgentInfo
+    from descartesd.wire.agent import AgentInfo, Outcome
 
 AGENT_HEADERS = ("ID", "NAME", "STATE", "AGE", "PID", "OUTCOME", "COMMAND")
 STATE_COLUMN = AGENT_HEADERS.index("STATE")
@@ -84,9 +84,11 @@ def agent_row(agent: AgentInfo, now: float) -> tuple[str, ...]:
 
 def outcome(agent: AgentInfo) -> str:
     """How an agent ended, in a word or two; '-' while it has not."""
-    ended = agent.outcome
-    if ended is None:
-        return "-"
+    return "-" if agent.outcome is None else ending(agent.outcome)
+
+
+def ending(ended: Outcome) -> str:
+    """An outcome in a word or two."""
     if ended.reason == "exit":
         return f"exit {ended.exit_code}"
     if ended.reason == "signal":
@@ -139,3 +141,29 @@ def moment(when: float | None, now: float) -> str:
     import time  # noqa: PLC0415  # only `agent show` needs it
 
     return f"{time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(when))} ({age(now - when)} ago)"
+
+
+def timestamp(when: float) -> str:
+    """A time in UTC to the millisecond, as RFC 3339 writes it."""
+    import time  # noqa: PLC0415  # only events need it
+
+    milliseconds = round(when * 1000)
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    return f"{seconds}.{milliseconds % 1000:03}Z"
+
+
+def seconds(duration: float) -> str:
+    """A duration as people compare them: '85µs', '1.2ms', '3.40s'."""
+    if duration < 0.001:
+        return f"{duration * 1e6:.0f}µs"
+    return f"{duration * 1e3:.1f}ms" if duration < 1 else f"{duration:.2f}s"
+
+
+def size(count: int) -> str:
+    """Bytes with a unit: '512 B', '1.5 KiB'."""
+    amount, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            break
+        amount /= 1024
+    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"

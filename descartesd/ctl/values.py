@@ -9,17 +9,17 @@ from collections.abc import Iterable
 
 from descartesd.errors import InvalidArgumentError
 
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmgt]?)", re.IGNORECASE)
+# Text: each is compiled when it is first needed, which most commands never do.
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
+_SIZE = rf"({_NUMBER})([kmgt]?)"
 _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SECONDS = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
-_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
-_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_PART = rf"({_NUMBER})(ms|s|m|h|d)"
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def size(text: str) -> int:
     """Bytes of '512K' or '10M'; K, M, G and T are powers of 1024. Raises ArgumentTypeError."""
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text, re.IGNORECASE)
     if match is None:
         raise ArgumentTypeError(
             f"'{text}' is no size: expected bytes, or a number with K, M, G or T"
@@ -29,13 +29,13 @@ def size(text: str) -> int:
 
 def duration(text: str) -> float:
     """Seconds of '90', '1.5s' or '1m30s'. Raises ArgumentTypeError."""
-    if _SECONDS.fullmatch(text):
+    if re.fullmatch(_NUMBER, text):
         return float(text)
-    if _DURATION.fullmatch(text) is None:
+    if re.fullmatch(rf"(?:{_PART})+", text) is None:
         raise ArgumentTypeError(
             f"'{text}' is no duration: expected seconds, or numbers with ms, s, m, h or d"
         )
-    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _PART.findall(text))
+    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in re.findall(_PART, text))
 
 
 def positive_duration(text: str) -> float:
@@ -51,9 +51,9 @@ def moment(text: str) -> float:
 
     A time without a zone is local time. Raises ArgumentTypeError.
     """
-    if _SECONDS.fullmatch(text):
+    if re.fullmatch(_NUMBER, text):
         return float(text)
-    if _DURATION.fullmatch(text):
+    if re.fullmatch(rf"(?:{_PART})+", text):
         return max(time.time() - duration(text), 0.0)
     from datetime import datetime  # noqa: PLC0415  # start-up time
 

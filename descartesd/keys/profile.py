@@ -193,8 +193,8 @@ def _expected_setting(default: object, value: object) -> str | None:
         case _:
             is_number = type(value) in {int, float}
             fits = is_number and 0 <= float(str(value)) <= 86_400 and bool(value or not default)
-            least = "over 0" if default else "from 0"
-            return None if fits else f"seconds, {least} and at most 86400"
+            span = "over 0 and at most" if default else "from 0 to"
+            return None if fits else f"seconds, {span} 86400"
 
 
 def _refuse_unknown(table: Iterable[str], known: list[str], prefix: str = "") -> None:

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
-from descartesd.agents.record import Agent
+from descartesd.agents.selector import matcher
 from descartesd.agents.spec import signal_number
 from descartesd.errors import (
     InvalidArgumentError,
@@ -48,7 +48,7 @@ class AgentMethods:
         }
 
     async def spawn(self, call: Call, params: wire.AgentSpawn) -> wire.AgentInfo:
-        _refuse_elevation(call.caller.uid)
+        refuse_elevation(call.caller.uid)
         if params.replace and params.spec.name is not None:
             # The holder of the name must not go for what can never be started.
             await self._registry.durable()
@@ -70,7 +70,8 @@ class AgentMethods:
             await self._fleet.remove(holder)
 
     def list(self, _call: Call, params: wire.AgentList) -> wire.AgentPage:
-        wanted = [agent for agent in self._book.roster if _matches(agent, params)]
+        is_meant = matcher(params.labels, params.states, params.owner)
+        wanted = [agent for agent in self._book.roster if is_meant(agent)]
         rest = [agent for agent in wanted if params.cursor is None or agent.id > params.cursor]
         page = rest[: params.limit]
         return wire.AgentPage(
@@ -114,7 +115,7 @@ class AgentMethods:
         return self._book.views.info(agent)
 
     async def respawn(self, call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        _refuse_elevation(call.caller.uid)
+        refuse_elevation(call.caller.uid)
         agent = self._book.roster.resolve(params.id)
         if call.idem is not None:
             self._registry.bind_intent(call.caller.id, call.idem, agent.id)
@@ -144,17 +145,10 @@ class AgentMethods:
         return Done()
 
 
-def _refuse_elevation(uid: int | None) -> None:
+def refuse_elevation(uid: int | None) -> None:
     """Refuse a local user other than root an agent that would run as root."""
     if uid not in (None, 0) and os.getuid() == 0:
         raise PermissionDeniedError(
             f"this server runs agents as root: the local user of uid {uid} may not start one",
             hint="run the server as an ordinary user, or have the agent started by root",
         )
-
-
-def _matches(agent: Agent, wanted: wire.AgentList) -> bool:
-    if wanted.states and agent.state not in wanted.states:
-        return False
-    labels = agent.spec.labels
-    return all(labels.get(key) == value for key, value in wanted.labels.items())

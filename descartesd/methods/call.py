@@ -13,10 +13,14 @@ from descartesd.transport.streams import Stream
 
 
 class Call(NamedTuple):
-    """One request: who asks, over which connection, under which idempotency key."""
+    """One request: who asks, over which connection, when, and under which idempotency key.
+
+    `began_ns` is the `perf_counter_ns` it came at.
+    """
 
     caller: Caller
     peer: Peer
+    began_ns: int
     idem: str | None = None
     stream: Stream | None = None
 

@@ -10,6 +10,8 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
+from time import perf_counter_ns
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -26,9 +28,11 @@ from descartesd.errors import (
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.idempotency import Answer, Answers
 from descartesd.methods.policy import RANKS, Policy, refusal
+from descartesd.observe.metrics import MethodMetrics, RequestMetrics
 from descartesd.transport.server import Peer
 from descartesd.transport.streams import Key, Streams
 from descartesd.wire import codec
+from descartesd.wire.batch import BatchRun
 from descartesd.wire.envelope import VERSION, Request, Result
 from descartesd.wire.methods import METHODS, Method
 
@@ -37,8 +41,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OPEN_PER_PEER = 1000
-# They last as long as the agent does, or as its grace time.
-_UNBOUNDED = ("agent.wait", "agent.stop")
+# They last as long as the agent does, as its grace time, or as the action may.
+_UNBOUNDED = ("agent.wait", "agent.stop", "batch.run", "action.run")
 # They make an agent durable before they start it, and the beginning of their work with it.
 _RECORDING = ("agent.spawn", "batch.spawn")
 # What they change is done at once; they wait on for the end, which may be long in coming.
@@ -53,6 +57,7 @@ class _Row:
     handler: Handler
     waits: bool
     keyed: bool
+    metrics: MethodMetrics
 
     def run(self, call: Call, params: Struct) -> Any:
         """Call the function; the coroutine it is, when it waits."""
@@ -89,8 +94,7 @@ class Dispatcher:
         self._group: asyncio.TaskGroup | None = None
         self._send: Callable[[Peer, bytes], bool] = _unsent
         self.streams = Streams(self._send_now)
-        self.requests = 0
-        self.failures = 0
+        self.metrics = RequestMetrics()
 
     def register(self, handlers: Mapping[str, Handler]) -> None:
         """Take the function of every method; raises ValueError when one is missing."""
@@ -105,6 +109,7 @@ class Dispatcher:
                 handler=handler,
                 waits=inspect.iscoroutinefunction(handler),
                 keyed=METHODS[name].resend == "idem",
+                metrics=self.metrics.method(name),
             )
             for name, handler in handlers.items()
         }
@@ -125,22 +130,29 @@ class Dispatcher:
 
     def on_request(self, peer: Peer, payload: bytes) -> None:
         """Work on one request."""
-        self.requests += 1
+        began_ns = perf_counter_ns()
+        self.metrics.requests += 1
         try:
             request = codec.decode_request(payload)
         except DescartesError as exc:
             self._fail(peer, codec.read_id(payload), exc)
             return
+        row = self._rows.get(request.method)
+        if row is None:
+            self._fail(peer, request.id, self._unknown(request.method))
+            return
+        row.metrics.requests += 1
         try:
-            row, call, params = self._admit(peer, request)
+            call, params = self._admit(row, peer, request, began_ns)
             if row.waits:
                 self._begin(row, call, request, params)
             else:
                 self._reply(peer, request.id, row.handler(call, params))
+                row.metrics.answered(began_ns)
         except DescartesError as exc:
-            self._fail(peer, request.id, exc)
+            self._refuse(row, began_ns, peer, request.id, exc)
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
-            self._fail(peer, request.id, incident(exc, request.method))
+            self._refuse(row, began_ns, peer, request.id, incident(exc, request.method))
 
     def on_disconnected(self, fd: int) -> None:
         """A connection closed: what only it was waiting for ends."""
@@ -160,14 +172,9 @@ class Dispatcher:
             if key[0] == peer.route:
                 opened.task.cancel()
 
-    def _admit(self, peer: Peer, request: Request) -> tuple[_Row, Call, Struct]:
-        row = self._rows.get(request.method)
-        if row is None:
-            near = codec.nearest(request.method, self._rows)
-            raise UnimplementedError(
-                f"this server has no method '{request.method}'",
-                hint=f"did you mean '{near}'" if near else "see what it has: server.methods",
-            )
+    def _admit(
+        self, row: _Row, peer: Peer, request: Request, began_ns: int
+    ) -> tuple[Call, Struct]:
         caller = self._policy.identify(peer.user_id)
         if caller.rank < row.rank:
             raise refusal(caller, row.method)
@@ -178,7 +185,14 @@ class Dispatcher:
             )
         params = row.decode(request.params)
         idem = request.idem if isinstance(request.idem, str) else None
-        return row, Call(caller=caller, peer=peer, idem=idem), params
+        return Call(caller, peer, began_ns, idem), params
+
+    def _unknown(self, name: str) -> UnimplementedError:
+        near = codec.nearest(name, self._rows)
+        return UnimplementedError(
+            f"this server has no method '{name}'",
+            hint=f"did you mean '{near}'" if near else "see what it has: server.methods",
+        )
 
     def _begin(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
         key = (call.peer.route, request.id)
@@ -199,6 +213,7 @@ class Dispatcher:
         name = f"{request.method} {request.id}"
         if row.method.stream:
             stream = self.streams.make(call.peer, request.id, request.credit)
+            stream.on_open = partial(row.metrics.answered, call.began_ns)
             work = self._stream(row, call._replace(stream=stream), request, params)
             task = self._group.create_task(work, name=name)
             # At once: its credit and its end may be the next messages.
@@ -222,23 +237,26 @@ class Dispatcher:
     async def _wait(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
         try:
             async with asyncio.timeout(self._limit(row, request)):
-                if row.method.resend == "read" or row.method.name in _ENDING:
+                if _is_read(row, params) or row.method.name in _ENDING:
                     result: Any = await row.run(call, params)
                 else:
                     result = await self._finish(row, call, request, params)
             self._reply(call.peer, request.id, result)
+            row.metrics.answered(call.began_ns)
+            return
         except TimeoutError:
-            self._fail(call.peer, request.id, _too_late(row, request))
+            error: DescartesError = _too_late(row, request)
         except asyncio.CancelledError:
             if self._group is None:
-                self._fail(call.peer, request.id, UnavailableError("the server is stopping"))
+                self._refuse(row, call.began_ns, call.peer, request.id, _stopping())
             raise
         except DescartesError as exc:
             if isinstance(exc, DeadlineExceededError):
                 exc.retryable = row.method.resend != "never"
-            self._fail(call.peer, request.id, exc)
+            error = exc
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
-            self._fail(call.peer, request.id, incident(exc, request.method))
+            error = incident(exc, request.method)
+        self._refuse(row, call.began_ns, call.peer, request.id, error)
 
     async def _finish(self, row: _Row, call: Call, request: Request, params: Struct) -> Any:
         """Let work that changes something run to its end, whoever still waits for it."""
@@ -250,7 +268,7 @@ class Dispatcher:
                 self._work_on(self._answered(row, call, params, answer))
             return await answer.result()
         outcome = await asyncio.shield(
-            self._work_on(_settled(row.run(call, params), row.method.name))
+            self._work_on(settled(row.run(call, params), row.method.name))
         )
         if isinstance(outcome, DescartesError):
             raise outcome
@@ -259,14 +277,14 @@ class Dispatcher:
     def _work_on(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         if self._group is None:
             work.close()
-            raise UnavailableError("the server is stopping")
+            raise _stopping()
         task = self._group.create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
         return task
 
     async def _answered(self, row: _Row, call: Call, params: Struct, answer: Answer) -> None:
-        outcome = await _settled(self._recorded(row, call, params), row.method.name)
+        outcome = await settled(self._recorded(row, call, params), row.method.name)
         try:
             await self._answers.finish(answer, outcome)
         except Exception as exc:  # the boundary: nobody else would catch it, and it ends the server
@@ -296,6 +314,11 @@ class Dispatcher:
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
             error = incident(exc, row.method.name)
         self._close((stream.peer.route, stream.id), asyncio.current_task())
+        if error is not None:
+            row.metrics.failures += 1
+            self.metrics.errors[error.code] += 1
+        if not stream.is_open:
+            row.metrics.answered(call.began_ns)
         stream.end(error)
 
     def _limit(self, row: _Row, request: Request) -> float | None:
@@ -320,11 +343,28 @@ class Dispatcher:
         if key in self._open:
             self._close(key, asyncio.current_task())
 
+    def _refuse(
+        self, row: _Row, began_ns: int, peer: Peer, request_id: str | int, error: DescartesError
+    ) -> None:
+        row.metrics.failures += 1
+        self._fail(peer, request_id, error)
+        row.metrics.answered(began_ns)
+
     def _fail(self, peer: Peer, request_id: str | int | None, error: DescartesError) -> None:
-        self.failures += 1
+        self.metrics.errors[error.code] += 1
         if request_id is not None:
             self._release((peer.route, request_id))
         self._send(peer, codec.failure(request_id, error))
+
+
+def _stopping() -> UnavailableError:
+    return UnavailableError("the server is stopping", hint="ask again when it is back")
+
+
+def _is_read(row: _Row, params: Struct) -> bool:
+    # Of a batch that only looks the answer is not worth keeping, and may be large.
+    looks = isinstance(params, BatchRun) and params.changes_nothing
+    return looks or row.method.resend == "read"
 
 
 def _too_late(row: _Row, request: Request) -> DeadlineExceededError:
@@ -336,7 +376,7 @@ def _too_late(row: _Row, request: Request) -> DeadlineExceededError:
     )
 
 
-async def _settled(work: Any, method: str) -> Struct | DescartesError:
+async def settled(work: Any, method: str) -> Struct | DescartesError:
     """Run work that nobody may be waiting for any more; its error is its result."""
     try:
         result: Struct = await work
@@ -347,7 +387,7 @@ async def _settled(work: Any, method: str) -> Struct | DescartesError:
     return result
 
 
-def incident(exc: Exception, method: str) -> InternalError:
+def incident(exc: BaseException, method: str) -> InternalError:
     """Log a bug of ours under an incident id, and make the error that names it."""
     number = secrets.token_hex(4)
     log.error("internal", extra={"incident": number, "method": method}, exc_info=exc)

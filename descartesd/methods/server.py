@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,13 +11,17 @@ from typing import Any
 
 import msgspec
 
-from descartesd.agents.journal import Journal
+from descartesd.agents.book import Book
+from descartesd.agents.fleet import Fleet
 from descartesd.methods.call import Call, Handler
 from descartesd.transport.streams import Streams
 from descartesd.wire import server as wire
 from descartesd.wire.envelope import CURVE_OVERHEAD, VERSION
 from descartesd.wire.methods import METHODS, Method
 
+log = logging.getLogger(__name__)
+
+DRAINING = "the server is draining"
 FEATURES = ["streams", "events", "idempotency", "writer-offsets", "unix-identity"]
 
 
@@ -30,19 +35,24 @@ class ServerFacts:
     max_message_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """What answers `server.health` and `server.stats`."""
+
+    health: Callable[[], wire.ServerHealth]
+    stats: Callable[[], wire.ServerStats]
+
+
 class ServerMethods:
     """One function per method."""
 
     def __init__(
-        self,
-        facts: ServerFacts,
-        journal: Journal,
-        health: Callable[[], wire.ServerHealth],
-        streams: Streams,
+        self, facts: ServerFacts, reports: Reports, book: Book, fleet: Fleet, streams: Streams
     ) -> None:
         self._facts = facts
-        self._journal = journal
-        self._health = health
+        self._reports = reports
+        self._book = book
+        self._fleet = fleet
         self._streams = streams
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -50,6 +60,8 @@ class ServerMethods:
         return {
             "server.hello": self.hello,
             "server.health": self.health,
+            "server.stats": self.stats,
+            "server.drain": self.drain,
             "server.methods": self.methods,
             "stream.credit": self.credit,
             "stream.cancel": self.cancel,
@@ -69,11 +81,21 @@ class ServerMethods:
                 id=call.caller.id, role=call.caller.role, name=call.caller.name
             ),
             time=time.time(),
-            last_event=self._journal.last,
+            last_event=self._book.journal.last,
         )
 
     def health(self, _call: Call, _params: wire.Empty) -> wire.ServerHealth:
-        return self._health()
+        return self._reports.health()
+
+    def stats(self, _call: Call, _params: wire.Empty) -> wire.ServerStats:
+        return self._reports.stats()
+
+    def drain(self, _call: Call, params: wire.ServerDrain) -> wire.Drained:
+        # One that stops goes on refusing.
+        if self._fleet.closed in (None, DRAINING):
+            self._fleet.closed = None if params.undo else DRAINING
+            log.info("server.draining", extra={"undone": params.undo})
+        return wire.Drained(draining=self._fleet.closed is not None, alive=self._book.alive)
 
     def methods(self, _call: Call, _params: wire.Empty) -> wire.MethodTable:
         return self._table

@@ -100,9 +100,9 @@ class Channel:
             return "closed"
         if self._connector.is_up:
             return "up"
-        if self._exchanges:
-            return "connecting"
-        return "circuit_open" if self._circuit.is_open(self._clock()) else "idle"
+        if self._circuit.is_open(self._clock()):
+            return "circuit_open"
+        return "connecting" if self._exchanges else "idle"
 
     @property
     def outstanding(self) -> int:

@@ -61,6 +61,7 @@ class InboundStream:
 
     __slots__ = (
         "_deadline_s",
+        "_has_opened",
         "_on_news",
         "_params",
         "_position",
@@ -100,6 +101,7 @@ class InboundStream:
         self._deadline_s = deadline_s
         self._on_news = on_news
         self._sends = 0
+        self._has_opened = False
         self._waiting: deque[tuple[msgspec.Struct, int]] = deque()
         self._waiting_bytes = 0
         self._taken_items = 0
@@ -160,6 +162,7 @@ class InboundStream:
             self._end()
         elif incoming.stream:
             self._sends = 1
+            self._has_opened = True
             self.limit = self._ends_at
         elif isinstance(incoming.item, Raw):
             self._keep(incoming.item)
@@ -221,6 +224,9 @@ class InboundStream:
         if self._position.is_complete(self._items()):
             self._end()
             return False
+        if self._has_opened:
+            # However long the server is away: whoever reads on wants to go on.
+            self.limit = self._ends_at
         return True
 
     def expire(self, reason: Callable[[], DescartesError]) -> None:

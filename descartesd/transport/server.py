@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import zmq
 
+from descartesd.observe.metrics import Traffic
 from descartesd.transport.listeners import Listener
 from descartesd.transport.monitor import Monitor, Tally
 from descartesd.transport.zap import DOMAIN
@@ -82,9 +83,7 @@ class RouterServer:
         self._unread = Tally("peer.shed")
         # Descriptors of connections that are over, until another connection has their number.
         self._closed: set[int] = set()
-        self.oversized = 0
-        self.shed = 0
-        self.unreachable = 0
+        self.traffic = Traffic()
 
     def _configure(self, options: RouterOptions) -> None:
         sock = self._socket
@@ -126,6 +125,7 @@ class RouterServer:
 
     def _disconnected(self, fd: int) -> None:
         self._closed.add(fd)
+        self.traffic.clients.discard(fd)
         self._on_disconnected(fd)
 
     def close(self) -> None:
@@ -156,17 +156,16 @@ class RouterServer:
         finally:
             if not self._draining:
                 self._schedule()
+        self.traffic.bytes_sent += len(payload)
         return True
 
     def _undeliverable(self, peer: Peer, exc: zmq.ZMQError) -> None:
         if exc.errno == errno.EAGAIN:
-            self.shed += 1
+            self.traffic.shed += 1
             if self._loop is not None:
                 self._unread.add(self._loop, peer.user_id)
                 self._loop.call_soon(self._on_shed, peer)
-        elif exc.errno == errno.EHOSTUNREACH:
-            self.unreachable += 1
-        else:
+        elif exc.errno != errno.EHOSTUNREACH:
             log.error("send.failed", extra={"errno": exc.errno, "error": str(exc)})
 
     def _schedule(self) -> None:
@@ -206,7 +205,7 @@ class RouterServer:
             frame = sock.recv(_NOW, copy=False)
         if frame.more:
             self._discarding = True
-            self.oversized += 1
+            self.traffic.dropped += 1
             self._note_overlong(frame)
             return self._discard()
         try:
@@ -215,15 +214,22 @@ class RouterServer:
             # ZAP names every peer it lets in: one without a name did not come through it.
             log.error("message.without_identity")  # noqa: TRY400  # the message says it all
             return True
-        if peer.fd not in self._closed or self._is_connected(peer.fd):
-            self._on_request(peer, frame.bytes)
+        if peer.fd in self.traffic.clients or self._is_new(peer.fd):
+            payload = frame.bytes
+            self.traffic.bytes_received += len(payload)
+            self._on_request(peer, payload)
         return True
 
-    def _is_connected(self, fd: int) -> bool:
-        """Whether a new connection has the number of one that is over."""
-        if self._monitor is not None:
+    def _is_new(self, fd: int) -> bool:
+        """Take in a client, unless it is known to have gone again."""
+        if fd in self._closed and self._monitor is not None:
+            # A new connection may have the number of one that is over.
             self._monitor.catch_up()
-        return fd not in self._closed
+        if fd in self._closed:
+            return False
+        self.traffic.clients.add(fd)
+        self.traffic.clients_seen += 1
+        return True
 
     def _note_overlong(self, frame: zmq.Frame) -> None:
         if self._loop is not None:

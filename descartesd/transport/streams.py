@@ -20,7 +20,18 @@ Send = Callable[[Peer, bytes], bool]
 class Stream:
     """One open stream. An item is sent when at least one item and one byte of credit are left."""
 
-    __slots__ = ("_bytes", "_is_over", "_items", "_room", "_send", "_seq", "id", "peer")
+    __slots__ = (
+        "_bytes",
+        "_is_over",
+        "_items",
+        "_room",
+        "_send",
+        "_seq",
+        "id",
+        "is_open",
+        "on_open",
+        "peer",
+    )
 
     def __init__(self, peer: Peer, stream_id: str | int, credit: Credit, send: Send) -> None:
         self.peer = peer
@@ -31,10 +42,16 @@ class Stream:
         self._seq = 0
         self._room: asyncio.Future[None] | None = None
         self._is_over = False
+        self.is_open = False
+        # Called when the client has been told that items follow.
+        self.on_open: Callable[[], None] | None = None
 
     def open(self) -> None:
         """Tell the client that items follow; raises ConnectionResetError when it is gone."""
         self._deliver(codec.encode(StreamOpened(v=VERSION, id=self.id)))
+        self.is_open = True
+        if self.on_open is not None:
+            self.on_open()
 
     async def room(self) -> int:
         """Wait for credit; the bytes an item may have."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from descartesd.wire.agent import AgentId
+from descartesd.wire.agent import AgentId, Name
 from descartesd.wire.server import Role
-
-_ACTION_PATTERN = r"^[a-z][a-z0-9._-]{0,62}$(?!\n)"
 
 
 class ActionInfo(Struct, frozen=True, kw_only=True):
-    """An action: who may run it, and the JSON Schema of its parameters."""
+    """An action: who may run it, the JSON Schema of its parameters, and whose it is."""
 
     name: str
     summary: str
@@ -31,15 +29,15 @@ class ActionTable(Struct, frozen=True, kw_only=True):
 
 
 class ActionRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Run an action with its own parameters, on an agent where it needs one."""
+    """Run an action with parameters as its schema says, on an agent where it needs one."""
 
-    name: Annotated[str, Meta(pattern=_ACTION_PATTERN)]
+    name: Name
     params: dict[str, Any] = {}
     agent: AgentId | None = None
 
 
 class ActionResult(Struct, frozen=True, kw_only=True):
-    """What the action answered."""
+    """What the action answered, and the agent where one was named."""
 
     action: str
     result: Any

@@ -24,10 +24,10 @@ class Selector(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class BatchRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Do one verb to agents named by id, or selected; `params` are those of agent.VERB.
+    """Do one verb to agents named by id, or selected; `params` are those of agent.VERB, without id.
 
-    `fail_fast` begins nothing more after the first failure; `dry_run` only tells which agents it
-    would be.
+    Many are done at once; with `fail_fast` one after the other, and none after the first failure.
+    `dry_run` only tells which agents it would be, and which of them would refuse.
     """
 
     verb: Verb
@@ -37,9 +37,18 @@ class BatchRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fail_fast: bool = False
     dry_run: bool = False
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether this only looks."""
+        return self.dry_run or self.verb == "get"
+
 
 class BatchSpawn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Start an agent for each spec; `fail_fast` begins nothing more after the first failure."""
+    """Start an agent for each spec.
+
+    Many are started at once; with `fail_fast` one after the other, and none after the first
+    failure.
+    """
 
     specs: Annotated[list[AgentSpec], Meta(min_length=1, max_length=MOST_AGENTS)]
     fail_fast: bool = False
@@ -47,6 +56,8 @@ class BatchSpawn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class BatchItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of one agent; `id` is the word it was asked for by, else its id.
+
+    An agent that was not started goes by the name it should have had, or by its place: `specs[3]`.
 
     Where all agents together are more than one message may hold, the last ones are left out.
     """

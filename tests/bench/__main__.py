@@ -85,6 +85,8 @@ def _as_json(figure: Figure) -> dict[str, Any]:
         "ours": figure.ours,
         "reference": figure.reference,
         "ratio": figure.ratio,
+        "detail": figure.detail,
+        "reference_detail": figure.reference_detail,
         "budget": None if figure.budget is None else str(figure.budget),
         "ok": figure.verdict == "ok" if figure.verdict else None,
         "notes": list(figure.notes),

@@ -57,8 +57,8 @@ def rates(row: str, rounds: list[list[Measure]], budget: Budget | None) -> Figur
     notes = [f"ours      {_describe(ours)}", f"reference {_describe(reference)}"]
     return replace(
         compare(row, "req/s", pairs, budget, notes=notes),
-        detail=f"p99 {median(ours, 'p99_us') / 1e3:.2f} ms",
-        reference_detail=f"p99 {median(reference, 'p99_us') / 1e3:.2f} ms",
+        detail=_latency(ours),
+        reference_detail=_latency(reference),
     )
 
 
@@ -93,6 +93,11 @@ def _first_line(process: subprocess.Popen[bytes]) -> bytes:
     if process.stdout is None:
         raise RuntimeError("the reference has no output")
     return process.stdout.readline()
+
+
+def _latency(measures: list[Measure]) -> str:
+    p50, p99 = (median(measures, name) / 1e3 for name in ("p50_us", "p99_us"))
+    return f"p50 {p50:.2f}, p99 {p99:.2f} ms"
 
 
 def _describe(measures: list[Measure]) -> str:

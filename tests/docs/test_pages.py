@@ -53,7 +53,8 @@ def test_commands_of_a_page_do_what_it_shows(
 @pytest.mark.parametrize("page", WITH_PROGRAMS, ids=name_of)
 def test_program_of_a_page_runs(page: Path, directory: Path, shared_server: Server) -> None:
     (directory / "fleet").symlink_to(shared_server.directory)
-    [(_, program)] = blocks(page, "python")
+    # The blocks of a page are one program.
+    program = "\n".join(text for _, text in blocks(page, "python"))
 
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, "fleet/profiles/admin.toml"],
@@ -67,6 +68,9 @@ def test_program_of_a_page_runs(page: Path, directory: Path, shared_server: Serv
 
     assert done.returncode == 0, done.stderr
     assert "completed" in done.stdout
+    promised = re.findall(r"^ *print\(.*\)  # (.+)$", program, re.MULTILINE)
+    printed = iter(done.stdout.splitlines())
+    assert [line for line in promised if line not in printed] == []
 
 
 def test_client_of_the_protocol_page_needs_forty_lines_and_no_code_of_ours() -> None:

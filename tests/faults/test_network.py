@@ -45,7 +45,7 @@ from tests.support.server import Server
 QUICK = ClientSettings(
     heartbeat_interval_secs=0.15, reconnect_delay_secs=0.02, connection_timeout_secs=0.5
 )
-LINES = 300
+LINES = 200
 # A line each hundredth of a second, then the end.
 TALK = f"""
 import os, time

@@ -239,7 +239,7 @@ def test_fault_19_a_message_of_a_million_frames_stalls_the_loop_less_than_50_ms(
             assert sender.wait(timeout=15) == 0
 
         front.run(turns.stop)
-        assert front.router.oversized == 1
+        assert front.router.traffic.dropped == 1
     assert turns.count > 100
     assert turns.longest < 0.05
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -20,20 +21,25 @@ SMALL = ("bench", "--clients", "2", "--requests", "60", "--agents", "6", "--outp
 ENDLESS = ("bench", "--clients", "2", "--requests", "0", "--agents", "100000", "--output", "0")
 
 
-def begin(server: Server, *words: str, stderr: int = PIPE) -> Popen[bytes]:
-    """Start descartesctl and leave it running."""
-    return Popen(
+@contextmanager
+def begun(server: Server, *words: str, stderr: int = PIPE) -> Iterator[Popen[bytes]]:
+    """Run descartesctl beside a test; it does not outlive the block."""
+    with Popen(
         [BIN / "descartesctl", "--profile", server.admin, *words],
         stdout=PIPE,
         stderr=stderr,
         env=server.environ,
-    )
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def read_all(terminal: int) -> bytes:
     """What was written to a terminal that nobody has open any more: then reading it fails."""
     shown = b""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         while True:
             shown += os.read(terminal, 65_536)
     return shown
@@ -87,9 +93,9 @@ def test_a_part_of_nothing_is_left_out(shared_server: Server) -> None:
 def test_a_bar_is_shown_on_a_terminal(shared_server: Server) -> None:
     terminal, theirs = pty.openpty()
     try:
-        running = begin(shared_server, *SMALL, stderr=theirs)
-        os.close(theirs)
-        out, _ = running.communicate(timeout=30)
+        with begun(shared_server, *SMALL, stderr=theirs) as running:
+            os.close(theirs)
+            out, _ = running.communicate(timeout=30)
         shown = read_all(terminal)
     finally:
         os.close(terminal)
@@ -103,7 +109,7 @@ def test_a_bar_is_shown_on_a_terminal(shared_server: Server) -> None:
 def test_ended_midway_it_removes_its_agents_and_ends_its_clients(
     shared_server: Server, ending: signal.Signals
 ) -> None:
-    with begin(shared_server, *ENDLESS) as running:
+    with begun(shared_server, *ENDLESS) as running:
         until_agents_are_started(shared_server)
         clients = psutil.Process(running.pid).children()
         running.send_signal(ending)
@@ -141,7 +147,7 @@ def test_a_failed_request_makes_it_fail(tmp_path: Path) -> None:
 
 
 def test_a_server_that_dies_midway_ends_it(server: Server) -> None:
-    with begin(server, *ENDLESS, "--timeout", "2") as running:
+    with begun(server, *ENDLESS, "--timeout", "2") as running:
         until_agents_are_started(server)
         server.kill()
         _, err = running.communicate(timeout=30)

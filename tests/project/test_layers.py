@@ -18,10 +18,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "config": ("errors", "wire."),
     "keys": ("errors", "wire.", "config."),
     "observe": ("errors", "wire.", "config.", "keys."),
+    "api": ("errors", "wire."),
+    "hooks": ("errors", "wire.", "config.", "keys.", "observe.", "api"),
     "transport": ("errors", "wire.", "config.", "keys.", "observe."),
     "keeper": ("errors",),
     "agents": ("errors", "wire.", "config.", "keys.", "observe.", "keeper.protocol"),
-    "methods": ("errors", "wire.", "config.", "keys.", "observe.", "transport.", "agents."),
+    "methods": (
+        *("errors", "wire.", "config.", "keys.", "observe.", "api", "hooks."),
+        *("transport.", "agents."),
+    ),
+    "builtin": ("api",),
     "client": ("errors", "wire.", "keys.", "transport.channel"),
     "ctl": ("errors", "wire.", "keys.", "client."),
     "init": ("errors", "wire.", "config.", "keys."),
@@ -39,6 +45,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "nacl": ("keys/",),
     "msgpack": ("keeper/",),
     "inotify_simple": ("agents/follow.py",),
+    "pluggy": ("hooks/", "api.py"),
     "sqlite3": ("agents/registry.py",),
 }
 

@@ -143,15 +143,21 @@ def _state(thread: str) -> str:
 
 def keeper_fds(server: Server) -> list[str]:
     """What the keeper's descriptors stand for."""
-    directory = f"/proc/{server.keeper_pid}/fd"
+    assert server.keeper_pid is not None
+    return descriptors(server.keeper_pid)
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process's descriptors stand for."""
+    directory = f"/proc/{pid}/fd"
     found = []
     for fd in os.listdir(directory):
         try:
             link = os.readlink(f"{directory}/{fd}")
         except FileNotFoundError:
             continue
-        # A pipe is always another one.
-        found.append(link.partition("[")[0] if link.startswith("pipe:") else link)
+        # A pipe or a socket is always another one.
+        found.append(link.partition("[")[0] if link.startswith(("pipe:", "socket:")) else link)
     return sorted(found)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable
 from itertools import islice
@@ -113,6 +114,22 @@ def test_what_waits_for_the_consumer_counts_against_the_credit_of_the_next_strea
     assert params.offsets.stdout == 6000
 
 
+def test_a_stream_once_open_waits_for_its_server_however_often_and_long_it_is_away() -> None:
+    stream = opened()
+
+    for at in (10.0, 20.0, 30.0, 40.0):
+        assert stream.survives("somewhere")
+        assert stream.limit == math.inf
+        stream.sent(at)
+        assert stream.limit == at + 3
+        stream.take(Incoming(v=VERSION, id=1, stream=True))
+    assert stream.survives("somewhere")
+    stream.sent(50.0)
+    assert stream.survives("somewhere")
+
+    assert stream.limit == math.inf
+
+
 def test_a_stream_that_had_ended_is_not_opened_again() -> None:
     stream = opened()
     stream.take(item("stdout", 0, b"all", eof=True))
@@ -126,7 +143,7 @@ def test_a_stream_that_had_ended_is_not_opened_again() -> None:
 
 
 def opened() -> InboundStream:
-    stream = InboundStream(AGENT_FOLLOW, FOLLOW)
+    stream = InboundStream(AGENT_FOLLOW, FOLLOW, timeout_s=3.0)
     stream.begin(1, 0.0, Patience(3.0))
     stream.sent(0.0)
     stream.take(Incoming(v=VERSION, id=1, stream=True))

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 import pytest
 
 from descartesd.client import AsyncClient, AsyncClientPool, Client, ClientPool
-from descartesd.errors import ConflictError, InvalidArgumentError
+from descartesd.errors import ConflictError, InvalidArgumentError, UnavailableError
+from descartesd.keys.profile import ClientSettings, Profile
 from descartesd.wire.methods import AGENT_SIGNAL
 from tests.support.eventually import eventually
 from tests.support.fakeserver import FakeServer
@@ -93,3 +94,15 @@ def test_the_asynchronous_pool_does_the_same(server: FakeServer) -> None:
 def test_a_pool_of_nobody_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="at least one client"):
         ClientPool([])
+
+
+def test_members_whose_circuit_is_open_come_last(server: FakeServer) -> None:
+    server.handlers["agent.signal"] = echo
+    settings = ClientSettings(circuit_failures=1, connection_timeout_secs=0.05)
+    nowhere = Client(Profile(("ipc:///nowhere/s",), client=settings))
+    with ClientPool([nowhere, Client(server.profile)]) as pool:
+        with pytest.raises(UnavailableError):
+            pool.agent.signal(id="worker", signal=1)
+        assert nowhere.state == "circuit_open"
+
+        assert [pool.agent.signal(id="worker", signal=n).processes for n in (2, 3)] == [2, 3]

@@ -13,6 +13,7 @@ import pytest
 from descartesd.client import AsyncClient, Client
 from descartesd.keys.profile import Profile
 from descartesd.wire.agent import AgentPage, AgentRef, AgentStop
+from descartesd.wire.batch import BatchResult
 from descartesd.wire.methods import METHODS, Method
 from tests.support.fakeserver import FakeServer
 
@@ -69,10 +70,16 @@ def test_the_asynchronous_functions_do_the_same(server: FakeServer) -> None:
 
 def test_a_stop_may_take_its_grace_time(server: FakeServer) -> None:
     server.handlers["agent.stop"] = lambda *_: AgentRef(id="worker")
+    server.handlers["batch.run"] = lambda *_: BatchResult(results=[], succeeded=0, failed=0)
 
     with Client(server.profile, timeout_s=5) as client:
         for grace_s in (None, 1.0, 60.0):
             request = AgentStop(id="worker", grace_s=grace_s)
             client.pipeline([(METHODS["agent.stop"], request)])
 
+        client.batch.run(verb="stop", ids=["worker"], params={"grace_s": 60})
+        client.batch.run(verb="stop", ids=["worker"], params={"grace_s": "long"})
+        client.batch.run(verb="kill", ids=["worker"], params={"grace_s": 60})
+
     assert [round(r.deadline_s) for r in server.of("agent.stop")] == [5, 11, 70]
+    assert [round(r.deadline_s) for r in server.of("batch.run")] == [70, 5, 5]

@@ -114,6 +114,56 @@ def test_results_for_people_tell_each_refusal_on_stderr() -> None:
     assert printed.err == b"error: y: no agent 'y'\n"
 
 
+def test_results_of_nothing_are_an_empty_table() -> None:
+    printed = Captured()
+
+    printed.output.results([], [])
+    printed.output.flush()
+
+    assert printed.out.decode().split()[:2] == ["ID", "NAME"]
+    assert printed.err == b""
+
+
+def test_results_without_their_agents_are_counted() -> None:
+    printed, quiet, json_lines = Captured(), Captured(quiet=True), Captured(json=True)
+
+    for each in (printed, quiet, json_lines):
+        each.output.results(["x", "y"], [agent(), None])
+        each.output.flush()
+
+    assert len(printed.out.splitlines()) == 2
+    assert printed.err == b"1 more succeeded that are too many to show\n"
+    assert quiet.out.split() == [b"01hzx5q2k7m3n4p5r6s7", b"y"]
+    document = json.loads(json_lines.out)
+    assert (document["succeeded"], document["results"][1]) == (
+        2,
+        {"id": "y", "ok": True, "agent": None},
+    )
+    assert json_lines.err == b""
+
+
+@pytest.mark.parametrize(
+    ("manner", "expected"),
+    [({}, b"it is so\n"), ({"quiet": True}, b"7\n"), ({"json": True}, b'{"a":1}\n')],
+)
+def test_item_of_a_stream_is_printed_at_once(manner: dict[str, bool], expected: bytes) -> None:
+    printed = Captured(**manner)
+
+    printed.output.item({"a": 1}, id="7", line="it is so")
+
+    assert printed.out == expected
+
+
+def test_note_is_for_people_and_no_data() -> None:
+    printed, json_lines = Captured(), Captured(json=True)
+
+    printed.output.note("by \x1b the way")
+    json_lines.output.note("by the way")
+
+    assert (printed.out, printed.err) == (b"", b"by \\x1b the way\n")
+    assert (json_lines.out, json_lines.err) == (b"", b"")
+
+
 def test_error_for_people_is_escaped_and_its_hint_may_have_lines() -> None:
     printed = Captured()
 

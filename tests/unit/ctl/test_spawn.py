@@ -57,3 +57,8 @@ def test_relative_directory_needs_a_server_on_this_host(
     assert spec("--profile", str(local), "--cwd", "sub/..").cwd == str(tmp_path)
     with pytest.raises(InvalidArgumentError, match="--cwd 'sub' is relative"):
         spec("--profile", str(remote), "--cwd", "sub")
+
+
+def test_empty_directory_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="--cwd is empty"):
+        spec("--cwd", "")

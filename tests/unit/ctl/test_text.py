@@ -11,7 +11,10 @@ from descartesd.ctl.text import (
     outcome,
     pairs,
     safe,
+    seconds,
+    size,
     table,
+    timestamp,
 )
 from descartesd.wire.agent import AgentInfo, AgentSpec, Outcome
 
@@ -127,3 +130,29 @@ def test_moment_that_never_was_is_a_dash() -> None:
 def test_state_alone_is_coloured() -> None:
     assert coloured("a  running  b running", "running") == "a  \x1b[32mrunning\x1b[0m  b running"
     assert coloured("a  queued  b", "queued") == "a  queued  b"
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        (1000.25, "1970-01-01T00:16:40.250Z"),
+        (1000.9996, "1970-01-01T00:16:41.000Z"),
+    ],
+)
+def test_timestamp_is_utc_to_the_millisecond(when: float, expected: str) -> None:
+    assert timestamp(when) == expected
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"), [(0.0000853, "85µs"), (0.00124, "1.2ms"), (3.4, "3.40s")]
+)
+def test_short_durations_keep_two_or_three_digits(duration: float, expected: str) -> None:
+    assert seconds(duration) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 50, "5120.0 TiB")],
+)
+def test_size_has_a_unit_of_1024(count: int, expected: str) -> None:
+    assert size(count) == expected

@@ -78,6 +78,12 @@ CLIENTS = st.builds(
     auto_reconnect=st.booleans(),
     max_reconnect_attempts=st.integers(0, 1_000_000),
     reconnect_delay_secs=st.floats(0.001, 86_400),
+    enable_heartbeat=st.booleans(),
+    heartbeat_interval_secs=st.floats(0.001, 86_400),
+    offline_queue_size=st.integers(0, 1_000_000),
+    offline_queue_expiry_secs=st.floats(0, 86_400),
+    circuit_failures=st.integers(0, 1_000_000),
+    circuit_reset_secs=st.floats(0.001, 86_400),
 )
 PATHS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).map("ipc:///{}".format)
 LOCAL = st.builds(Profile, endpoints=st.tuples(PATHS), client=CLIENTS)
@@ -162,6 +168,27 @@ def test_a_profile_is_not_written_over_another(tmp_path: Path) -> None:
             TCP + "[client]\nmax_reconnect_attempts = -1",
             "client.max_reconnect_attempts: expected an integer",
         ),
+        (
+            TCP + "[client]\nenable_heartbeat = 'yes'",
+            "client.enable_heartbeat: expected true or false, got 'yes'",
+        ),
+        (
+            TCP + "[client]\nheartbeat_interval_secs = 0",
+            "client.heartbeat_interval_secs: expected seconds, over 0 and at most 86400, got 0",
+        ),
+        (
+            TCP + "[client]\noffline_queue_expiry_secs = -1",
+            "client.offline_queue_expiry_secs: expected seconds, from 0 to 86400, got -1",
+        ),
+        (
+            TCP + "[client]\noffline_queue_size = 1.5",
+            "client.offline_queue_size: expected an integer from 0 to 1000000, got 1.5",
+        ),
+        (
+            TCP + "[client]\ncircuit_failures = true",
+            "client.circuit_failures: expected an integer",
+        ),
+        (TCP + "[client]\nclient_id = 'me'", "client.client_id: unknown key"),
         ("client = 5", "client: expected a table, got 5"),
         (
             TCP.replace(f'public_key = "{KEY}"\n', ""),

@@ -1,0 +1,180 @@
+"""The methods about custom actions: what plugins let clients do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from descartesd.agents.book import Book
+from descartesd.api import Action, ActionContext
+from descartesd.errors import (
+    DeadlineExceededError,
+    DescartesError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+)
+from descartesd.hooks.relay import Registered
+from descartesd.methods.call import Call, Handler
+from descartesd.methods.dispatch import incident
+from descartesd.methods.params import inner
+from descartesd.methods.policy import RANKS
+from descartesd.wire import codec
+from descartesd.wire.action import ActionInfo, ActionResult, ActionRun, ActionTable
+from descartesd.wire.server import Empty
+
+_MOST_THREADS = 32
+
+
+class ActionMethods:
+    """One function per method."""
+
+    def __init__(self, book: Book, actions: Mapping[str, Registered]) -> None:
+        self._book = book
+        self._actions = actions
+        self._threads = _Threads()
+        self._table = ActionTable(actions=[_describe(actions[name]) for name in sorted(actions)])
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """The functions by method name."""
+        return {"action.list": self.list, "action.run": self.run}
+
+    def list(self, _call: Call, _params: Empty) -> ActionTable:
+        return self._table
+
+    async def run(self, call: Call, params: ActionRun) -> ActionResult:
+        plugin, action = self._find(params.name)
+        if call.caller.rank < RANKS[action.permission]:
+            raise PermissionDeniedError(
+                f"action '{action.name}' needs the role {action.permission}; {call.caller.id} is"
+                f" {call.caller.role}",
+                hint="ask an administrator for a certificate with that role",
+            )
+        if action.needs_agent and params.agent is None:
+            raise InvalidArgumentError(
+                f"agent: action '{action.name}' is run on an agent, and none is named",
+                hint=f"name one: descartesctl action run {action.name} --agent ID",
+            )
+        agent = None if params.agent is None else self._book.roster.resolve(params.agent)
+        given = _typed(action, params.params)
+        context = ActionContext(
+            caller=call.caller.id,
+            role=call.caller.role,
+            agent=None if agent is None else self._book.views.info(agent),
+            log=logging.getLogger(f"descartesd.plugins.{plugin}"),
+        )
+        result = await self._within_time(plugin, action, partial(action.run, context, given))
+        return ActionResult(
+            action=action.name,
+            result=_encoded(plugin, action, result),
+            agent_id=None if agent is None else agent.id,
+        )
+
+    def _find(self, name: str) -> Registered:
+        found = self._actions.get(name)
+        if found is None:
+            near = codec.nearest(name, self._actions)
+            raise NotFoundError(
+                f"this server has no action '{name}'",
+                hint=f"did you mean '{near}'" if near else "see them: descartesctl action list",
+            )
+        return found
+
+    async def _within_time(self, plugin: str, action: Action, work: Callable[[], Any]) -> Any:
+        try:
+            async with asyncio.timeout(action.timeout_s) as limit:
+                if inspect.iscoroutinefunction(action.run):
+                    return await work()
+                return await self._threads.run(action.name, work)
+        except DescartesError:
+            raise
+        except (Exception, SystemExit) as exc:
+            if isinstance(exc, TimeoutError) and limit.expired():
+                raise DeadlineExceededError(
+                    f"action '{action.name}' was not done within {action.timeout_s:g} s, its time",
+                    hint=f"look at what it left; it is of plugin '{plugin}'",
+                ) from exc
+            raise incident(exc, f"action {action.name} of plugin {plugin}") from exc
+
+
+class _Threads:
+    """Runs each function in a thread of its own, whose end nobody waits for at the server's end."""
+
+    def __init__(self) -> None:
+        self._running = 0
+
+    async def run(self, name: str, work: Callable[[], Any]) -> Any:
+        """Wait for what it returns or raises; when cancelled, the thread goes on alone."""
+        if self._running >= _MOST_THREADS:
+            raise ResourceExhaustedError(
+                f"{_MOST_THREADS} actions run in threads now, and one more cannot",
+                hint="those whose time is over still count until they end",
+            )
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Callable[[], Any]] = loop.create_future()
+
+        def finish(outcome: Callable[[], Any]) -> None:
+            self._running -= 1
+            if not done.done():
+                done.set_result(outcome)
+
+        def thread() -> None:
+            outcome = _outcome(work)
+            # The loop may have ended before the work did.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(finish, outcome)
+
+        self._running += 1
+        threading.Thread(target=thread, name=f"action {name}", daemon=True).start()
+        return (await done)()
+
+
+def _outcome(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Do the work now; what is returned gives its result, or raises its error, when called."""
+    try:
+        result = work()
+    except BaseException as exc:  # noqa: BLE001  # raised again where it is waited for
+        return partial(_raise, exc)
+    return lambda: result
+
+
+def _raise(exc: BaseException) -> None:
+    raise exc
+
+
+def _typed(action: Action, params: dict[str, Any]) -> Struct | dict[str, Any]:
+    return inner(action.params, params) if issubclass(action.params, Struct) else params
+
+
+def _describe(registered: Registered) -> ActionInfo:
+    plugin, action = registered
+    return ActionInfo(
+        name=action.name,
+        summary=action.summary,
+        permission=action.permission,
+        needs_agent=action.needs_agent,
+        timeout_s=action.timeout_s,
+        params=msgspec.json.schema(action.params),
+        plugin=plugin,
+    )
+
+
+def _encoded(plugin: str, action: Action, result: Any) -> Raw:
+    try:
+        return Raw(codec.encode(result))
+    except (msgspec.MsgspecError, *codec.MALFORMED) as exc:
+        raise InternalError(
+            f"action '{action.name}' of plugin '{plugin}' answered what cannot be sent: {exc}",
+            hint="report it to the makers of the plugin",
+        ) from exc

@@ -1,0 +1,265 @@
+"""The methods about many agents at once, each agent on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from msgspec import Struct, structs
+
+from descartesd.agents.book import Book
+from descartesd.agents.fleet import Fleet
+from descartesd.agents.record import Agent
+from descartesd.agents.selector import matcher
+from descartesd.errors import (
+    AbortedError,
+    DescartesError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from descartesd.methods.agent import refuse_elevation
+from descartesd.methods.call import Call, Handler
+from descartesd.methods.dispatch import settled
+from descartesd.methods.params import inner
+from descartesd.methods.policy import RANKS, refusal
+from descartesd.wire import codec
+from descartesd.wire.agent import AgentInfo
+from descartesd.wire.batch import BatchItem, BatchResult, BatchRun, BatchSpawn, Selector
+from descartesd.wire.methods import METHODS
+from descartesd.wire.server import Done
+
+# Enough to keep the keeper busy, and few enough to let everybody else's requests in between.
+_AT_ONCE = 64
+# An end takes up to its grace time, which is spent waiting.
+_ENDS_AT_ONCE = 1024
+# Where nothing waits, others get their turn after so many.
+_TURN = 64
+# The envelope and the counts around the items.
+_FRAME_BYTES = 512
+_NO_AGENT = "-"
+
+# What became of one agent; None where nothing was begun.
+Outcome = Struct | DescartesError | None
+Job = Callable[[], Coroutine[Any, Any, Struct]]
+
+
+class BatchMethods:
+    """One function per method; `verbs` are the functions for single agents by method name."""
+
+    def __init__(
+        self, book: Book, fleet: Fleet, verbs: Mapping[str, Handler], max_message_bytes: int
+    ) -> None:
+        self._book = book
+        self._fleet = fleet
+        self._verbs = verbs
+        self._max_message_bytes = max_message_bytes
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """The functions by method name."""
+        return {"batch.run": self.run, "batch.spawn": self.spawn}
+
+    async def run(self, call: Call, params: BatchRun) -> BatchResult:
+        method = METHODS[f"agent.{params.verb}"]
+        if call.caller.rank < RANKS[method.permission]:
+            raise refusal(call.caller, method)
+        if "id" in params.params:
+            raise InvalidArgumentError(
+                "params: 'id' has no place here", hint="name the agents in ids, or select them"
+            )
+        # Any id will do: each agent's own takes its place.
+        request = inner(method.request, {**params.params, "id": "any"})
+        asked = [(word, _key(word, target), target) for word, target in self._targets(params)]
+        jobs: dict[str, Job] = {
+            key: partial(self._do, call._replace(idem=None), params, request, target)
+            for _, key, target in asked
+        }
+        width = _ENDS_AT_ONCE if params.verb in ("stop", "kill") else _AT_ONCE
+        outcomes = await _carry_out(
+            list(jobs.values()), method.name, width=width, fail_fast=params.fail_fast
+        )
+        found = dict(zip(jobs, outcomes, strict=True))
+        items = [_item(word, found[key]) for word, key, _ in asked]
+        return _result(items, self._max_message_bytes)
+
+    def _targets(self, params: BatchRun) -> Iterator[tuple[str, Agent | DescartesError]]:
+        """Who is meant: each by the word it was asked for by, or by its id."""
+        if params.ids and params.select is not None:
+            raise InvalidArgumentError("ids and select: expected one of them, both are given")
+        if params.select is not None:
+            return ((agent.id, agent) for agent in self._selected(params.select))
+        if not params.ids:
+            raise InvalidArgumentError(
+                "ids: no agent is named and none selected",
+                hint="name agents in ids, or select them; all agents are select {all: true}",
+            )
+        return ((word, self._resolve(word)) for word in params.ids)
+
+    def _resolve(self, word: str) -> Agent | DescartesError:
+        try:
+            return self._book.roster.resolve(word)
+        except DescartesError as exc:
+            return exc
+
+    def _selected(self, select: Selector) -> list[Agent]:
+        if not (select.labels or select.states or select.owner or select.all):
+            raise InvalidArgumentError(
+                "select: expected labels, states, owner or all",
+                hint="all agents are {all: true}",
+            )
+        meant = matcher(select.labels, select.states, select.owner, field="select.labels")
+        return [agent for agent in self._book.roster if meant(agent)]
+
+    async def _do(
+        self, call: Call, params: BatchRun, request: Struct, target: Agent | DescartesError
+    ) -> Struct:
+        if isinstance(target, DescartesError):
+            raise target
+        if params.dry_run:
+            self._fleet.check(target, params.verb)
+        else:
+            verb = self._verbs[f"agent.{params.verb}"]
+            done = verb(call, structs.replace(request, id=target.id))
+            if inspect.isawaitable(done):
+                await done
+        is_there = self._book.roster.get(target.id) is target
+        return self._book.views.info(target) if is_there else Done()
+
+    async def spawn(self, call: Call, params: BatchSpawn) -> BatchResult:
+        refuse_elevation(call.caller.uid)
+        places = await self._reserve(call, params)
+        await self._record(call, places)
+        jobs: list[Job] = [partial(self._start, place) for place in places]
+        outcomes = await _carry_out(jobs, "batch.spawn", width=_AT_ONCE, fail_fast=params.fail_fast)
+        for place, outcome in zip(places, outcomes, strict=True):
+            if isinstance(place, Agent) and outcome is None:
+                self._fleet.release(place)
+        if call.idem is None:
+            # Under a key the answer is recorded, and the agents with it.
+            await self._book.registry.durable()
+        words = (spec.name or _place(number) for number, spec in enumerate(params.specs))
+        return _result(list(map(_spawned, words, outcomes)), self._max_message_bytes)
+
+    async def _reserve(self, call: Call, params: BatchSpawn) -> list[Agent | DescartesError]:
+        places: list[Agent | DescartesError] = []
+        for number, spec in enumerate(params.specs, 1):
+            try:
+                places.append(self._fleet.reserve(spec, call.caller.id))
+            except DescartesError as exc:
+                places.append(exc)
+                if params.fail_fast:
+                    break
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+        return places + [_not_attempted()] * (len(params.specs) - len(places))
+
+    async def _record(self, call: Call, places: Sequence[Agent | DescartesError]) -> None:
+        """Make all agents durable at once, and what the key of the request stands for."""
+        agents = [place for place in places if isinstance(place, Agent)]
+        if call.idem is not None:
+            ids = (place.id if isinstance(place, Agent) else _NO_AGENT for place in places)
+            self._book.registry.bind_intent(call.caller.id, call.idem, " ".join(ids))
+        try:
+            await self._book.registry.durable()
+        except UnavailableError:
+            for agent in agents:
+                self._fleet.release(agent)
+            raise
+
+    async def _start(self, place: Agent | DescartesError) -> AgentInfo:
+        if isinstance(place, DescartesError):
+            raise place
+        await self._fleet.start(place)
+        return self._book.views.info(place)
+
+
+def what_was_spawned(book: Book, bound: str, max_message_bytes: int) -> BatchResult:
+    """What became of a batch.spawn that a dead server left open, by the ids its key is bound to."""
+    agents = (book.roster.get(agent_id) for agent_id in bound.split(" "))
+    items = [
+        _spawned(_place(number), _cut_short() if agent is None else book.views.info(agent))
+        for number, agent in enumerate(agents)
+    ]
+    return _result(items, max_message_bytes)
+
+
+async def _carry_out(
+    jobs: Sequence[Job], method: str, *, width: int, fail_fast: bool
+) -> list[Outcome]:
+    """Begin the jobs in their order, `width` of them at once; what became of each."""
+    outcomes: list[Outcome] = [None] * len(jobs)
+    left = iter(enumerate(jobs))
+
+    async def work() -> None:
+        for number, job in left:
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+            outcome = outcomes[number] = await settled(job(), method)
+            if fail_fast and isinstance(outcome, DescartesError):
+                return
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(1 if fail_fast else min(width, len(jobs))):
+            group.create_task(work(), name=method)
+    return outcomes
+
+
+def _key(word: str, target: Agent | DescartesError) -> str:
+    """Two words may mean one agent."""
+    return target.id if isinstance(target, Agent) else word
+
+
+def _place(number: int) -> str:
+    return f"specs[{number}]"
+
+
+def _spawned(word: str, outcome: Outcome) -> BatchItem:
+    return _item(outcome.id if isinstance(outcome, AgentInfo) else word, outcome)
+
+
+def _item(word: str, outcome: Outcome) -> BatchItem:
+    match outcome:
+        case None:
+            return _item(word, _not_attempted())
+        case DescartesError():
+            return BatchItem(id=word, ok=False, error=codec.wire_error(outcome))
+        case AgentInfo():
+            return BatchItem(id=word, ok=True, agent=outcome)
+        case _:
+            return BatchItem(id=word, ok=True)
+
+
+def _not_attempted() -> DescartesError:
+    return AbortedError("not attempted: the batch ended at its first failure")
+
+
+def _cut_short() -> DescartesError:
+    return AbortedError(
+        "a restart of the server cut this short: there is no such agent",
+        hint="ask again with a new key",
+    )
+
+
+def _result(items: list[BatchItem], max_message_bytes: int) -> BatchResult:
+    succeeded = sum(item.ok for item in items)
+    return BatchResult(
+        results=_within(items, max_message_bytes - _FRAME_BYTES),
+        succeeded=succeeded,
+        failed=len(items) - succeeded,
+    )
+
+
+def _within(items: list[BatchItem], most: int) -> list[BatchItem]:
+    """Leave the last agents out where all of them are more than one message may hold."""
+    whole = [len(codec.encode(item)) for item in items]
+    if sum(whole) <= most:
+        return items
+    without = [structs.replace(item, agent=None) for item in items]
+    room = most - sum(len(codec.encode(item)) for item in without)
+    for number, (size, bare) in enumerate(zip(whole, without, strict=True)):
+        room -= size - len(codec.encode(bare))
+        if room < 0:
+            return items[:number] + without[number:]
+    return items

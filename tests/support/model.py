@@ -1,0 +1,74 @@
+"""What may be true of one agent, as far as the answers of its server tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from descartesd.agents.lifecycle import ENDED
+from descartesd.wire.agent import State
+
+Verb = Literal["get", "pause", "resume", "stop", "kill", "signal", "respawn", "remove"]
+Place = State | Literal["gone"]
+# What is said to a verb: the state it left behind, or why it was refused.
+Answer = Place | Literal["conflict", "not_found"]
+
+_ALIVE: dict[Place, Place] = {"running": "running", "paused": "paused"}
+_ENDED: dict[Place, Place] = {state: state for state in sorted(ENDED)}
+# Where each verb leads from each state; from one that is missing it is refused.
+LEADS: dict[Verb, dict[Place, Place]] = {
+    "get": _ALIVE | _ENDED,
+    "pause": dict.fromkeys(_ALIVE, "paused"),
+    "resume": dict.fromkeys(_ALIVE, "running"),
+    "stop": dict.fromkeys(_ALIVE, "terminated") | _ENDED,
+    "kill": dict.fromkeys(_ALIVE, "terminated") | _ENDED,
+    "signal": _ALIVE,
+    "respawn": dict.fromkeys(_ENDED, "running"),
+    "remove": dict.fromkeys(_ENDED, "gone"),
+}
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """An agent whose program, left to run, ends in one of the states `ends`."""
+
+    id: str
+    kind: str
+    ends: frozenset[State] = frozenset()
+    # A deadly signal is on its way: paused or not, it fails.
+    is_doomed: bool = False
+    attempts: int = 1
+    may_be: set[Place] = field(default_factory=lambda: {"running"})
+
+    def now(self, since: Iterable[Place] | None = None) -> set[Place]:
+        """Where it may be by now, having been in one of `since`."""
+        found = set(self.may_be if since is None else since)
+        if "running" in found:
+            found |= self.ends
+        if self.is_doomed and found & _ALIVE.keys():
+            found.add("failed")
+        return found
+
+    def outcomes(self, verb: Verb) -> dict[Answer, set[Place]]:
+        """What may be answered, and where the agent may be then."""
+        found: dict[Answer, set[Place]] = {}
+        for state in self.now():
+            if state in LEADS[verb]:
+                for then in self.now([LEADS[verb][state]]):
+                    found.setdefault(then, set()).add(then)
+            else:
+                found.setdefault("not_found" if state == "gone" else "conflict", set()).add(state)
+        return found
+
+    def told(self, verb: Verb, answer: Answer) -> None:
+        """Believe an answer, if there can be such a one."""
+        outcomes = self.outcomes(verb)
+        assert answer in outcomes, (
+            f"{verb} of '{self.kind}' {self.id}: {answer}, not {sorted(outcomes)}"
+        )
+        self.may_be = outcomes[answer]
+
+    def heard_nothing(self, verb: Verb) -> None:
+        """The verb was begun, and nobody knows how far it came."""
+        self.may_be = self.now().union(*self.outcomes(verb).values())

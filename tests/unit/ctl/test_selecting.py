@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from descartesd.ctl.command import find_command, parse
+from descartesd.ctl.selecting import is_one, selector, states
+from descartesd.errors import InvalidArgumentError
+from descartesd.wire.batch import Selector
+
+STOP = find_command("acting", "stop")
+
+
+def selected(*words: str) -> Selector | None:
+    return selector(parse("agent stop", STOP, list(words), None), "stop")
+
+
+def test_named_agents_are_no_selection() -> None:
+    assert selected("a", "b") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--all"], Selector(all=True)),
+        (["--owner", "uid:7"], Selector(owner="uid:7")),
+        (["--state", "paused", "--state", "running"], Selector(states=["paused", "running"])),
+        (
+            ["--label", "a=b", "--label", "c in (d, e)", "--label", "!f"],
+            Selector(labels=["a=b", "c in (d, e)", "!f"]),
+        ),
+    ],
+)
+def test_conditions_are_sent_as_typed(words: list[str], expected: Selector) -> None:
+    assert selected(*words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no agent is named"),
+        (["--dry-run", "--fail-fast"], "no agent is named"),
+        (["a", "--all"], "agents are named and selected"),
+        (["--owner", "", "a"], "agents are named and selected"),
+    ],
+)
+def test_agents_are_either_named_or_selected(words: list[str], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message) as caught:
+        selected(*words)
+
+    assert caught.value.hint == "see: descartesctl agent stop --help"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a"], True),
+        (["a", "--fail-fast"], True),
+        (["a", "--dry-run"], False),
+        (["a", "b"], False),
+        (["--all"], False),
+    ],
+)
+def test_one_agent_alone_is_acted_on_directly(words: list[str], expected: bool) -> None:
+    assert is_one(parse("agent stop", STOP, words, None)) is expected
+
+
+def test_state_nobody_knows_is_told_with_the_nearest() -> None:
+    with pytest.raises(InvalidArgumentError, match="there is no state 'pausd'") as caught:
+        states(parse("agent stop", STOP, ["--state", "pausd"], None))
+
+    assert caught.value.hint == "did you mean 'paused'"
