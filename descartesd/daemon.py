@@ -27,18 +27,19 @@ from descartesd.agents.spec import RunnerDefaults
 from descartesd.builtin import actions as builtin_actions
 from descartesd.config.endpoint import parse_tcp
 from descartesd.config.schema import Config
-from descartesd.errors import AbortedError, DescartesError, StartupRefusedError
+from descartesd.errors import DescartesError, StartupRefusedError
 from descartesd.hooks.relay import Relay
 from descartesd.keys.authority import load_authority
 from descartesd.keys.curve import load_key_file
 from descartesd.keys.trust import TrustStore
+from descartesd.methods import cut_short
 from descartesd.methods.action import ActionMethods
 from descartesd.methods.agent import AgentMethods
-from descartesd.methods.batch import BatchMethods, what_was_spawned
+from descartesd.methods.batch import BatchMethods
 from descartesd.methods.cert import CertMethods, Introduction
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.event import EventMethods
-from descartesd.methods.health import Health
+from descartesd.methods.health import Health, Parts, Places
 from descartesd.methods.idempotency import Answers
 from descartesd.methods.output import OutputMethods
 from descartesd.methods.policy import LocalRoles, Policy
@@ -58,6 +59,8 @@ _KEEPER_ASKED_EVERY_S = 5.0
 _KEEPER_PATIENCE_S = 10.0
 _TIDY_EVERY_S = 1.0
 _STOP_MARGIN_S = 10.0
+# Once every agent has ended, what waits for an end answers by itself.
+_LAST_ANSWERS_S = 0.5
 
 
 @contextlib.contextmanager
@@ -138,6 +141,7 @@ class Daemon:
                 if refused is not None:
                     raise refused.exceptions[0] from None
                 raise
+        log.info("server.stopped")
 
     def _told_to_stop(self) -> None:
         self._stopping.set()
@@ -155,16 +159,19 @@ class Daemon:
         watches = Watches(loop, self._output_dir)
         parts.callback(watches.close)
         listeners = self._listen(parts)
-        health = Health(
+        self._health = Health(
+            Parts(
+                book=self._book,
+                facts=self._facts,
+                fleet=self._fleet,
+                keeper=self._link,
+                policy=self._policy,
+                places=Places(self._config.server.state_dir, self._output_dir),
+                listeners=listeners,
+            ),
             server_id=self._config.server.server_id,
             version=version(),
-            book=self._book,
-            facts=self._facts,
-            keeper=self._link,
-            policy=self._policy,
         )
-        health.listeners = [listener.endpoint for listener in listeners]
-        self._health = health
         dispatcher = Dispatcher(
             self._policy,
             self._answers,
@@ -178,6 +185,7 @@ class Daemon:
             on_request=dispatcher.on_request,
             on_disconnected=dispatcher.on_disconnected,
             on_shed=dispatcher.on_shed,
+            unread=dispatcher.unread,
         )
         parts.callback(router.close)
         self._register_methods(dispatcher, router, watches)
@@ -187,6 +195,7 @@ class Daemon:
             await refuse_unknown_key(
                 context, listeners[0].endpoint, self._host_key.public_text.encode()
             )
+            self._health.refuses_strangers = True
             router.watch_connections()
             minding = [
                 group.create_task(self._guard_keeper(), name="keeper guard"),
@@ -194,13 +203,17 @@ class Daemon:
                 group.create_task(self._sampler().run(), name="sampling"),
             ]
             self._book.journal.record("server_started", data={"version": version()})
-            log.info("server.ready", extra={"listeners": health.listeners, "pid": os.getpid()})
+            log.info(
+                "server.ready", extra={"listeners": self._health.endpoints, "pid": os.getpid()}
+            )
             await self._stopping.wait()
             log.info("server.stopping")
             self._book.journal.record("server_stopping")
             for task in minding:
                 task.cancel()
+            dispatcher.refuse_changes()
             await self._end_agents()
+            await dispatcher.finish(_LAST_ANSWERS_S)
             dispatcher.stop()
 
     def _sampler(self) -> Sampler:
@@ -229,10 +242,11 @@ class Daemon:
             requests=dispatcher.metrics,
             traffic=router.traffic,
             streams=dispatcher.streams,
+            shed=dispatcher.shed,
         )
         reports = Reports(self._health.report, stats.report)
         introduction = Introduction(
-            self._host_key.public_text, _for_other_hosts(self._health.listeners)
+            self._host_key.public_text, _for_other_hosts(self._health.endpoints)
         )
         verbs = AgentMethods(self._book, self._fleet).handlers()
         dispatcher.register(
@@ -292,6 +306,7 @@ class Daemon:
                 await self._keeper_lost.wait()
         except TimeoutError:
             if await self._link.answers(_KEEPER_PATIENCE_S):
+                self._health.keeper_answered()
                 return True
             self._do_without_keeper("the keeper does not answer")
         return False
@@ -313,7 +328,7 @@ class Daemon:
                 log.exception("keeper.cannot_be_used")
             self._do_without_keeper(problem)
             return
-        self._health.keeper_problem = None
+        self._health.keeper_answered()
         self._facts.unknown = set(unknown)
         self._registry.set_meta("boot_id", boot_id())
         self._registry.save()
@@ -328,19 +343,9 @@ class Daemon:
     def _close_open_intents(self) -> None:
         """Answer what an earlier life of this daemon left open, so that it never runs again."""
         intents, self._open_intents = self._open_intents, []
+        most = self._config.network.max_message_size
         for intent in intents:
-            agent = self._book.roster.get(intent.agent_id) if intent.agent_id else None
-            if intent.method in ("agent.spawn", "agent.respawn") and agent is not None:
-                self._answers.close(intent, self._book.views.info(agent))
-            elif intent.method == "batch.spawn" and intent.agent_id:
-                most = self._config.network.max_message_size
-                self._answers.close(intent, what_was_spawned(self._book, intent.agent_id, most))
-            else:
-                error = AbortedError(
-                    f"{intent.method} was cut short by a restart of the server",
-                    hint="look at the agent, then ask again with a new key",
-                )
-                self._answers.close(intent, error)
+            self._answers.close(intent, cut_short.outcome(intent, self._book, most))
 
     async def _end_agents(self) -> None:
         """End every agent in order, then the keeper: a stop of the foreground means stop."""
@@ -359,11 +364,14 @@ class Daemon:
 
     async def _tidy(self, dispatcher: Dispatcher) -> None:
         """Try again what could not be recorded, and end the streams of who is let in no longer."""
+        loop = asyncio.get_running_loop()
         while True:
+            due = loop.time() + _TIDY_EVERY_S
             await asyncio.sleep(_TIDY_EVERY_S)
             try:
-                self._registry.save()
-                dispatcher.expel()
+                dispatcher.tidy()
+                self._health.look(lag_s=loop.time() - due)
+                await self._registry.tidy()
             except Exception:  # the boundary: what cannot be tidied now is tried again
                 log.exception("tidying.failed")
 

@@ -16,7 +16,7 @@ from descartesd.agents.record import Agent
 from descartesd.agents.registry import Registry
 from descartesd.agents.roster import Roster
 from descartesd.agents.views import Views
-from descartesd.wire.agent import State
+from descartesd.wire.agent import AgentInfo, Outcome, State
 from descartesd.wire.event import EventKind
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class Book:
         self.clock = clock
         self.alive = 0
         self._wakers: dict[str, set[Waker]] = {}
+        self._ends: dict[str, asyncio.Future[AgentInfo | None]] = {}
 
     def load(self, agents: Iterable[Agent]) -> None:
         """Take over what the registry has, oldest first."""
@@ -73,15 +74,31 @@ class Book:
         self.registry.drop_agent(agent.id)
         if agent.state in ENDED:
             self.journal.record("removed", agent.id, name=agent.name, state=agent.state)
-        self.registry.save()
+        # Planned before anybody is woken, as with every change: it is durable before it is told.
+        self.registry.save_soon()
         self.wake(agent)
+        self._tell_end(agent, None)
 
-    def set_state(self, agent: Agent, following: State) -> None:
-        """Go to the following state and tell it; `put` must come after the last change."""
+    def give_up(self, agent: Agent, why: str | None = None) -> None:
+        """Note that a start failed: a first one leaves nothing, a further one is an attempt."""
+        if agent.attempt == 1:
+            self.forget(agent)
+            return
+        agent.ended_at = self.clock()
+        agent.outcome = Outcome(reason="spawn_error")
+        agent.eof = True
+        self.set_state(agent, "failed", why)
+        self.put(agent)
+
+    def set_state(self, agent: Agent, following: State, why: str | None = None) -> None:
+        """Go to the following state and tell it; `put` must come after the last change.
+
+        What has happened is told even if it cannot be recorded: the keeper knows it too.
+        """
         previous = agent.state
         agent.state = step(previous, following)
         self.alive += (following in ALIVE) - (previous in ALIVE)
-        log.info("agent.state", extra={"agent": agent.id, "state": following})
+        log.debug("agent.state", extra={"agent": agent.id, "state": following})
         self.journal.record(
             _KINDS.get(following, "status_changed"),
             agent.id,
@@ -90,27 +107,43 @@ class Book:
             previous=previous,
             attempt=agent.attempt,
             outcome=agent.outcome,
+            message=why,
         )
         self.wake(agent)
+        if following in ENDED:
+            self._tell_end(agent, self.views.info(agent))
 
     def put(self, agent: Agent) -> None:
         """Have the record as it is now stored with the next transaction."""
         self.views.changed(agent)
         self.registry.put_agent(agent)
 
-    def store(self, agent: Agent) -> None:
-        """Store the record now.
-
-        What has happened is told even if it cannot be recorded: the keeper knows it too.
-        """
-        self.put(agent)
-        self.registry.save()
-
     def wake(self, agent: Agent) -> None:
         """Wake everyone who waits for a change of this agent."""
         self.views.changed(agent)
         for waker in self._wakers.get(agent.id, ()):
             waker.set()
+
+    def end_of(self, agent: Agent) -> asyncio.Future[AgentInfo | None]:
+        """The agent as it is at the end of its present attempt, None when it is gone before.
+
+        What comes after that end, a further attempt even, changes nothing of it.
+        """
+        end = self._ends.get(agent.id)
+        if end is None:
+            end = asyncio.get_running_loop().create_future()
+            if agent.state in ENDED:
+                end.set_result(self.views.info(agent))
+            elif self.roster.get(agent.id) is not agent:
+                end.set_result(None)
+            else:
+                self._ends[agent.id] = end
+        return asyncio.shield(end)
+
+    def _tell_end(self, agent: Agent, end: AgentInfo | None) -> None:
+        waiting = self._ends.pop(agent.id, None)
+        if waiting is not None:
+            waiting.set_result(end)
 
     async def until(self, agent: Agent, states: frozenset[State]) -> None:
         """Wait until the agent is in one of these states, or is gone."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
 
@@ -12,7 +11,7 @@ from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.lifecycle import ENDED
 from descartesd.agents.record import Agent
 from descartesd.keeper.protocol import Status
-from descartesd.wire.agent import Outcome, Reason, State
+from descartesd.wire.agent import Outcome, OutputTotals, Reason, State
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,9 @@ class Facts:
         self._book = book
         self._keeper = keeper
         keeper.on_event = self.on_keeper_event
-        self._unsettled: list[tuple[Agent, Status]] = []
+        book.registry.on_saved.append(self._settle)
+        # What the keeper told and may forget once it is durable here.
+        self._unsettled: dict[str, Status] = {}
         # Ids of running agents which the keeper has and the registry does not.
         self.unknown: set[str] = set()
 
@@ -38,18 +39,18 @@ class Facts:
             self._dismiss(status)
             return
         log.debug("keeper.event", extra={"agent": agent.id, "event": event})
-        if not self._unsettled:
+        if _is_news(agent, status):
             # Planned before anybody is woken: it is durable before it is told.
-            asyncio.get_running_loop().call_soon(self._settle)
-        self._unsettled.append((agent, status))
-        self._apply(agent, status)
+            self._book.registry.save_soon()
+            self._apply(agent, status)
+            self._unsettled[agent.id] = status
 
     def _settle(self) -> None:
-        """Make all facts of one turn of the loop durable at once, then let the keeper forget."""
-        unsettled, self._unsettled = self._unsettled, []
-        if self._book.registry.save():
-            for agent, status in unsettled:
-                self._acknowledge(agent, status)
+        """Let the keeper forget the ends that are durable here."""
+        settled, self._unsettled = self._unsettled, {}
+        for agent_id, status in settled.items():
+            if status["state"] == "exited" and status["eof"] and self._keeper.connected:
+                self._keeper.tell("forget", agent_id=agent_id)
 
     def _apply(self, agent: Agent, status: Status) -> None:
         if agent.pid is None:
@@ -66,7 +67,7 @@ class Facts:
         self._book.put(agent)
 
     def _apply_exit(self, agent: Agent, status: Status) -> None:
-        agent.output = record.totals(status, self._book.views.totals(agent))
+        agent.output = self._final_output(agent, status)
         agent.eof = agent.eof or status["eof"]
         if agent.state not in ENDED:
             state, agent.outcome = record.ending(status, stopping=agent.state == "stopping")
@@ -76,10 +77,9 @@ class Facts:
         else:
             self._book.wake(agent)
 
-    def _acknowledge(self, agent: Agent, status: Status) -> None:
-        # The keeper keeps an exit until it is durable here.
-        if status["state"] == "exited" and status["eof"] and self._keeper.connected:
-            self._keeper.tell("forget", agent_id=agent.id)
+    def _final_output(self, agent: Agent, status: Status) -> OutputTotals:
+        is_whole = max(status["totals"].values()) <= agent.output_bytes
+        return record.totals(status, OutputTotals() if is_whole else self._book.views.totals(agent))
 
     def _dismiss(self, status: Status) -> None:
         """Let the keeper forget an end that nobody here waits for."""
@@ -89,31 +89,29 @@ class Facts:
 
     def adopt(self, found: Iterable[tuple[Agent, Status]]) -> None:
         """Take over the keeper's list after a start."""
-        agreed = []
         for agent, status in found:
             # The end of an agent may have been told while the list was still coming.
-            if agent.state not in ENDED or (status["state"] == "exited" and not agent.eof):
+            if _is_news(agent, status):
                 self._apply(agent, status)
             if agent.state not in ENDED:
                 self._book.journal.record(
                     "adopted", agent.id, name=agent.name, state=agent.state, attempt=agent.attempt
                 )
-            agreed.append((agent, status))
+            self._unsettled[agent.id] = status
         if self._book.registry.save():
-            for agent, status in agreed:
-                self._acknowledge(agent, status)
+            self._settle()
 
     def lose(self, agent: Agent, reason: Reason) -> None:
-        """Nobody knows how the agent ended; one that may never have run leaves nothing."""
-        if agent.state == "starting" and agent.attempt == 1:
-            self._book.forget(agent)
+        """Nobody knows how the agent ended; one that was being started may never have run."""
+        if agent.state == "starting":
+            self._book.give_up(agent, "its start was cut short")
             return
         agent.ended_at = self._book.clock()
         agent.outcome = Outcome(reason=reason)
         agent.eof = True
         agent.output = self._book.views.totals(agent)
         agent.paused_at, agent.pause_mode = None, None
-        self._book.set_state(agent, "failed" if agent.state == "starting" else "lost")
+        self._book.set_state(agent, "lost")
         self._book.put(agent)
 
     def close_output(self, agent: Agent) -> None:
@@ -122,3 +120,8 @@ class Facts:
         agent.eof = True
         self._book.put(agent)
         self._book.wake(agent)
+
+
+def _is_news(agent: Agent, status: Status) -> bool:
+    """Whether something may have happened since what is known here."""
+    return agent.state not in ENDED or (status["state"] == "exited" and not agent.eof)

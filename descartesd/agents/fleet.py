@@ -22,7 +22,7 @@ from descartesd.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from descartesd.wire.agent import AgentSpec, Outcome, State
+from descartesd.wire.agent import AgentInfo, AgentSpec, State
 
 _STARTED: frozenset[State] = frozenset(("running", "paused", "stopping"))
 # The states a verb needs; of the others, remove and respawn need an end, stop and kill nothing.
@@ -128,8 +128,9 @@ class Fleet:
         return name
 
     async def start(self, agent: Agent) -> None:
-        """Start a reserved agent, once it is durable; what the keeper refuses leaves nothing.
+        """Start a reserved or renewed agent, once it is durable.
 
+        What the keeper refuses leaves nothing of a new agent; of a renewed one the attempt failed.
         Raises what the keeper says, AbortedError when the keeper is lost meanwhile and has not
         started it, UnavailableError when the agent cannot be recorded.
         """
@@ -140,11 +141,11 @@ class Fleet:
         except AbortedError:
             # Nobody knows what the keeper has started by now: recovery looks, and tells.
             await self._book.until(agent, ENDED | _STARTED)
-            if agent.state == "starting":
+            if agent.started_at is None:
                 self.spawns.failed += 1
                 raise
-        except DescartesError:
-            self.release(agent)
+        except DescartesError as exc:
+            self.release(agent, exc.message)
             raise
         self.spawns.succeeded += 1
 
@@ -153,17 +154,17 @@ class Fleet:
         if self._reserved.pop(agent.id) != self._keeper.connections:
             raise AbortedError("the keeper was lost before it was asked to start the agent")
 
-    def release(self, agent: Agent) -> None:
-        """Give up a reserved agent that does not run, and its name."""
+    def release(self, agent: Agent, why: str | None = None) -> None:
+        """Give up an agent that is not started: nothing is left of a new one, not its name."""
         self._reserved.pop(agent.id, None)
         self.spawns.failed += 1
-        self._book.forget(agent)
+        self._book.give_up(agent, why)
 
-    async def respawn(self, agent: Agent) -> None:
-        """Start an ended agent once more under its id and name, its output going on.
+    async def renew(self, agent: Agent) -> None:
+        """Begin a further attempt of an ended agent, not yet durable: id, name and output stay.
 
-        Raises ConflictError while it lives, and as `start`; what the keeper refuses is then the
-        outcome of this attempt.
+        Raises ConflictError while it lives, NotFoundError when it is removed meanwhile,
+        AbortedError, ResourceExhaustedError, UnavailableError.
         """
         self.check(agent, "respawn")
         self._admit()
@@ -172,27 +173,14 @@ class Fleet:
         await self._keeper.request("forget", agent_id=agent.id)
         self.check(agent, "respawn")
         self._admit()
+        self.spawns.requested += 1
+        self._reserved[agent.id] = self._keeper.connections
         agent.attempt += 1
         agent.pid = agent.start_time = agent.started_at = agent.ended_at = agent.outcome = None
         agent.eof = False
         self._book.set_state(agent, "queued")
         self._book.set_state(agent, "starting")
         self._book.put(agent)
-        try:
-            await self._book.registry.durable()
-            await self._launch(agent)
-        except AbortedError:
-            await self._book.until(agent, ENDED | _STARTED)
-        except DescartesError:
-            self._fail_start(agent)
-            raise
-
-    def _fail_start(self, agent: Agent) -> None:
-        agent.ended_at = self._book.clock()
-        agent.outcome = Outcome(reason="spawn_error")
-        agent.eof = True
-        self._book.set_state(agent, "failed")
-        self._book.store(agent)
 
     async def _launch(self, agent: Agent) -> None:
         fields = spec.launch_fields(agent.spec, agent.id, agent.name, self._options.runner)
@@ -226,7 +214,7 @@ class Fleet:
         if agent.state == "running":
             agent.paused_at, agent.pause_mode = reply.get("paused_at", self._book.clock()), "tree"
             self._book.set_state(agent, "paused")
-            self._book.store(agent)
+            self._book.put(agent)
 
     async def resume(self, agent: Agent) -> None:
         """Let a paused agent go on."""
@@ -240,26 +228,28 @@ class Fleet:
         if agent.state == "paused":
             agent.paused_at, agent.pause_mode = None, None
             self._book.set_state(agent, "running")
-            self._book.store(agent)
+            self._book.put(agent)
 
-    async def stop(self, agent: Agent, signal: int | None, grace_s: float | None) -> None:
-        """Stop in order; returns when the agent has ended."""
+    async def stop(self, agent: Agent, signal: int | None, grace_s: float | None) -> AgentInfo:
+        """Stop in order; the agent as it ended."""
         number = signal or spec.signal_number(agent.spec.stop.signal)
         grace = agent.spec.stop.grace_s if grace_s is None else grace_s
-        await self._end(agent, "stop", signal=number, grace_s=grace)
+        return await self._end(agent, "stop", signal=number, grace_s=grace)
 
-    async def kill(self, agent: Agent) -> None:
-        """Kill every process of the agent; returns when it has ended."""
-        await self._end(agent, "kill")
+    async def kill(self, agent: Agent) -> AgentInfo:
+        """Kill every process of the agent; the agent as it ended."""
+        return await self._end(agent, "kill")
 
-    async def _end(self, agent: Agent, op: str, **fields: object) -> None:
+    async def _end(self, agent: Agent, op: str, **fields: object) -> AgentInfo:
         if agent.state in ENDED:
-            return
+            return self._book.views.info(agent)
+        # Waited for from here on: it may have been respawned by the time the keeper answers.
+        end = self._book.end_of(agent)
         taken = self._keeper.request(op, agent_id=agent.id, **fields)
         taken.add_done_callback(partial(self._note_stopping, agent))
         # The keeper goes on with it, whoever still waits for its answer.
         await asyncio.shield(taken)
-        await self.ended(agent)
+        return _told(agent, await end)
 
     def kill_all(self) -> None:
         """Kill every agent now, without waiting for their ends."""
@@ -273,7 +263,7 @@ class Fleet:
         if taken.exception() is None and agent.state in ("running", "paused"):
             agent.paused_at, agent.pause_mode = None, None
             self._book.set_state(agent, "stopping")
-            self._book.store(agent)
+            self._book.put(agent)
 
     async def signal(self, agent: Agent, number: int) -> int:
         """Send one signal to every process of the agent; how many it reached."""
@@ -309,7 +299,12 @@ class Fleet:
             self._going.discard(agent.id)
 
     def _require_idle(self, agent: Agent, verb: str) -> None:
-        """Raise ConflictError unless the agent has ended and nobody is removing it."""
+        """Raise ConflictError unless the agent has ended and nobody is removing it.
+
+        Raises NotFoundError when it is removed.
+        """
+        if self._book.roster.get(agent.id) is not agent:
+            raise NotFoundError(f"agent '{agent.name}' has been removed")
         if agent.id in self._going:
             raise ConflictError(f"agent '{agent.name}' is being removed")
         if agent.state not in ENDED:
@@ -319,8 +314,15 @@ class Fleet:
                 details={"state": agent.state},
             )
 
-    async def ended(self, agent: Agent) -> None:
-        """Wait until the agent is in an end state; raises NotFoundError when its start failed."""
-        await self._book.until(agent, ENDED)
-        if agent.state not in ENDED:
-            raise NotFoundError(f"agent '{agent.name}' could not be started")
+    async def ended(self, agent: Agent) -> AgentInfo:
+        """Wait for the end of the agent's present attempt: the agent as it was then.
+
+        Raises NotFoundError when its start failed.
+        """
+        return _told(agent, await self._book.end_of(agent))
+
+
+def _told(agent: Agent, end: AgentInfo | None) -> AgentInfo:
+    if end is None:
+        raise NotFoundError(f"agent '{agent.name}' could not be started")
+    return end

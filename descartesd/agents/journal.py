@@ -16,19 +16,25 @@ from descartesd.agents.follow import Waker
 from descartesd.agents.registry import Registry
 from descartesd.wire.event import Event, EventKind
 
-KEPT = 100_000
+_KEPT = 100_000
 _RECENT = 2048
-_EXPIRE_EVERY = 1000
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Journal:
-    """Numbers the events from 1, without holes, and keeps the last KEPT of them."""
+    """Numbers the events from 1, without holes, and keeps the last ones.
 
-    def __init__(self, registry: Registry, *, clock: Callable[[], float] = time.time) -> None:
+    At least `kept` of them: what is older is dropped by the hundredth part of that.
+    """
+
+    def __init__(
+        self, registry: Registry, *, kept: int = _KEPT, clock: Callable[[], float] = time.time
+    ) -> None:
         self._registry = registry
-        registry.on_saved = self._tell
+        self._kept = kept
+        self._expire_every = max(kept // 100, 1)
+        registry.on_saved.append(self._tell)
         self._clock = clock
         # The first that is kept and the last that is durable; the latter 0 while there is none.
         self.first, self.last = registry.event_bounds()
@@ -49,8 +55,8 @@ class Journal:
         row = _encode(event)
         self._registry.put_event(event.seq, row)
         self._untold.append((event.seq, Raw(row)))
-        if event.seq % _EXPIRE_EVERY == 0 and event.seq - self.first >= KEPT:
-            self.first = event.seq - KEPT + 1
+        if event.seq % self._expire_every == 0 and event.seq - self.first >= self._kept:
+            self.first = event.seq - self._kept + 1
             self._registry.expire_events(self.first)
         self._registry.save_soon()
 

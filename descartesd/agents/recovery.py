@@ -28,25 +28,29 @@ async def reconcile(
     registry does not know.
     """
     # Looked at before the keeper is asked: what is started from here on is none of this.
-    agents = [(agent, agent.state) for agent in book.roster]
+    seen = [(agent, agent.state, agent.attempt) for agent in book.roster]
     statuses = {status["agent_id"]: status for status in await keeper.statuses()}
-    adopted: list[tuple[Agent, Status]] = []
-    lost = []
-    for agent, state in agents:
+    found: list[tuple[Agent, Status]] = []
+    missing = []
+    for agent, state, attempt in seen:
         status = statuses.pop(agent.id, None)
+        # What has changed meanwhile is newer than the list, but for an end.
+        is_same = (agent.state, agent.attempt) == (state, attempt)
         if status is not None and status["attempt"] == agent.attempt:
-            # A state that has changed meanwhile is newer than the list, but for an end.
-            if agent.state == state or status["state"] == "exited":
-                adopted.append((agent, status))
-        elif agent.state in ALIVE:
-            lost.append(agent)
-        elif agent.state in ENDED and not agent.eof:
+            if is_same or status["state"] == "exited":
+                found.append((agent, status))
+        elif is_same:
+            missing.append(agent)
+    facts.adopt(found)
+    for agent in missing:
+        if agent.state in ENDED and not agent.eof:
             facts.close_output(agent)
-    facts.adopt(adopted)
+    lost = [agent for agent in missing if agent.state in ALIVE]
     if lost and lost_because == "keeper_lost":
         await _end_leftovers(lost, keeper)
     for agent in lost:
-        facts.lose(agent, lost_because)
+        if agent.state in ALIVE:
+            facts.lose(agent, lost_because)
     return await _unknown(book, keeper, statuses.values())
 
 

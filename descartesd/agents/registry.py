@@ -10,6 +10,7 @@ waits by `durable` shares a transaction with everybody who does so in the same t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
@@ -24,6 +25,8 @@ from descartesd.errors import StartupRefusedError, UnavailableError
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
+# At so many pages (of 4 KiB) the log is moved into the file by whoever commits.
+_LOG_PAGES_MAX = 10_000
 INTENT_AGE_S = 24 * 3600.0
 INTENTS_PER_IDENTITY = 10_000
 # What each version adds to the one before.
@@ -67,12 +70,14 @@ class Registry:
         # Why the last transaction failed; None while what has been recorded is durable.
         self.problem: str | None = None
         # Called after each transaction: what was recorded before it is durable now.
-        self.on_saved: Callable[[], None] = _unheard
+        self.on_saved: list[Callable[[], None]] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._is_due = False
         # The last change of each kind to each row, in the order they were made in.
         self._unsaved: dict[tuple[str, ...], tuple[str, tuple[object, ...]]] = {}
         _create_private(path)
+        self._path = path
+        self._has_log = True
         self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
         try:
             self._open(path)
@@ -95,6 +100,7 @@ class Registry:
     def _open(self, path: str) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES_MAX}")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise StartupRefusedError(
@@ -163,7 +169,8 @@ class Registry:
         if self.problem is not None:
             log.info("registry.writable")
             self.problem = None
-        self.on_saved()
+        for tell in self.on_saved:
+            tell()
         return True
 
     def _write(self) -> None:
@@ -171,6 +178,22 @@ class Registry:
         for sql, values in self._unsaved.values():
             self._db.execute(sql, values)
         self._db.execute("COMMIT")
+        self._has_log = True
+
+    async def tidy(self) -> None:
+        """Try again what could not be written, and move the log into the file beside the loop.
+
+        A move waits for the disk: nobody's commit is to wait for it too.
+        """
+        self.save()
+        if not self._has_log:
+            return
+        self._has_log = False
+        try:
+            await asyncio.to_thread(_checkpoint, self._path)
+        except sqlite3.Error as exc:
+            log.debug("registry.log_stays", extra={"cause": str(exc)})
+            self._has_log = True
 
     def check(self) -> None:
         """Refuse new work while nothing can be recorded; raises UnavailableError."""
@@ -302,8 +325,9 @@ class Registry:
         self._change(("meta", key), "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
 
-def _unheard() -> None:
-    """Nobody waits to be told."""
+def _checkpoint(path: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def _create_private(path: str) -> None:

@@ -30,9 +30,9 @@ class Sampler:
         self._directory = directory
         self._updates_every_s = updates_every_s
         self._directory_time = -1
-        # When an event last told of an agent's output, and what has come since is untold.
-        self._told: dict[str, float] = {}
-        self._untold: set[str] = set()
+        # Whose output has grown since an event told of it, and until when no event may.
+        self._grown: set[str] = set()
+        self._quiet: dict[str, float] = {}
 
     async def run(self) -> None:
         """Sample for ever."""
@@ -40,12 +40,15 @@ class Sampler:
         while True:
             await asyncio.sleep(TICK_S)
             self.sample()
-            if self._updates_every_s is None or not self._book.journal.is_followed:
+            every_s = self._updates_every_s
+            # On a full disk nothing may pile up that can be told as well later.
+            if every_s is None or not self._book.journal.is_followed or self._book.registry.problem:
+                self._grown.clear()
                 continue
             now = time.monotonic()
-            self._tell(now)
+            self._tell(now, every_s)
             if now >= next_heartbeat:
-                next_heartbeat = now + self._updates_every_s
+                next_heartbeat = now + every_s
                 self._book.journal.record("heartbeat", data={"agents": self._book.roster.counts()})
 
     def sample(self) -> None:
@@ -60,25 +63,26 @@ class Sampler:
         if totals != agent.output:
             agent.output = totals
             self._book.views.changed(agent)
-            self._untold.add(agent.id)
+            self._grown.add(agent.id)
 
     def _has_new_files(self) -> bool:
-        changed_at = os.stat(self._directory).st_mtime_ns
+        try:
+            changed_at = os.stat(self._directory).st_mtime_ns
+        except OSError:
+            return False
         is_new = changed_at != self._directory_time
         is_settled = time.time_ns() - changed_at > _RECENT_NS
         self._directory_time = changed_at if is_settled else -1
         return is_new
 
-    def _tell(self, now: float) -> None:
-        for agent_id in tuple(self._untold):
-            if now < self._told.get(agent_id, 0.0):
-                continue
-            self._untold.discard(agent_id)
+    def _tell(self, now: float, every_s: float) -> None:
+        self._quiet = {each: until for each, until in self._quiet.items() if until > now}
+        for agent_id in self._grown - self._quiet.keys():
+            self._grown.discard(agent_id)
             agent = self._book.roster.get(agent_id)
             if agent is None or agent.state not in ALIVE:
-                self._told.pop(agent_id, None)
                 continue
-            self._told[agent_id] = now + (self._updates_every_s or 0.0)
+            self._quiet[agent_id] = now + every_s
             totals = {"stdout": agent.output.stdout.total, "stderr": agent.output.stderr.total}
             self._book.journal.record(
                 "output_available", agent.id, name=agent.name, state=agent.state, data=totals

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from descartesd.errors import DescartesError
 if TYPE_CHECKING:
     from descartesd.client import Client
     from descartesd.wire.agent import AgentInfo
-    from descartesd.wire.batch import BatchItem, Verb
+    from descartesd.wire.batch import BatchItem, Selector, Verb
 
 _AGENT_FAILED = 1
 
@@ -88,6 +88,7 @@ def _act(args: Namespace, out: Output, verb: Verb, *, patient: bool = False, **p
         if is_one(args):
             out.agent(_do(client, args, verb, params))
             return 0
+        before = _as_they_are(client, args, select) if verb == "remove" else {}
         done = client.batch.run(
             verb=verb,
             ids=args.ids,
@@ -97,7 +98,7 @@ def _act(args: Namespace, out: Output, verb: Verb, *, patient: bool = False, **p
             dry_run=args.dry_run,
             idem=args.idem,
         )
-    results = [_result(item) for item in done.results]
+    results = [_result(item, before) for item in done.results]
     out.results([item.id for item in done.results], results)
     return _first_failure(results, lambda _agent: 0)
 
@@ -108,7 +109,6 @@ def _do(client: Client, args: Namespace, verb: Verb, params: dict[str, Any]) -> 
     method = METHODS[f"agent.{verb}"]
     [name] = args.ids
     if verb == "remove":
-        # Shown as it was: afterwards nobody can tell.
         agent = client.agent.get(id=name)
         client.call(method, method.request(id=agent.id), idem=args.idem)
         return agent
@@ -117,10 +117,22 @@ def _do(client: Client, args: Namespace, verb: Verb, params: dict[str, Any]) -> 
     return client.agent.get(id=name) if verb == "signal" else done
 
 
-def _result(item: BatchItem) -> AgentInfo | DescartesError | None:
+def _as_they_are(
+    client: Client, args: Namespace, select: Selector | None
+) -> dict[str, AgentInfo | None]:
+    """What is removed is shown as it was: afterwards nobody can tell."""
+    found = client.batch.run(verb="get", ids=args.ids, select=select)
+    return {item.id: item.agent for item in found.results}
+
+
+def _result(
+    item: BatchItem, before: Mapping[str, AgentInfo | None]
+) -> AgentInfo | DescartesError | None:
     from descartesd.wire.codec import error_of  # noqa: PLC0415  # start-up time
 
-    return item.agent if item.error is None else error_of(item.error)
+    if item.error is not None:
+        return error_of(item.error)
+    return item.agent or before.get(item.id)
 
 
 def _first_failure(

@@ -22,7 +22,7 @@ def _list(args: Namespace, out: Output) -> int:
             action.name,
             action.permission,
             "yes" if action.needs_agent else "-",
-            " ".join(action.params.get("properties", ())) or "-",
+            " ".join(_names(action.params)) or "-",
             action.summary,
         )
         for action in table.actions
@@ -33,6 +33,12 @@ def _list(args: Namespace, out: Output) -> int:
         lines=text.table(("ACTION", "ROLE", "AGENT", "PARAMETERS", "SUMMARY"), rows),
     )
     return 0
+
+
+def _names(schema: dict[str, Any]) -> Iterable[str]:
+    """The parameters a JSON Schema names, at its top or where that refers to."""
+    _, _, name = schema.get("$ref", "").rpartition("/")
+    return schema.get("$defs", {}).get(name, schema).get("properties", ())
 
 
 def _run_arguments(parser: ArgumentParser) -> None:

@@ -69,7 +69,7 @@ NOUNS = {
 SINGLE = {
     "ps": Single("list agents (the same as agent list)", "agent", "list"),
     "bench": Single("measure a server", "bench", "bench"),
-    "demo": Single("run the main job on a server of its own", "demo", "demo"),
+    "demo": Single("play ten scenarios on a server of its own", "demo", "demo"),
     "doctor": Single("check this host, the profile and the server", "doctor", "doctor"),
     "help": Single("explain a topic: exit-codes", "topics", "help"),
 }
@@ -133,9 +133,12 @@ def parse(
     Raises InvalidArgumentError; SystemExit after `--help`.
     """
     parser = build_parser(title, command)
-    if not command.takes_command and after is not None:
-        words = [*words, "--", *after]
-    args, extra = parser.parse_known_args(words)
+    if command.takes_command or after is None:
+        # Options may also stand between the words of a list, as in 'stop a --grace 5 b'.
+        args, extra = parser.parse_known_intermixed_args(words)
+    else:
+        # That would lose the dashes.
+        args, extra = parser.parse_known_args([*words, "--", *after])
     if extra:
         _refuse(parser, command, extra[0])
     if command.takes_command:

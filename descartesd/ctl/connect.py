@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 from argparse import Namespace
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from descartesd.client import Client
-    from descartesd.transport.channel import OnConnection
 
 
 def connect(
-    args: Namespace, *, patient: bool = False, on_connection: OnConnection | None = None
+    args: Namespace,
+    *,
+    patient: bool = False,
+    on_connection: Callable[[str, str], object] | None = None,
 ) -> Client:
     """A client as the global options want it; `patient` waits for ever unless `--timeout` says."""
     from descartesd.client import Client  # noqa: PLC0415  # start-up time

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import shlex
 import shutil
 import signal
+import subprocess
 import tempfile
-import textwrap
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
 
 from descartesd.ctl.command import Command
 from descartesd.ctl.output import Output
@@ -27,17 +29,15 @@ from descartesd.ctl.scenarios import (
     spawning,
     startup,
 )
+from descartesd.ctl.scenarios.findings import CheckError, Findings
+from descartesd.ctl.scenarios.stage import Stage
 from descartesd.ctl.text import safe
 from descartesd.ctl.values import count
 from descartesd.errors import DescartesError
 
-if TYPE_CHECKING:
-    from descartesd.ctl.scenarios.findings import Findings
-    from descartesd.ctl.scenarios.stage import Stage
-
 _FAILED = 1
-_WIDTH = 100
-_INDENT = " " * 6
+# What the answers of a server that is not well may lead to.
+_UNFORESEEN = (OSError, LookupError, ValueError, subprocess.SubprocessError)
 
 
 class Scenario(NamedTuple):
@@ -93,8 +93,6 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _demo(args: Namespace, out: Output) -> int:
-    from descartesd.ctl.scenarios.stage import Stage  # noqa: PLC0415  # start-up time
-
     gc.enable()
     # Ended from outside it cleans up as it does after Ctrl-C.
     _on_endings(signal.default_int_handler)
@@ -113,25 +111,30 @@ def _demo(args: Namespace, out: Output) -> int:
             _on_endings(signal.SIG_IGN)
             stage.close()
     finally:
-        if not args.keep:
+        if args.keep:
+            out.progress(_where(root))
+        else:
             shutil.rmtree(root)
-    return _tell(played, stage if args.keep else None, out)
+    return _tell(played, root if args.keep else None, out)
 
 
-def _on_endings(handler: Any) -> None:
+def _where(root: str) -> str:
+    config = shlex.quote(os.path.join(root, "server", "descartesd.toml"))
+    return f"kept in {root}; serve it again with: descartesd --config {config}"
+
+
+def _on_endings(handler: signal.Handlers | Callable[[int, FrameType | None], Any]) -> None:
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, handler)
 
 
 def _play(number: int, stage: Stage) -> Played:
-    from descartesd.ctl.scenarios.findings import CheckError, Findings  # noqa: PLC0415
-
     scenario, findings = SCENARIOS[number - 1], Findings()
     began = time.monotonic()
     try:
         scenario.play(stage, findings)
         ok = True
-    except (CheckError, DescartesError, OSError) as cause:
+    except (CheckError, DescartesError, *_UNFORESEEN) as cause:
         findings.broke(cause)
         ok = False
     return Played(number, scenario.name, ok, round(time.monotonic() - began, 3), findings)
@@ -139,37 +142,28 @@ def _play(number: int, stage: Stage) -> Played:
 
 def _lines(played: Played) -> Iterator[str]:
     mark = "✓" if played.ok else "✗"
-    yield f"{mark} {played.number:>2}  {played.name:<24}{played.seconds:5.1f} s"
-    yield from _paragraph("did: ", played.findings.done)
-    yield from _paragraph("saw: ", (each.sentence for each in played.findings.checks if each.ok))
-    for check in played.findings.checks:
+    checks = played.findings.checks
+    title = f"{mark} {played.number:>2}  {played.name:<22}"
+    yield f"{title}{played.seconds:5.1f} s  {len(checks)} checks"
+    for sentence in played.findings.shown:
+        yield f"      {sentence}"
+    for check in checks:
         if not check.ok:
-            yield from _paragraph("✗ ", [f"{check.sentence}: {check.found}"])
+            yield f"    ✗ {safe(check.sentence)}: {safe(check.found)}"
 
 
-def _paragraph(title: str, sentences: Iterable[str]) -> list[str]:
-    text = safe("; ".join(sentences))
-    indent = _INDENT + " " * len(title)
-    return textwrap.wrap(text, _WIDTH, initial_indent=_INDENT + title, subsequent_indent=indent)
-
-
-def _tell(played: list[Played], kept: Stage | None, out: Output) -> int:
+def _tell(played: list[Played], kept: str | None, out: Output) -> int:
     passed = sum(each.ok for each in played)
-    lines = [f"{passed} of {len(played)} scenarios passed"]
     told: dict[str, Any] = {"scenarios": [_item(each) for each in played], "passed": passed}
     if kept is not None:
-        told["kept"] = kept.root
-        lines += [
-            f"kept: {kept.root}",
-            f"start the server again with: descartesd --config {shlex.quote(kept.config)}",
-        ]
-    out.document(told, ids=[], lines=lines)
+        told["kept"] = kept
+    out.document(told, ids=[], lines=[f"{passed} of {len(played)} scenarios passed"])
     return 0 if passed == len(played) else _FAILED
 
 
 def _item(played: Played) -> dict[str, Any]:
     checks = [check.item() for check in played.findings.checks]
-    item = played._asdict() | {"did": played.findings.done, "checks": checks}
+    item = played._asdict() | {"shown": played.findings.shown, "checks": checks}
     del item["findings"]
     return item
 

@@ -42,7 +42,8 @@ def _health_rows(health: ServerHealth) -> list[tuple[str, str]]:
         ("isolation", health.isolation),
         *(("listener", listener) for listener in health.listeners),
         ("agents", _counts(health.agents)),
-        *((f"check {name}", found) for name, found in health.checks.items()),
+        ("works", ", ".join(name for name, found in health.checks.items() if found == "ok")),
+        *(("fails", name) for name, found in health.checks.items() if found != "ok"),
     ]
 
 
@@ -68,7 +69,6 @@ def _info_rows(hello: ServerHello) -> list[tuple[str, str]]:
         ("features", " ".join(hello.features)),
         ("identity", f"{identity.id}{name}"),
         ("role", identity.role),
-        ("last event", str(hello.last_event)),
         ("largest request", f"{hello.limits.max_request_bytes} bytes"),
         ("largest message", f"{hello.limits.max_message_bytes} bytes"),
     ]
@@ -158,7 +158,7 @@ def _until_empty(client: Client, drained: Drained, until: float | None, out: Out
             out.note(f"waiting: {told} alive")
         if until is not None and time.monotonic() + _LOOK_EVERY_S > until:
             raise DeadlineExceededError(
-                f"{drained.alive} agents are still alive; new ones are refused",
+                f"agents are still alive: {drained.alive}; new ones are refused",
                 hint="stop them with: descartesctl agent stop --all",
             )
         time.sleep(_LOOK_EVERY_S)

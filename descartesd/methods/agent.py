@@ -85,8 +85,7 @@ class AgentMethods:
 
     async def wait(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
         agent = self._book.roster.resolve(params.id)
-        await self._fleet.ended(agent)
-        return self._book.views.info(agent)
+        return await self._fleet.ended(agent)
 
     async def pause(self, _call: Call, params: wire.AgentPause) -> wire.AgentInfo:
         agent = self._book.roster.resolve(params.id)
@@ -106,20 +105,20 @@ class AgentMethods:
     async def stop(self, _call: Call, params: wire.AgentStop) -> wire.AgentInfo:
         agent = self._book.roster.resolve(params.id)
         number = None if params.signal is None else signal_number(params.signal)
-        await self._fleet.stop(agent, number, params.grace_s)
-        return self._book.views.info(agent)
+        return await self._fleet.stop(agent, number, params.grace_s)
 
     async def kill(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
         agent = self._book.roster.resolve(params.id)
-        await self._fleet.kill(agent)
-        return self._book.views.info(agent)
+        return await self._fleet.kill(agent)
 
     async def respawn(self, call: Call, params: wire.AgentRef) -> wire.AgentInfo:
         refuse_elevation(call.caller.uid)
         agent = self._book.roster.resolve(params.id)
+        await self._fleet.renew(agent)
         if call.idem is not None:
+            # With the new attempt, in one transaction: until then nothing was begun.
             self._registry.bind_intent(call.caller.id, call.idem, agent.id)
-        await self._fleet.respawn(agent)
+        await self._fleet.start(agent)
         if call.idem is None:
             await self._registry.durable()
         return self._book.views.info(agent)

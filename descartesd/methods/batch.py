@@ -35,7 +35,7 @@ from descartesd.wire.server import Done
 _AT_ONCE = 64
 # An end takes up to its grace time, which is spent waiting.
 _ENDS_AT_ONCE = 1024
-# Where nothing waits, others get their turn after so many.
+# Reserving waits for nothing: others get their turn after so many.
 _TURN = 64
 # The envelope and the counts around the items.
 _FRAME_BYTES = 512
@@ -121,9 +121,10 @@ class BatchMethods:
             self._fleet.check(target, params.verb)
         else:
             verb = self._verbs[f"agent.{params.verb}"]
-            done = verb(call, structs.replace(request, id=target.id))
-            if inspect.isawaitable(done):
-                await done
+            answer = verb(call, structs.replace(request, id=target.id))
+            done = await answer if inspect.isawaitable(answer) else answer
+            if isinstance(done, AgentInfo):
+                return done
         is_there = self._book.roster.get(target.id) is target
         return self._book.views.info(target) if is_there else Done()
 
@@ -194,11 +195,11 @@ async def _carry_out(
 
     async def work() -> None:
         for number, job in left:
-            if number % _TURN == 0:
-                await asyncio.sleep(0)
             outcome = outcomes[number] = await settled(job(), method)
             if fail_fast and isinstance(outcome, DescartesError):
                 return
+            # A job may never have waited: others get their turn all the same.
+            await asyncio.sleep(0)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(1 if fail_fast else min(width, len(jobs))):

@@ -30,8 +30,11 @@ from descartesd.methods.idempotency import Answer, Answers
 from descartesd.methods.policy import RANKS, Policy, refusal
 from descartesd.observe.metrics import MethodMetrics, RequestMetrics
 from descartesd.transport.server import Peer
+from descartesd.transport.shed import Shed
 from descartesd.transport.streams import Key, Streams
+from descartesd.transport.unread import Unread
 from descartesd.wire import codec
+from descartesd.wire.agent import AgentOutput
 from descartesd.wire.batch import BatchRun
 from descartesd.wire.envelope import VERSION, Request, Result
 from descartesd.wire.methods import METHODS, Method
@@ -41,10 +44,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OPEN_PER_PEER = 1000
+# Set aside for an answer that is not long in the making.
+_SMALL_ANSWER = 1 << 16
 # They last as long as the agent does, as its grace time, or as the action may.
 _UNBOUNDED = ("agent.wait", "agent.stop", "batch.run", "action.run")
 # They make an agent durable before they start it, and the beginning of their work with it.
-_RECORDING = ("agent.spawn", "batch.spawn")
+_RECORDING = ("agent.spawn", "agent.respawn", "batch.spawn")
 # What they change is done at once; they wait on for the end, which may be long in coming.
 _ENDING = ("agent.stop", "agent.kill")
 
@@ -57,6 +62,8 @@ class _Row:
     handler: Handler
     waits: bool
     keyed: bool
+    # It changes nothing but streams.
+    is_harmless: bool
     metrics: MethodMetrics
 
     def run(self, call: Call, params: Struct) -> Any:
@@ -92,8 +99,11 @@ class Dispatcher:
         self._per_peer: Counter[bytes] = Counter()
         self._work: set[asyncio.Task[Any]] = set()
         self._group: asyncio.TaskGroup | None = None
+        self._is_stopping = False
         self._send: Callable[[Peer, bytes], bool] = _unsent
-        self.streams = Streams(self._send_now)
+        self.unread = Unread()
+        self.streams = Streams(self._send_now, self.unread)
+        self.shed = Shed(self._send_now)
         self.metrics = RequestMetrics()
 
     def register(self, handlers: Mapping[str, Handler]) -> None:
@@ -109,6 +119,7 @@ class Dispatcher:
                 handler=handler,
                 waits=inspect.iscoroutinefunction(handler),
                 keyed=METHODS[name].resend == "idem",
+                is_harmless=METHODS[name].resend == "read" or name.startswith("stream."),
                 metrics=self.metrics.method(name),
             )
             for name, handler in handlers.items()
@@ -119,11 +130,23 @@ class Dispatcher:
         self._group = group
         self._send = send
 
+    def refuse_changes(self) -> None:
+        """From now on answer only what changes nothing."""
+        self._is_stopping = True
+
+    async def finish(self, within_s: float) -> None:
+        """Wait for what is open to be answered, this long at most."""
+        tasks = [opened.task for opened in self._open.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=within_s)
+
     def stop(self) -> None:
         """End: what still waits is told that the server is stopping."""
         self._group = None
+        self.streams.end_all(_stopping())
         for task in [opened.task for opened in self._open.values()] + list(self._work):
             task.cancel()
+        self.shed.close()
 
     def _send_now(self, peer: Peer, payload: bytes) -> bool:
         return self._send(peer, payload)
@@ -131,20 +154,24 @@ class Dispatcher:
     def on_request(self, peer: Peer, payload: bytes) -> None:
         """Work on one request."""
         began_ns = perf_counter_ns()
-        self.metrics.requests += 1
+        if peer.fd in self.shed.peers:
+            self.shed.add(peer, [codec.read_id(payload)])
+            return
         try:
             request = codec.decode_request(payload)
         except DescartesError as exc:
+            self.metrics.unknown += 1
             self._fail(peer, codec.read_id(payload), exc)
             return
         row = self._rows.get(request.method)
         if row is None:
+            self.metrics.unknown += 1
             self._fail(peer, request.id, self._unknown(request.method))
             return
         row.metrics.requests += 1
         try:
             call, params = self._admit(row, peer, request, began_ns)
-            if row.waits:
+            if row.waits or (peer.fd in self.unread.windows and self.unread.is_full(peer.fd)):
                 self._begin(row, call, request, params)
             else:
                 self._reply(peer, request.id, row.handler(call, params))
@@ -157,27 +184,29 @@ class Dispatcher:
     def on_disconnected(self, fd: int) -> None:
         """A connection closed: what only it was waiting for ends."""
         self.streams.drop_connection(fd)
+        self.shed.drop(fd)
         for opened in [o for o in self._open.values() if o.fd == fd]:
             opened.task.cancel()
 
-    def expel(self) -> None:
-        """End the streams of everybody who is let in no longer."""
+    def tidy(self) -> None:
+        """End the streams of who is let in no longer, and serve again who reads again."""
         self._policy.refresh()
         self.streams.expel(self._policy.identify)
+        self.shed.settle()
 
-    def on_shed(self, peer: Peer) -> None:
-        """A peer does not read: its streams end and its requests are dropped."""
-        self.streams.drop_peer(peer)
-        for key, opened in list(self._open.items()):
-            if key[0] == peer.route:
-                opened.task.cancel()
+    def on_shed(self, peer: Peer, payload: bytes) -> None:
+        """A peer does not read: its streams end and its requests are dropped until it does."""
+        unanswered = {key: opened for key, opened in self._open.items() if key[0] == peer.route}
+        self.shed.add(peer, [codec.read_id(payload), *(request_id for _, request_id in unanswered)])
+        for opened in unanswered.values():
+            opened.task.cancel()
 
-    def _admit(
-        self, row: _Row, peer: Peer, request: Request, began_ns: int
-    ) -> tuple[Call, Struct]:
+    def _admit(self, row: _Row, peer: Peer, request: Request, began_ns: int) -> tuple[Call, Struct]:
         caller = self._policy.identify(peer.user_id)
         if caller.rank < row.rank:
             raise refusal(caller, row.method)
+        if self._is_stopping and not row.is_harmless:
+            raise _stopping()
         if row.method.stream and peer.delimited:
             raise InvalidArgumentError(
                 f"{request.method} is a stream, which a REQ socket cannot receive",
@@ -209,7 +238,7 @@ class Dispatcher:
                 hint="wait for answers before asking on",
             )
         if self._group is None:
-            raise UnavailableError("the server is not serving")
+            raise _stopping()
         name = f"{request.method} {request.id}"
         if row.method.stream:
             stream = self.streams.make(call.peer, request.id, request.credit)
@@ -237,12 +266,13 @@ class Dispatcher:
     async def _wait(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
         try:
             async with asyncio.timeout(self._limit(row, request)):
-                if _is_read(row, params) or row.method.name in _ENDING:
-                    result: Any = await row.run(call, params)
+                size = _room(row, params)
+                if size:
+                    # Not before there is room: nothing that large is kept for who does not read.
+                    async with self.unread.room(call.peer.fd, size):
+                        await self._answer(row, call, request, params)
                 else:
-                    result = await self._finish(row, call, request, params)
-            self._reply(call.peer, request.id, result)
-            row.metrics.answered(call.began_ns)
+                    await self._answer(row, call, request, params)
             return
         except TimeoutError:
             error: DescartesError = _too_late(row, request)
@@ -257,6 +287,16 @@ class Dispatcher:
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
             error = incident(exc, request.method)
         self._refuse(row, call.began_ns, call.peer, request.id, error)
+
+    async def _answer(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
+        if not row.waits:
+            result: Any = row.run(call, params)
+        elif _is_read(row, params) or row.method.name in _ENDING:
+            result = await row.run(call, params)
+        else:
+            result = await self._finish(row, call, request, params)
+        self._reply(call.peer, request.id, result)
+        row.metrics.answered(call.began_ns)
 
     async def _finish(self, row: _Row, call: Call, request: Request, params: Struct) -> Any:
         """Let work that changes something run to its end, whoever still waits for it."""
@@ -355,6 +395,13 @@ class Dispatcher:
         if request_id is not None:
             self._release((peer.route, request_id))
         self._send(peer, codec.failure(request_id, error))
+
+
+def _room(row: _Row, params: Struct) -> int:
+    """The bytes of an answer that is worth waiting for its turn."""
+    if isinstance(params, AgentOutput):
+        return params.limit
+    return 0 if row.waits else _SMALL_ANSWER
 
 
 def _stopping() -> UnavailableError:

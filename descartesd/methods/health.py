@@ -1,14 +1,48 @@
-"""Tells whether every part works."""
+"""Tells whether every part works: looked at once a second, answered from memory."""
 
 from __future__ import annotations
 
+import logging
+import os
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from descartesd.agents.book import Book
 from descartesd.agents.facts import Facts
+from descartesd.agents.fleet import Fleet
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.methods.policy import Policy
+from descartesd.transport.listeners import Listener
 from descartesd.wire.server import KeeperHealth, ServerHealth
+
+log = logging.getLogger(__name__)
+
+OK = "ok"
+_SILENCE_S = 10.0
+_LAG_S = 1.0
+_FREE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The directories the server writes into."""
+
+    state: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What health looks at."""
+
+    book: Book
+    facts: Facts
+    fleet: Fleet
+    keeper: KeeperLink
+    policy: Policy
+    places: Places
+    listeners: list[Listener]
 
 
 class Health:
@@ -16,52 +50,118 @@ class Health:
 
     def __init__(
         self,
+        parts: Parts,
         *,
         server_id: str,
         version: str,
-        book: Book,
-        facts: Facts,
-        keeper: KeeperLink,
-        policy: Policy,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._parts = parts
         self._server_id = server_id
         self._version = version
-        self._book = book
-        self._facts = facts
-        self._keeper = keeper
-        self._policy = policy
-        self._started = time.monotonic()
-        self.listeners: list[str] = []
+        self._clock = clock
+        self._started = clock()
+        self._lag_s = 0.0
+        self._problems: Mapping[str, str | None] = {}
+        self._told: list[str] | None = None
+        self.endpoints = [listener.endpoint for listener in parts.listeners]
+        # Why there is no keeper.
         self.keeper_problem: str | None = None
+        self._answered_at = self._started
+        # Whether a key nobody knows has been turned away.
+        self.refuses_strangers = False
+
+    def keeper_answered(self) -> None:
+        """There is a keeper, and it answers."""
+        self.keeper_problem = None
+        self._answered_at = self._clock()
+
+    def look(self, lag_s: float) -> None:
+        """Look at what has to be asked for; the loop has come `lag_s` seconds late to it."""
+        self._lag_s = lag_s
+        places = self._parts.places
+        self._problems = {
+            "state_directory": _room_problem(places.state),
+            "output_directory": _room_problem(places.output),
+            "listeners": _listening_problem(self._parts.listeners),
+        }
+        self._tell()
+
+    def _tell(self) -> None:
+        """Record that the status has changed."""
+        reasons = _reasons(self._checks())
+        if self._told is not None and bool(self._told) != bool(reasons):
+            status = "degraded" if reasons else "ok"
+            log.warning("health.changed", extra={"status": status, "reasons": reasons})
+            self._parts.book.journal.record(
+                "health_changed", data={"status": status, "reasons": reasons}
+            )
+        self._told = reasons
 
     def report(self) -> ServerHealth:
         """Answer `server.health`."""
-        reasons = self._reasons()
+        keeper = self._parts.keeper
+        checks = self._checks()
+        reasons = _reasons(checks)
         return ServerHealth(
             status="degraded" if reasons else "ok",
             reasons=reasons,
             server_id=self._server_id,
             version=self._version,
-            uptime_s=round(time.monotonic() - self._started, 3),
+            uptime_s=round(self._clock() - self._started, 3),
             isolation="none",
-            keeper=KeeperHealth(
-                connected=self._keeper.connected,
-                pid=self._keeper.pid,
-                version=self._keeper.version,
-            ),
-            listeners=self.listeners,
-            agents=self._book.roster.counts(),
+            keeper=KeeperHealth(connected=keeper.connected, pid=keeper.pid, version=keeper.version),
+            listeners=self.endpoints,
+            agents=self._parts.book.roster.counts(),
+            draining=self._parts.fleet.closed is not None,
+            checks=checks,
         )
 
-    def _reasons(self) -> list[str]:
-        reasons = []
-        if not self._keeper.connected:
-            reasons.append(f"the keeper is not connected: {self.keeper_problem or 'starting'}")
-        if self._facts.unknown:
-            count = len(self._facts.unknown)
-            reasons.append(f"the keeper runs {count} agents this server has no record of")
-        if self._book.registry.problem is not None:
-            reasons.append(f"the registry cannot be written: {self._book.registry.problem}")
-        if self._policy.problem is not None:
-            reasons.append(self._policy.problem)
-        return reasons
+    def _checks(self) -> dict[str, str]:
+        unwritten = self._parts.book.registry.problem
+        found = {
+            "registry": f"the registry cannot be written: {unwritten}" if unwritten else None,
+            "trust_store": self._parts.policy.problem,
+            "keeper": self._keeper_problem(),
+            "handshake": None
+            if self.refuses_strangers
+            else "no unknown key has been turned away yet",
+            "event_loop": f"the event loop came {self._lag_s:.1f} s late"
+            if self._lag_s > _LAG_S
+            else None,
+            **self._problems,
+        }
+        return {part: problem or OK for part, problem in found.items()}
+
+    def _keeper_problem(self) -> str | None:
+        if not self._parts.keeper.connected:
+            return f"the keeper is not connected: {self.keeper_problem or 'starting'}"
+        silent_s = self._clock() - self._answered_at
+        if silent_s > _SILENCE_S:
+            return f"the keeper has not answered for {silent_s:.0f} s"
+        if self._parts.facts.unknown:
+            count = len(self._parts.facts.unknown)
+            return f"the keeper runs {count} agents this server has no record of"
+        return None
+
+
+def _reasons(checks: dict[str, str]) -> list[str]:
+    return [found for found in checks.values() if found != OK]
+
+
+def _room_problem(directory: str) -> str | None:
+    try:
+        found = os.statvfs(directory)
+    except OSError as exc:
+        return f"'{directory}': {exc.strerror}"
+    free = found.f_bavail * found.f_frsize
+    if found.f_flag & os.ST_RDONLY or not os.access(directory, os.W_OK):
+        return f"'{directory}' cannot be written"
+    if free < _FREE_BYTES:
+        return f"'{directory}' has {free >> 20} MiB of room, expected {_FREE_BYTES >> 20} at least"
+    return None
+
+
+def _listening_problem(listeners: list[Listener]) -> str | None:
+    lost = [listener.endpoint for listener in listeners if not listener.is_listening()]
+    return f"nobody can connect to {', '.join(lost)}" if lost else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
 from descartesd.observe.metrics import BOUNDS_S, RequestMetrics, Traffic
+from descartesd.transport.shed import Shed
 from descartesd.transport.streams import Streams
 from descartesd.wire import server as wire
 
@@ -22,6 +23,7 @@ class Stats:
     requests: RequestMetrics
     traffic: Traffic
     streams: Streams
+    shed: Shed
     started_at: float = field(default_factory=time.time)
     _started: float = field(default_factory=time.monotonic)
 
@@ -42,7 +44,7 @@ class Stats:
             clients_seen=self.traffic.clients_seen,
             streams=len(self.streams),
             messages_dropped=self.traffic.dropped,
-            peers_shed=self.traffic.shed,
+            peers_shed=self.shed.seen,
             spawns=wire.SpawnStats(
                 requested=spawns.requested, succeeded=spawns.succeeded, failed=spawns.failed
             ),

@@ -15,29 +15,70 @@ _BITS = 60
 BOUNDS_S = [(1 << (_FIRST_BIT + number)) / 1e9 for number in range(_BOUNDS)]
 
 
-class Latency:
-    """Lengths of time by powers of two, from 1.024 us to 137 s and beyond."""
+class MethodMetrics:
+    """Requests for one method, and how long their answers took, from 1.024 us to 137 s and beyond.
 
-    __slots__ = ("_counts", "_sum_ns")
+    Adding to it is part of every request: two numbers and a list, no calls.
+    """
+
+    __slots__ = ("_counts", "_sum_ns", "failures", "requests")
 
     def __init__(self) -> None:
+        self.requests = 0
+        self.failures = 0
         self._counts = [0] * (_BITS - _FIRST_BIT)
         self._sum_ns = 0
 
-    def add(self, ns: int) -> None:
-        """Count one that lasted this many nanoseconds."""
+    def answered(self, began_ns: int) -> None:
+        """Note the answer to a request that came at this `perf_counter_ns`."""
+        ns = perf_counter_ns() - began_ns
         self._counts[(ns >> _FIRST_BIT).bit_length()] += 1
         self._sum_ns += ns
 
-    def histogram(self) -> Histogram:
-        """All of them, with the median and the 99th percentile as the buckets tell them."""
+    def stats(self) -> MethodStats:
+        """As clients see it, with the median and the 99th percentile as the buckets tell them."""
         counts = [*self._counts[:_BOUNDS], sum(self._counts[_BOUNDS:])]
-        return Histogram(
+        latency = Histogram(
             counts=counts,
             sum_s=self._sum_ns / 1e9,
             p50_s=quantile(counts, 0.50),
             p99_s=quantile(counts, 0.99),
         )
+        return MethodStats(requests=self.requests, failures=self.failures, latency=latency)
+
+
+class RequestMetrics:
+    """All requests: those by method, and the codes of the refused ones."""
+
+    def __init__(self) -> None:
+        # Requests without a method this server has.
+        self.unknown = 0
+        self.errors: Counter[str] = Counter()
+        self.methods: dict[str, MethodMetrics] = {}
+
+    def method(self, name: str) -> MethodMetrics:
+        """The numbers of one method."""
+        return self.methods.setdefault(name, MethodMetrics())
+
+    @property
+    def requests(self) -> int:
+        """All of them."""
+        return self.unknown + sum(method.requests for method in self.methods.values())
+
+
+class Traffic:
+    """What goes through the control socket; a client is a connection that has asked something."""
+
+    __slots__ = ("bytes_received", "bytes_sent", "clients", "clients_seen", "dropped")
+
+    def __init__(self) -> None:
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        # Descriptors of the connections there are now.
+        self.clients: set[int] = set()
+        self.clients_seen = 0
+        # Messages of too many frames.
+        self.dropped = 0
 
 
 def quantile(counts: list[int], share: float) -> float:
@@ -51,53 +92,3 @@ def quantile(counts: list[int], share: float) -> float:
         lower = upper
     # Of what lasted longer only that much is known.
     return lower if any(counts) else 0.0
-
-
-class MethodMetrics:
-    """Requests for one method, and how long their answers took."""
-
-    __slots__ = ("failures", "latency", "requests")
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.failures = 0
-        self.latency = Latency()
-
-    def answered(self, began_ns: int) -> None:
-        """Note the answer to a request that came at this `perf_counter_ns`."""
-        self.latency.add(perf_counter_ns() - began_ns)
-
-    def stats(self) -> MethodStats:
-        """As clients see it."""
-        return MethodStats(
-            requests=self.requests, failures=self.failures, latency=self.latency.histogram()
-        )
-
-
-class Traffic:
-    """What goes through the control socket; a client is a connection that has asked something."""
-
-    __slots__ = ("bytes_received", "bytes_sent", "clients", "clients_seen", "dropped", "shed")
-
-    def __init__(self) -> None:
-        self.bytes_received = 0
-        self.bytes_sent = 0
-        # Descriptors of the connections there are now.
-        self.clients: set[int] = set()
-        self.clients_seen = 0
-        # Messages of too many frames, and peers that did not read.
-        self.dropped = 0
-        self.shed = 0
-
-
-class RequestMetrics:
-    """All requests: those by method, and the codes of the refused ones."""
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.errors: Counter[str] = Counter()
-        self.methods: dict[str, MethodMetrics] = {}
-
-    def method(self, name: str) -> MethodMetrics:
-        """The numbers of one method."""
-        return self.methods.setdefault(name, MethodMetrics())

@@ -28,6 +28,15 @@ class Listener:
         os.set_blocking(fd, False)
         return fd
 
+    def is_listening(self) -> bool:
+        """Whether clients can reach it: its path, if it has one, may have been removed."""
+        if self.socket.fileno() < 0:
+            return False
+        name = self.socket.getsockname()
+        return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) and (
+            not isinstance(name, str) or os.path.exists(name)
+        )
+
 
 def listen_tcp(endpoint: str, name: str) -> Listener:
     """Listen on `tcp://HOST:PORT`; port 0 takes a free one.

@@ -19,6 +19,7 @@ import zmq
 from descartesd.observe.metrics import Traffic
 from descartesd.transport.listeners import Listener
 from descartesd.transport.monitor import Monitor, Tally
+from descartesd.transport.unread import LARGE, Unread
 from descartesd.transport.zap import DOMAIN
 
 log = logging.getLogger(__name__)
@@ -67,20 +68,21 @@ class RouterServer:
         *,
         on_request: Callable[[Peer, bytes], None],
         on_disconnected: Callable[[int], None],
-        on_shed: Callable[[Peer], None],
+        on_shed: Callable[[Peer, bytes], None],
+        unread: Unread,
     ) -> None:
         self._socket = context.socket(zmq.ROUTER)
         self._configure(options)
         self._on_request = on_request
         self._on_shed = on_shed
         self._on_disconnected = on_disconnected
+        self._unread = unread
         self._monitor: Monitor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining = False
         self._scheduled = False
         self._discarding = False
         self._overlong = Tally("message.too_many_frames")
-        self._unread = Tally("peer.shed")
         # Descriptors of connections that are over, until another connection has their number.
         self._closed: set[int] = set()
         self.traffic = Traffic()
@@ -126,6 +128,7 @@ class RouterServer:
     def _disconnected(self, fd: int) -> None:
         self._closed.add(fd)
         self.traffic.clients.discard(fd)
+        self._unread.drop(fd)
         self._on_disconnected(fd)
 
     def close(self) -> None:
@@ -137,7 +140,6 @@ class RouterServer:
         if self._monitor is not None:
             self._monitor.close()
         self._overlong.close()
-        self._unread.close()
         self._socket.close(linger=_LINGER_MS)
 
     def send(self, peer: Peer, payload: bytes) -> bool:
@@ -149,9 +151,12 @@ class RouterServer:
             sock.send(peer.route, _MORE)
             if peer.delimited:
                 sock.send(b"", _MORE)
-            sock.send(payload, _NOW)
+            if len(payload) < LARGE:
+                sock.send(payload, _NOW)
+            else:
+                sock.send(self._unread.pack(peer.fd, payload), _NOW)
         except zmq.ZMQError as exc:
-            self._undeliverable(peer, exc)
+            self._undeliverable(peer, payload, exc)
             return False
         finally:
             if not self._draining:
@@ -159,12 +164,10 @@ class RouterServer:
         self.traffic.bytes_sent += len(payload)
         return True
 
-    def _undeliverable(self, peer: Peer, exc: zmq.ZMQError) -> None:
+    def _undeliverable(self, peer: Peer, payload: bytes, exc: zmq.ZMQError) -> None:
         if exc.errno == errno.EAGAIN:
-            self.traffic.shed += 1
             if self._loop is not None:
-                self._unread.add(self._loop, peer.user_id)
-                self._loop.call_soon(self._on_shed, peer)
+                self._loop.call_soon(self._on_shed, peer, payload)
         elif exc.errno != errno.EHOSTUNREACH:
             log.error("send.failed", extra={"errno": exc.errno, "error": str(exc)})
 

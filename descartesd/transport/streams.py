@@ -10,6 +10,7 @@ from msgspec import Raw, Struct, UnsetType
 
 from descartesd.errors import DescartesError, NotFoundError, UnauthenticatedError
 from descartesd.transport.server import Peer
+from descartesd.transport.unread import LARGE, Unread
 from descartesd.wire import codec
 from descartesd.wire.envelope import VERSION, Credit, StreamEnd, StreamItem, StreamOpened
 
@@ -27,18 +28,22 @@ class Stream:
         "_room",
         "_send",
         "_seq",
+        "_unread",
         "id",
         "is_open",
         "on_open",
         "peer",
     )
 
-    def __init__(self, peer: Peer, stream_id: str | int, credit: Credit, send: Send) -> None:
+    def __init__(
+        self, peer: Peer, stream_id: str | int, credit: Credit, send: Send, unread: Unread
+    ) -> None:
         self.peer = peer
         self.id = stream_id
         self._items = credit.items
         self._bytes = credit.bytes
         self._send = send
+        self._unread = unread
         self._seq = 0
         self._room: asyncio.Future[None] | None = None
         self._is_over = False
@@ -61,7 +66,7 @@ class Stream:
         return self._bytes
 
     async def push(self, item: Struct | Raw, size: int) -> None:
-        """Send an item of `size` payload bytes once there is credit.
+        """Send an item of `size` payload bytes once there is credit and the client has read on.
 
         Raises ConnectionResetError when the client is gone or does not read.
         """
@@ -70,7 +75,11 @@ class Stream:
         self._bytes -= size
         message = StreamItem(v=VERSION, id=self.id, seq=self._seq, item=item)
         self._seq += 1
-        self._deliver(codec.encode(message))
+        if size < LARGE:
+            self._deliver(codec.encode(message))
+            return
+        async with self._unread.room(self.peer.fd, size):
+            self._deliver(codec.encode(message))
 
     def _deliver(self, payload: bytes) -> None:
         if not self._send(self.peer, payload):
@@ -99,8 +108,9 @@ class Stream:
 class Streams:
     """All open streams, found by the request that opened them or by their connection."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, unread: Unread) -> None:
         self._send = send
+        self._unread = unread
         self._open: dict[Key, tuple[Stream, asyncio.Task[None]]] = {}
         self._by_fd: defaultdict[int, set[Key]] = defaultdict(set)
 
@@ -110,7 +120,7 @@ class Streams:
     def make(self, peer: Peer, stream_id: str | int, credit: Credit | UnsetType | None) -> Stream:
         """Make a stream, not yet open."""
         given = credit if isinstance(credit, Credit) else Credit()
-        return Stream(peer, stream_id, given, self._send)
+        return Stream(peer, stream_id, given, self._send, self._unread)
 
     def add(self, stream: Stream, task: asyncio.Task[None]) -> None:
         """Register an open stream until its task is done."""
@@ -137,9 +147,17 @@ class Streams:
             try:
                 identify(stream.peer.user_id)
             except UnauthenticatedError as error:
-                task.cancel()
-                self._forget(stream)
-                stream.end(error)
+                self._break_off(stream, task, error)
+
+    def end_all(self, error: DescartesError) -> None:
+        """End every stream, and say why."""
+        for stream, task in tuple(self._open.values()):
+            self._break_off(stream, task, error)
+
+    def _break_off(self, stream: Stream, task: asyncio.Task[None], error: DescartesError) -> None:
+        task.cancel()
+        self._forget(stream)
+        stream.end(error)
 
     def drop_connection(self, fd: int) -> None:
         """The connection is closed: its streams end."""

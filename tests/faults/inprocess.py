@@ -12,6 +12,7 @@ import zmq
 
 from descartesd.transport.listeners import listen_tcp, listen_unix
 from descartesd.transport.server import Peer, RouterOptions, RouterServer
+from descartesd.transport.unread import Unread
 from descartesd.transport.zap import Authenticate, ZapHandler
 
 T = TypeVar("T")
@@ -49,7 +50,8 @@ class Front:
             ),
             on_request=self._answer,
             on_disconnected=lambda _fd: None,
-            on_shed=lambda _peer: None,
+            on_shed=lambda _peer, _payload: None,
+            unread=Unread(),
         )
         self.router.start(self.loop, [self._listener])
         self.router.watch_connections()

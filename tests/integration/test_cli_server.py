@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.server import BIN, Server
+from tests.support.server import BIN, Server, running
 
 
 def document(done: subprocess.CompletedProcess[bytes], status: int = 0) -> Any:
@@ -47,6 +47,54 @@ def test_methods_are_listed_with_their_roles(shared_server: Server) -> None:
     assert {method["name"] for method in table["methods"]} >= {"agent.spawn", "server.hello"}
     assert lines[0].split() == ["METHOD", "ROLE", "STREAM", "SUMMARY"]
     assert len(lines) == 1 + len(table["methods"])
+
+
+def test_stats_count_what_was_asked(shared_server: Server) -> None:
+    shared_server.ctl("agent", "show", "nobody")
+
+    stats = document(shared_server.ctl("--json", "server", "stats"))
+    totals, _, methods = shared_server.ctl("server", "stats").stdout.decode().partition("\n\n")
+    rows = {line.split()[0]: line.split()[1:] for line in methods.splitlines()}
+
+    assert stats["methods"]["agent.get"]["failures"] >= 1
+    assert stats["errors"]["not_found"] >= 1
+    assert totals.splitlines()[0].split() == ["server", stats["server_id"]]
+    assert rows["METHOD"] == ["REQUESTS", "FAILURES", "P50", "P99"]
+    assert int(rows["agent.get"][0]) >= 1
+    assert all(int(requests) for name, (requests, *_) in rows.items() if name != "METHOD")
+
+
+def test_drained_server_takes_no_new_agents_until_it_is_undone(shared_server: Server) -> None:
+    drained = document(shared_server.ctl("--json", "server", "drain"))
+    refused = shared_server.ctl("agent", "spawn", "--", "true")
+    health = shared_server.ctl("server", "health").stdout.decode().splitlines()
+    undone = document(shared_server.ctl("--json", "server", "drain", "--undo"))
+    spawned = shared_server.ctl("agent", "spawn", "--wait", "--", "true")
+
+    assert drained == {"draining": True, "alive": 0}
+    assert refused.returncode == 5
+    assert ["draining", "takes", "no", "new", "agents"] in [line.split() for line in health]
+    assert undone["draining"] is False
+    assert spawned.returncode == 0
+
+
+def test_drain_that_waits_ends_with_the_last_agent() -> None:
+    with running() as server:
+        server.ctl("agent", "spawn", "--name", "a", "--", "sleep", "60")
+        late = server.ctl("server", "drain", "--wait", "--timeout", "1")
+        words = ("--json", "server", "drain", "--wait", "--timeout", "20")
+        with subprocess.Popen(
+            [BIN / "descartesctl", "--profile", server.admin, *words],
+            stdout=subprocess.PIPE,
+            env=server.environ,
+        ) as waiting:
+            server.ctl("agent", "kill", "a")
+            out, _ = waiting.communicate(timeout=25)
+
+    assert late.returncode == 6
+    assert late.stderr.startswith(b"waiting: 1 alive\nerror: agents are still alive: 1;")
+    assert waiting.returncode == 0
+    assert json.loads(out) == {"draining": True, "alive": 0}
 
 
 def test_certificate_issued_by_the_server_lets_its_holder_in(
@@ -182,8 +230,10 @@ def checks_of(done: subprocess.CompletedProcess[bytes], status: int) -> dict[str
 
 def test_doctor_finds_a_healthy_server_healthy(shared_server: Server) -> None:
     checks = checks_of(shared_server.ctl("--json", "doctor"), 0)
+    local = checks_of(shared_server.ctl("--json", "doctor", profile=shared_server.local), 0)
     people = shared_server.ctl("doctor")
 
+    assert local["port"] == checks["port"]
     assert set(checks) == {
         "python", "programs", "profile", "modes", "server", "port", "keeper", "isolation",
     }  # fmt: skip
@@ -199,6 +249,7 @@ def test_doctor_without_a_server_says_what_to_do() -> None:
         people = server.ctl("doctor", profile=server.local)
 
     assert [name for name, check in remote.items() if not check["ok"]] == ["server"]
+    assert remote["port"] == local["port"]
     assert "is free" in remote["port"]["detail"]
     assert f"descartesd --config {server.config}" in local["server"]["hint"]
     assert "✗ server" in people.stdout.decode()
@@ -225,6 +276,17 @@ def test_doctor_names_the_process_that_holds_the_port() -> None:
 
     assert not checks["port"]["ok"]
     assert f"(pid {os.getpid()})" in checks["port"]["detail"]
+
+
+def test_doctor_without_a_server_judges_its_configuration() -> None:
+    with Server() as server:
+        server.config.write_text(server.config.read_text() + "\n[nonsense]\n")
+
+        checks = checks_of(server.ctl("--json", "doctor", profile=server.local), 1)
+
+    assert not checks["config"]["ok"]
+    assert "nonsense" in checks["config"]["detail"]
+    assert "port" not in checks
 
 
 def test_doctor_names_what_is_open_to_others_and_the_chmod() -> None:

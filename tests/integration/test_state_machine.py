@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,7 +29,17 @@ from descartesd.client import Client
 from descartesd.errors import AbortedError, ConflictError, NotFoundError
 from descartesd.wire.agent import AgentInfo, AgentSpec, State, StopSpec
 from descartesd.wire.batch import BatchItem, Selector
-from tests.support.agents import SLEEP, descriptors, is_alive, is_stopped, output, python, sh, spec
+from tests.support.agents import (
+    SLEEP,
+    descriptors,
+    is_alive,
+    is_stopped,
+    keeper_fds,
+    output,
+    python,
+    sh,
+    spec,
+)
 from tests.support.eventually import eventually
 from tests.support.follower import Follower, check_numbers, lives
 from tests.support.model import Answer, Model, Verb
@@ -96,15 +107,23 @@ class Stage:
         client.agent.wait(id=agent.id)
         client.agent.output(id=agent.id)
         client.agent.remove(id=agent.id)
-        self.base = self.left()
+        # Only this client and the follower.
+        eventually(lambda: client.server.stats().clients == 2)
+        # SQLite keeps the descriptor of a connection it has closed, for the next one, while another
+        # has locked the file (https://www.sqlite.org/src/file/src/os_unix.c).
+        registry = server.directory / "state" / "registry.sqlite"
+        self.base = self.held() | Counter({str(registry): 2})
 
-    def left(self) -> tuple[list[str], list[str], list[str]]:
+    def held(self) -> Counter[str]:
         """What the server holds: descriptors of daemon and keeper, files of output."""
         assert self.server.process is not None
-        keeper = self.server.keeper_pid
-        assert keeper is not None
+        daemon = descriptors(self.server.process.pid)
         files = os.listdir(self.server.directory / "state" / "output")
-        return descriptors(self.server.process.pid), descriptors(keeper), files
+        return Counter([*daemon, *keeper_fds(self.server), *files])
+
+    def is_back_at_base(self) -> bool:
+        """Whether nothing is held that was not held at the beginning."""
+        return self.held() <= self.base
 
     def processes(self) -> list[tuple[str, psutil.Process]]:
         """Every process that is any agent's, with the agent's id."""
@@ -305,7 +324,10 @@ class Agents(RuleBasedStateMachine):
             self.ask_all("remove", None)
             self.no_process_outlives_its_agent()
             assert {state for model in self.models.values() for state in model.may_be} <= {"gone"}
-            eventually(lambda: self.stage.left() == self.stage.base)
+            try:
+                eventually(self.stage.is_back_at_base)
+            finally:
+                assert self.stage.held() - self.stage.base == Counter()
         except AssertionError:
             # What one example has left behind is not the next one's fault.
             self.clear()

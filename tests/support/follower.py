@@ -73,7 +73,7 @@ class Follower:
         try:
             with self._client.event.follow(since=self._since) as stream:
                 for event in stream:
-                    self.events.append(event)  # noqa: PERF402 - seen by others as it comes
+                    self.events.append(event)
         except UnavailableError:
             if not self._is_closing:
                 raise

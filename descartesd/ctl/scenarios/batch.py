@@ -16,6 +16,7 @@ def play(stage: Stage, findings: Findings) -> None:
     stage.ready()
     _spawn(stage, findings)
     _control(stage, findings)
+    findings.show("12 agents are started by one request, half of them paused and resumed by label")
     _fail_fast(stage, findings)
     ended = stage.admin.batch.run(verb="stop", select=Selector(all=True))
     findings.same(
@@ -23,6 +24,7 @@ def play(stage: Stage, findings: Findings) -> None:
         (len(_TEAMS) * _EACH, {"terminated"}),
         "stop of all ends all",
     )
+    findings.show("one failure stops no other, or with fail_fast all the rest; one stop ends all")
 
 
 def _name(team: str, number: int) -> str:
@@ -36,7 +38,6 @@ def _spawn(stage: Stage, findings: Findings) -> None:
         for number in range(_EACH)
     ]
     started = stage.admin.batch.spawn(specs=specs)
-    findings.did(f"started {len(specs)} agents of two teams, controlled them by label")
     findings.same((started.succeeded, started.failed), (len(specs), 0), "one request starts all")
     names = [item.agent.name for item in started.results if item.agent]
     findings.same(names, [spec.name for spec in specs], "its results stand in order")

@@ -20,8 +20,10 @@ def play(stage: Stage, findings: Findings) -> None:
     """Play it."""
     stage.ready()
     _connections(stage, findings)
+    findings.show("four clients, each a process with its certificate, come, are known, and leave")
     _roles(stage, findings)
     _stranger(stage, findings)
+    findings.show("an observer may start nothing, and a key nobody has signed is let in nowhere")
 
 
 def _connections(stage: Stage, findings: Findings) -> None:
@@ -35,7 +37,6 @@ def _connections(stage: Stage, findings: Findings) -> None:
         known = getattr(hello, "identity", hello)
         found = (getattr(known, "name", known), getattr(known, "role", None))
         findings.same(found, (member.name, role), f"{member.name} is known as {role}")
-    findings.did("started three operators and an observer, each a process with its certificate")
     pids = {os.getpid(), *(member.pid for member in members)}
     findings.same(len(pids), 1 + len(members), "they are processes of their own")
     there = stage.admin.server.stats().clients
@@ -63,5 +64,4 @@ def _stranger(stage: Stage, findings: Findings) -> None:
     )
     create_profile(path, stranger)
     done = stage.run("descartesd.ctl.main", "--profile", path, "server", "health")
-    findings.did("asked with a key nobody has signed")
     findings.same((done.returncode, done.stdout), (_UNAUTHENTICATED, ""), "it is let in nowhere")

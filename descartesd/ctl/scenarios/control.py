@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 
 from descartesd.client import Client
@@ -12,16 +13,19 @@ from descartesd.ctl.scenarios.stage import Stage
 from descartesd.wire.agent import StopSpec
 
 _WATCHED_S = 0.3
+_MOST_BYTES = 1_048_576
 # Two processes that are busy without end, and say what signals they get.
 _PAIR = """
 import os, signal
 def told(number, _):
     os.write(1, b"%d got %d\\n" % (os.getpid(), number))
     if number == signal.SIGTERM:
+        if child:
+            os.waitpid(child, 0)
         os._exit(0)
 signal.signal(signal.SIGUSR1, told)
 signal.signal(signal.SIGTERM, told)
-os.fork()
+child = os.fork()
 os.write(1, b"pid %d\\n" % os.getpid())
 while True:
     sum(range(200_000))
@@ -45,10 +49,12 @@ def play(stage: Stage, findings: Findings) -> None:
     shown = client.agent.get(id="pair")
     findings.same(shown.state, "running", "its status is running")
     findings.check(shown.pid in pids, "its pid is its process", f"{shown.pid}, not in {pids}")
-    findings.did("started two busy processes as one agent, paused, resumed, signalled, stopped it")
     _pause(client, pids, findings)
     _signal(client, pids, findings)
-    _stop(stage, pids, findings)
+    findings.show("of two busy processes neither computes while paused; resumed, both get a signal")
+    _stop(client, pids, findings)
+    _stop_deaf(stage, findings)
+    findings.show(f"stop ends both by TERM, and by KILL after {_WATCHED_S} s what ignores it")
 
 
 def _pids(client: Client) -> list[int]:
@@ -80,17 +86,16 @@ def _progress(client: Client, pids: list[int]) -> list[int]:
 def _signal(client: Client, pids: list[int], findings: Findings) -> None:
     reached = client.agent.signal(id="pair", signal="USR1").processes
     findings.same(reached, len(pids), "a signal reaches both")
-    findings.until(lambda: _heard(client, 10) == set(pids), "both have got it")
+    findings.until(lambda: _heard(client, signal.SIGUSR1) == set(pids), "both have got it")
 
 
-def _heard(client: Client, number: int) -> set[int]:
+def _heard(client: Client, number: signal.Signals) -> set[int]:
     """The processes that say they got a signal."""
-    output = client.agent.output(id="pair", tail=1_000_000, limit=1_048_576).data
+    output = client.agent.output(id="pair", limit=_MOST_BYTES).data
     return {int(pid) for pid in re.findall(rb"(\d+) got %d\n" % number, output)}
 
 
-def _stop(stage: Stage, pids: list[int], findings: Findings) -> None:
-    client = stage.admin
+def _stop(client: Client, pids: list[int], findings: Findings) -> None:
     stopped = client.agent.stop(id="pair")
     outcome = stopped.outcome
     findings.same(
@@ -98,16 +103,20 @@ def _stop(stage: Stage, pids: list[int], findings: Findings) -> None:
         ("terminated", "stopped", 0),
         "stop ends it in order",
     )
-    findings.same(_heard(client, 15), set(pids), "both were asked by TERM")
+    findings.same(_heard(client, signal.SIGTERM), set(pids), "both were asked by TERM")
     findings.check(not any(map(processes.is_alive, pids)), "none is left", pids)
     findings.refused(lambda: client.agent.pause(id="pair"), "conflict", "what ended cannot pause")
+
+
+def _stop_deaf(stage: Stage, findings: Findings) -> None:
+    client = stage.admin
     deaf = stage.python(_DEAF, name="deaf", stop=StopSpec(grace_s=_WATCHED_S))
     client.agent.spawn(spec=deaf)
     findings.until(lambda: client.agent.output(id="deaf").data, "another agent ignores TERM")
     began = time.monotonic()
     ended = client.agent.stop(id="deaf")
     took = time.monotonic() - began
-    findings.same(ended.outcome and ended.outcome.signal, 9, "stop ends it by KILL")
+    findings.same(ended.outcome and ended.outcome.signal, signal.SIGKILL, "stop ends it by KILL")
     findings.check(took >= _WATCHED_S, f"after its {_WATCHED_S} s of grace", f"{took:.3f} s")
     again = client.agent.respawn(id="deaf")
     findings.same((again.id, again.state), (ended.id, "running"), "respawn starts it once more")

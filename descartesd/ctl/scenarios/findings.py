@@ -31,15 +31,15 @@ class Check(NamedTuple):
 
 
 class Findings:
-    """The notes of one scenario: `done` for the reader, `checks` in the order they were made."""
+    """The notes of one scenario: `shown` for the reader, `checks` in the order they were made."""
 
     def __init__(self) -> None:
-        self.done: list[str] = []
+        self.shown: list[str] = []
         self.checks: list[Check] = []
 
-    def did(self, sentence: str) -> None:
-        """Note a step."""
-        self.done.append(sentence)
+    def show(self, sentence: str) -> None:
+        """Note in a sentence what a step has shown, once its checks have held."""
+        self.shown.append(sentence)
 
     def check(self, holds: bool, sentence: str, found: object = "it is not so") -> None:
         """Note what must hold; raises CheckError unless it does."""

@@ -31,7 +31,6 @@ def _answers(stage: Stage, findings: Findings) -> None:
     answers = [each for member in members for each in member.answers(SERVER_HEALTH, _EACH)]
     asked = len(answers)
     after = stage.admin.server.stats()
-    findings.did(f"three clients asked for its health {asked} times, at once")
     unwell = [each for each in answers if isinstance(each, DescartesError) or each.status != "ok"]
     findings.check(not unwell, f"{asked} times ok", unwell[:1])
     counted = _requests(after) - _requests(before)
@@ -39,8 +38,12 @@ def _answers(stage: Stage, findings: Findings) -> None:
     latency = after.methods["server.health"].latency
     findings.check(
         sum(latency.counts) == _requests(after) and 0 < latency.p50_s <= latency.p99_s < 1,
-        f"with latencies p50 {latency.p50_s * 1e3:.2f} ms, p99 {latency.p99_s * 1e3:.2f} ms",
+        "with the latency of each",
         latency,
+    )
+    findings.show(
+        f"{asked} requests of three clients are answered and counted,"
+        f" p50 {latency.p50_s * 1e3:.2f} ms, p99 {latency.p99_s * 1e3:.2f} ms"
     )
 
 
@@ -78,4 +81,4 @@ def _sickness(stage: Stage, findings: Findings) -> None:
     findings.until(
         lambda: stage.admin.server.health().status == "ok", "it starts another and is ok again"
     )
-    findings.did("killed the server's keeper")
+    findings.show("with its keeper killed it is degraded, until it has started another")

@@ -42,9 +42,10 @@ def play(stage: Stage, findings: Findings) -> None:
     findings.same(early, _HALF, "a follower has what is written while the agent writes")
     Path(go_on).touch()
     findings.same(_follow(follower), _WHOLE[len(_HALF) :], "and the rest to its end, once")
-    findings.did(f"followed and queried an agent that writes {_LINES} lines, not all of them text")
     _whole(stage, findings)
+    findings.show(f"{len(_WHOLE)} bytes, not all of them text, are followed and read back exactly")
     _queries(stage, findings)
+    findings.show("they are found by offset, tail, lines and pattern")
 
 
 def _follow(follower: Member, size: int | None = None) -> bytes:

@@ -21,12 +21,6 @@ def cpu_ticks(pid: int) -> int:
     return int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS]) if fields else 0
 
 
-def parent(pid: int) -> int:
-    """The parent's pid; 0 once the process is gone."""
-    fields = _stat(pid)
-    return int(fields[1]) if fields else 0
-
-
 def command(pid: int) -> list[str]:
     """The argument vector; empty once the process is gone."""
     return _read(pid, "cmdline").decode("utf-8", "replace").split("\0")[:-1]

@@ -17,7 +17,7 @@ from descartesd.client import Client
 from descartesd.ctl.scenarios import processes
 from descartesd.ctl.scenarios.findings import CheckError
 from descartesd.ctl.scenarios.member import Member
-from descartesd.errors import DescartesError
+from descartesd.errors import DescartesError, UnavailableError
 from descartesd.wire.agent import AgentRef, AgentSpec
 from descartesd.wire.methods import AGENT_KILL, AGENT_REMOVE
 
@@ -96,13 +96,12 @@ class Stage:
             start_new_session=True,
         )
         deadline = time.monotonic() + _PATIENCE_S
-        while not self._listens():
+        while not self._serves():
             if self._server.poll() is not None:
                 raise CheckError(f"the server ended at once: {self._last_words()}")
             if time.monotonic() > deadline:
-                raise CheckError(f"the server does not listen at {self.endpoint}")
+                raise CheckError(f"the server does not serve at {self.endpoint}")
             time.sleep(_POLL_S)
-        self.admin.server.health()
 
     def ready(self) -> None:
         """See that a server serves, without clients and agents: so each scenario begins."""
@@ -131,10 +130,13 @@ class Stage:
         self._server.send_signal(signal.SIGTERM)
         return self._server.wait(_PATIENCE_S)
 
-    def _listens(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), _RETRY_S):
-            return True
-        return False
+    def _serves(self) -> bool:
+        try:
+            with Client(self.profile("admin"), connect_timeout_s=_RETRY_S) as client:
+                client.server.health()
+        except UnavailableError:
+            return False
+        return True
 
     def _last_words(self) -> str:
         with open(self._log.name, encoding="utf-8", errors="replace") as log:

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from descartesd.agents.book import Book
+from descartesd.agents.facts import Facts
 from descartesd.agents.fleet import Fleet, FleetOptions
+from descartesd.agents.journal import Journal
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.output import OutputFiles
 from descartesd.agents.record import Agent
@@ -55,21 +58,22 @@ class Scene:
         self.lost = asyncio.Event()
         self.registry = Registry(str(directory / "registry.sqlite"))
         self.link = KeeperLink(on_lost=self.lost.set)
-        self.fleet = Fleet(
-            self.registry,
-            self.link,
-            OutputFiles(str(directory)),
-            FleetOptions("here", 100, RunnerDefaults(None, ("/bin",), 65_536)),
-        )
+        self.book = Book(self.registry, Journal(self.registry), OutputFiles(str(directory)), "here")
+        self.facts = Facts(self.book, self.link)
+        runner = RunnerDefaults(None, ("/bin",), 65_536)
+        self.fleet = Fleet(self.book, self.link, FleetOptions(100, runner))
         self.keeper = Keeper(self.path)
 
     def load(self, *agents: Agent) -> None:
-        self.fleet.load(agents)
+        self.book.load(agents)
 
     def state(self, of: Agent) -> State:
-        found = self.fleet.roster.get(of.id)
+        found = self.book.roster.get(of.id)
         assert found is not None
         return found.state
+
+    async def reconcile(self) -> list[str]:
+        return await reconcile(self.book, self.facts, self.link, "keeper_lost")
 
     def close(self) -> None:
         self.link.close()
@@ -111,8 +115,8 @@ def test_stop_taken_on_while_the_list_comes_is_not_undone_by_it(tmp_path: Path) 
         scene.keeper.before_reply = end
         async with asyncio.TaskGroup() as group:
             changed = asyncio.Event()
-            with scene.fleet.notifying(one, changed):
-                await reconcile(scene.fleet, scene.link, "keeper_lost")
+            with scene.book.notifying(one, changed):
+                await scene.reconcile()
                 await changed.wait()
                 assert scene.state(one) == "stopping"
 
@@ -128,7 +132,7 @@ def test_end_on_the_list_counts_whatever_was_done_since(tmp_path: Path) -> None:
         scene.keeper.pages = [[status(one, "exited", ended_by="stop", exit_code=0)], []]
         scene.keeper.before_page = lambda page: setattr(one, "state", "stopping") if page else None
 
-        await reconcile(scene.fleet, scene.link, "keeper_lost")
+        await scene.reconcile()
 
         assert scene.state(one) == "terminated"
 
@@ -213,10 +217,10 @@ def test_start_whose_answer_was_lost_is_decided_by_the_next_list(
             told = status(record(1), agent_id=agent.id, pid=77)
             scene.keeper.pages = [[told] if has_started else []]
             assert not starting.done()
-            await reconcile(scene.fleet, scene.link, "keeper_lost")
+            await scene.reconcile()
 
         assert starting.result() is has_started
-        assert ("web" in scene.fleet.roster.names) is has_started
+        assert ("web" in scene.book.roster.names) is has_started
         assert agent.pid == (77 if has_started else None)
 
     run(tmp_path, test)

@@ -10,7 +10,10 @@ from typing import Self
 
 import pytest
 
+from descartesd.agents.book import Book
+from descartesd.agents.facts import Facts
 from descartesd.agents.fleet import Fleet, FleetOptions
+from descartesd.agents.journal import Journal
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.output import OutputFiles
 from descartesd.agents.record import Agent, from_row
@@ -34,13 +37,16 @@ class Scene:
         self._socket = str(directory / "keeper.sock")
         self.registry = Registry(self.database)
         self.link = KeeperLink(on_lost=lambda: None)
-        self.fleet = Fleet(
+        self.book = Book(
             self.registry,
-            self.link,
+            Journal(self.registry),
             OutputFiles(str(directory)),
-            FleetOptions("here", 100, RunnerDefaults(None, ("/bin",), 65_536)),
+            "here",
             clock=lambda: NOW,
         )
+        self.facts = Facts(self.book, self.link)
+        runner = RunnerDefaults(None, ("/bin",), 65_536)
+        self.fleet = Fleet(self.book, self.link, FleetOptions(100, runner))
 
     async def __aenter__(self) -> Self:
         self.keeper = ScriptedKeeper(self._socket)
@@ -56,16 +62,16 @@ class Scene:
         for each in agents:
             self.registry.put_agent(each)
         self.registry.commit()
-        self.fleet.load(self.registry.agents())
+        self.book.load(self.registry.agents())
 
     async def reconcile(self, reason: Reason = "keeper_lost") -> list[str]:
-        unknown = await reconcile(self.fleet, self.link, reason)
+        unknown = await reconcile(self.book, self.facts, self.link, reason)
         # What was asked without waiting has been heard once this is answered.
         await self.link.request("hello", version=protocol.VERSION)
         return unknown
 
     def get(self, of: Agent) -> Agent:
-        found = self.fleet.roster.get(of.id)
+        found = self.book.roster.get(of.id)
         assert found is not None
         return found
 
@@ -186,9 +192,9 @@ def test_agent_the_keeper_lost_is_lost_after_what_is_left_of_it_was_ended(tmp_pa
         assert (lost.state, lost.ended_at, lost.eof) == ("lost", NOW, True)
         assert lost.outcome is not None
         assert (lost.outcome.reason, lost.outcome.exit_code) == ("keeper_lost", None)
-        assert scene.fleet.roster.get(starting.id) is None
+        assert scene.book.roster.get(starting.id) is None
         assert scene.stored(starting.id) is None
-        assert "a2" not in scene.fleet.roster.names
+        assert "a2" not in scene.book.roster.names
         assert scene.get(ended).state == "failed"
 
     run(tmp_path, test)
@@ -278,7 +284,7 @@ def test_agents_the_registry_does_not_know_are_told_or_forgotten(tmp_path: Path)
 
         assert unknown == [agent(1).id]
         assert [each["agent_id"] for each in scene.keeper.of("forget")] == [agent(2).id]
-        assert len(scene.fleet.roster) == 0
+        assert len(scene.book.roster) == 0
 
     run(tmp_path, test)
 
@@ -324,7 +330,7 @@ def test_end_is_recorded_only_when_the_keeper_works_on_it(tmp_path: Path, verb: 
         scene.keeper.before_reply = note
         arguments = (None, None) if verb == "stop" else ()
         changed = asyncio.Event()
-        with scene.fleet.notifying(scene.get(one), changed):
+        with scene.book.notifying(scene.get(one), changed):
             asked = asyncio.ensure_future(getattr(scene.fleet, verb)(scene.get(one), *arguments))
             await changed.wait()
         stored = scene.stored(one.id)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from descartesd.ctl.action import _lines, _params
+from descartesd.ctl.action import _lines, _names, _params
 from descartesd.errors import InvalidArgumentError
 
 
@@ -50,3 +50,17 @@ def test_malformed_parameter_is_named_by_its_place_and_never_shown(word: str, fa
 )
 def test_result_is_shown_as_lines_and_escaped(result: object, lines: list[str]) -> None:
     assert _lines(result) == lines
+
+
+@pytest.mark.parametrize(
+    ("schema", "names"),
+    [
+        ({"type": "object"}, []),
+        ({"type": "object", "properties": {"a": {}, "b": {}}}, ["a", "b"]),
+        ({"$ref": "#/$defs/P", "$defs": {"P": {"properties": {"a": {}}}}}, ["a"]),
+    ],
+)
+def test_names_of_parameters_come_from_the_schema(
+    schema: dict[str, object], names: list[str]
+) -> None:
+    assert list(_names(schema)) == names

@@ -74,6 +74,14 @@ def test_word_behind_the_dashes_may_look_like_an_option() -> None:
     assert not parse("x", PLAIN, [], ["--json"]).json
 
 
+def test_options_may_stand_between_the_agents() -> None:
+    stop = find_command("acting", "stop")
+
+    args = parse("agent stop", stop, ["a", "--grace", "5", "b", "--json", "c"], None)
+
+    assert (args.ids, args.grace, args.json) == (["a", "b", "c"], 5.0, True)
+
+
 def test_unknown_option_is_told_with_the_nearest_one() -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         parse("x", PLAIN, ["--evn", "A=hunter2"], None)

@@ -21,9 +21,12 @@ def test_named_agents_are_no_selection() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--all"], Selector(all=True)),
-        (["--owner", "uid:7"], Selector(owner="uid:7")),
-        (["--state", "paused", "--state", "running"], Selector(states=["paused", "running"])),
+        (["--all"], Selector(labels=[], all=True)),
+        (["--owner", "uid:7"], Selector(labels=[], owner="uid:7")),
+        (
+            ["--state", "paused", "--state", "running"],
+            Selector(labels=[], states=["paused", "running"]),
+        ),
         (
             ["--label", "a=b", "--label", "c in (d, e)", "--label", "!f"],
             Selector(labels=["a=b", "c in (d, e)", "!f"]),

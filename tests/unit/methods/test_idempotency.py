@@ -57,7 +57,7 @@ async def answered(answers: Answers, key: str = KEY, outcome: object = DONE) -> 
     """Do the work under a key."""
     answer = answers.begin(ME, key, METHOD, DIGEST)
     assert isinstance(outcome, msgspec.Struct | DescartesError)
-    answers.finish(answer, outcome)
+    await answers.finish(answer, outcome)
     return answer
 
 
@@ -74,7 +74,7 @@ def test_who_comes_while_the_work_is_done_waits_for_the_same_answer(answers: Ans
             waiting = [group.create_task(answer.result()) for _ in range(3)]
             await asyncio.sleep(0)
             assert not any(task.done() for task in waiting)
-            answers.finish(answer, DONE)
+            await answers.finish(answer, DONE)
         return [decoded(task.result()) for task in waiting]
 
     assert asyncio.run(scenario()) == [DONE] * 3
@@ -86,7 +86,7 @@ def test_who_gives_up_waiting_takes_nothing_from_the_others(answers: Answers) ->
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await answer.result()
-        answers.finish(answer, DONE)
+        await answers.finish(answer, DONE)
         return decoded(await answer.result())
 
     assert asyncio.run(scenario()) == DONE
@@ -185,6 +185,7 @@ def test_what_a_dead_server_left_open_is_answered_once_it_is_closed(
 ) -> None:
     async def scenario() -> None:
         answers.begin(ME, KEY, METHOD, DIGEST)
+        await answers.begun()
         following = Answers(registry, clock=clock)
         (intent,) = registry.open_intents()
         following.close(intent, AbortedError("cut short"))

@@ -55,12 +55,12 @@ def test_refusal_that_invites_another_try_leaves_the_key_free(
 ) -> None:
     async def scenario() -> Signalled:
         answer = answers.begin(ME, KEY, METHOD, DIGEST)
-        answers.finish(answer, error)
+        await answers.finish(answer, error)
         with pytest.raises(type(error)):
             await answer.result()
         assert answers.find(ME, KEY, METHOD, DIGEST) is None
         again = answers.begin(ME, KEY, METHOD, DIGEST)
-        answers.finish(again, DONE)
+        await answers.finish(again, DONE)
         return decoded(await again.result())
 
     assert asyncio.run(scenario()) == DONE
@@ -68,7 +68,7 @@ def test_refusal_that_invites_another_try_leaves_the_key_free(
 
 def test_any_other_refusal_is_the_answer(answers: Answers) -> None:
     async def scenario() -> None:
-        answers.finish(answers.begin(ME, KEY, METHOD, DIGEST), NotFoundError("none"))
+        await answers.finish(answers.begin(ME, KEY, METHOD, DIGEST), NotFoundError("none"))
         again = answers.find(ME, KEY, METHOD, DIGEST)
         assert again is not None
         with pytest.raises(NotFoundError):
@@ -82,6 +82,7 @@ def test_who_asks_for_what_a_dead_server_left_open_is_told_when_it_is_closed(
 ) -> None:
     async def scenario() -> None:
         answers.begin(ME, KEY, METHOD, DIGEST)
+        await answers.begun()
         following = Answers(registry, clock=lambda: NOW)
         waiting = following.find(ME, KEY, METHOD, DIGEST)
         assert waiting is not None
@@ -101,11 +102,11 @@ def test_key_can_be_used_anew_a_day_after_its_answer(registry: Registry) -> None
     async def scenario() -> None:
         now = [NOW]
         answers = Answers(registry, clock=lambda: now[0])
-        answers.finish(answers.begin(ME, KEY, METHOD, DIGEST), DONE)
+        await answers.finish(answers.begin(ME, KEY, METHOD, DIGEST), DONE)
         now[0] += INTENT_AGE_S + 1
         assert answers.find(ME, KEY, METHOD, b"tomorrow's") is None
 
-        answers.finish(answers.begin(ME, KEY, METHOD, b"tomorrow's"), DONE)
+        await answers.finish(answers.begin(ME, KEY, METHOD, b"tomorrow's"), DONE)
 
         assert answers.find(ME, KEY, METHOD, b"tomorrow's") is not None
 
@@ -119,12 +120,18 @@ def test_work_is_not_begun_when_the_disk_is_full_and_begins_when_it_is_not(
 
     async def scenario() -> None:
         no_more(registry)
-        with pytest.raises(UnavailableError, match="the registry cannot be written"):
-            answers.begin(ME, long, METHOD, DIGEST)
-        assert answers.find(ME, long, METHOD, DIGEST) is None
+        answer = answers.begin(ME, long, METHOD, DIGEST)
+        with pytest.raises(UnavailableError, match="the registry cannot be written") as refusal:
+            await answers.begun()
+        await answers.finish(answer, refusal.value)
+        with pytest.raises(UnavailableError):
+            await answer.result()
+        with pytest.raises(UnavailableError):
+            answers.begin(ME, "another", METHOD, DIGEST)
         room(registry)
+        assert answers.find(ME, long, METHOD, DIGEST) is None
 
-        answers.finish(answers.begin(ME, long, METHOD, DIGEST), DONE)
+        await answers.finish(answers.begin(ME, long, METHOD, DIGEST), DONE)
 
         found = answers.find(ME, long, METHOD, DIGEST)
         assert found is not None
@@ -141,7 +148,7 @@ def test_work_whose_answer_cannot_be_recorded_is_answered_and_not_done_twice(
     async def scenario() -> None:
         answer = answers.begin(ME, KEY, METHOD, DIGEST)
         no_more(registry)
-        answers.finish(answer, large)
+        await answers.finish(answer, large)
         with pytest.raises(NotFoundError):
             await answer.result()
         assert answers.find(ME, KEY, METHOD, DIGEST) is answer

@@ -14,7 +14,9 @@ import zmq
 
 from descartesd.errors import UnauthenticatedError
 from descartesd.transport.server import Peer
+from descartesd.transport.shed import Shed
 from descartesd.transport.streams import Stream, Streams
+from descartesd.transport.unread import Unread
 from descartesd.wire.envelope import Credit
 from descartesd.wire.server import StreamCancel
 from tests.faults.inprocess import Front
@@ -93,26 +95,48 @@ def test_number_of_a_closed_connection_serves_the_next_one(
         assert len(front.read) == 20
 
 
-def test_peer_that_does_not_read_is_logged_once_a_second(
-    context: zmq.Context[zmq.Socket[bytes]], caplog: pytest.LogCaptureFixture
+def test_dropped_answers_are_told_once_the_peer_reads_again(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with Silent() as front, caplog.at_level(logging.WARNING):
-        peers: list[Peer] = []
-        front._answer = lambda peer, _payload: peers.append(peer)  # type: ignore[method-assign]
-        front.router._on_request = front._answer
-        sock = dealer(context, front)
-        sock.rcvhwm = 1
-        sock.send(b"")
-        eventually(lambda: peers)
+    wire: list[bytes] = []
+    reads = False
 
-        def flood() -> int:
-            sent = [front.router.send(peers[0], bytes(1_000_000)) for _ in range(500)]
-            return sent.count(False)
+    def send(_peer: Peer, payload: bytes) -> bool:
+        if reads:
+            wire.append(payload)
+        return reads
 
-        assert front.run(flood) > 100
-        lines = [record for record in caplog.records if record.getMessage() == "peer.shed"]
-        assert len(lines) == 1
-        sock.close(linger=0)
+    async def scenario() -> None:
+        nonlocal reads
+        shed = Shed(send)
+        shed.add(PEER, [1])
+        shed.add(PEER, [2, 1, None])
+        shed.settle()
+        assert PEER.fd in shed.peers
+        reads = True
+        shed.settle()
+        assert PEER.fd not in shed.peers
+        assert shed.seen == 1
+        shed.close()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(scenario())
+
+    assert [message["id"] for message in sent(wire)] == [1, 2, None]
+    assert {message["error"]["code"] for message in sent(wire)} == {"resource_exhausted"}
+    assert len([record for record in caplog.records if record.getMessage() == "peer.shed"]) == 1
+
+
+def test_of_more_dropped_answers_than_a_thousand_nobody_is_told() -> None:
+    async def scenario() -> int:
+        wire: list[bytes] = []
+        shed = Shed(lambda _peer, payload: wire.append(payload) is None)
+        shed.add(PEER, range(5000))
+        shed.settle()
+        shed.close()
+        return len(wire)
+
+    assert asyncio.run(scenario()) == 1000
 
 
 def sent(wire: list[bytes]) -> list[dict[str, Any]]:
@@ -121,7 +145,9 @@ def sent(wire: list[bytes]) -> list[dict[str, Any]]:
 
 def test_stream_ends_once() -> None:
     wire: list[bytes] = []
-    stream = Stream(PEER, 1, Credit(), lambda _peer, payload: wire.append(payload) is None)
+    stream = Stream(
+        PEER, 1, Credit(), lambda _peer, payload: wire.append(payload) is None, Unread()
+    )
 
     stream.end()
     stream.end(UnauthenticatedError("too late"))
@@ -131,13 +157,13 @@ def test_stream_ends_once() -> None:
 
 def test_stream_of_a_client_that_is_gone_is_not_opened() -> None:
     with pytest.raises(ConnectionResetError):
-        Stream(PEER, 1, Credit(), lambda _peer, _payload: False).open()
+        Stream(PEER, 1, Credit(), lambda _peer, _payload: False, Unread()).open()
 
 
 def test_streams_of_who_is_let_in_no_longer_end_with_the_reason() -> None:
     async def scenario() -> list[dict[str, Any]]:
         wire: list[bytes] = []
-        streams = Streams(lambda _peer, payload: wire.append(payload) is None)
+        streams = Streams(lambda _peer, payload: wire.append(payload) is None, Unread())
         async with asyncio.TaskGroup() as group:
             for number, user_id in enumerate(("key:alice", "key:bob")):
                 stream = streams.make(PEER._replace(user_id=user_id), number, None)

@@ -11,6 +11,7 @@ import pytest
 from descartesd.errors import NotFoundError
 from descartesd.transport.server import Peer
 from descartesd.transport.streams import Stream, Streams
+from descartesd.transport.unread import Unread
 from descartesd.wire.envelope import Credit
 from descartesd.wire.server import StreamCancel
 
@@ -40,7 +41,7 @@ async def turn() -> None:
 def test_items_wait_for_credit() -> None:
     async def scenario() -> list[dict[str, Any]]:
         wire = Wire()
-        stream = Stream(PEER, 1, Credit(items=2, bytes=1000), wire.send)
+        stream = Stream(PEER, 1, Credit(items=2, bytes=1000), wire.send, Unread())
 
         async def push() -> None:
             for _ in range(4):
@@ -62,7 +63,7 @@ def test_items_wait_for_credit() -> None:
 def test_bytes_count_too() -> None:
     async def scenario() -> int:
         wire = Wire()
-        stream = Stream(PEER, 1, Credit(items=100, bytes=15), wire.send)
+        stream = Stream(PEER, 1, Credit(items=100, bytes=15), wire.send, Unread())
 
         async def push() -> None:
             for _ in range(4):
@@ -80,7 +81,7 @@ def test_a_vanished_client_ends_the_push() -> None:
     async def scenario() -> None:
         wire = Wire()
         wire.reachable = False
-        await Stream(PEER, 1, Credit(), wire.send).push(ITEM, 1)
+        await Stream(PEER, 1, Credit(), wire.send, Unread()).push(ITEM, 1)
 
     with pytest.raises(ConnectionResetError):
         asyncio.run(scenario())
@@ -89,7 +90,7 @@ def test_a_vanished_client_ends_the_push() -> None:
 def test_streams_end_with_their_connection_and_only_they() -> None:
     async def scenario() -> tuple[bool, bool, int]:
         wire = Wire()
-        streams = Streams(wire.send)
+        streams = Streams(wire.send, Unread())
         loop = asyncio.get_running_loop()
         tasks = []
         for fd in (7, 8):
@@ -106,7 +107,7 @@ def test_streams_end_with_their_connection_and_only_they() -> None:
 def test_cancel_ends_the_stream_and_tells_so() -> None:
     async def scenario() -> list[dict[str, Any]]:
         wire = Wire()
-        streams = Streams(wire.send)
+        streams = Streams(wire.send, Unread())
         task = asyncio.get_running_loop().create_task(asyncio.Event().wait())
         streams.add(streams.make(PEER, 5, None), task)
         streams.cancel(PEER, 5)
@@ -120,7 +121,7 @@ def test_cancel_ends_the_stream_and_tells_so() -> None:
 
 def test_another_connection_cannot_touch_a_stream() -> None:
     async def scenario() -> None:
-        streams = Streams(Wire().send)
+        streams = Streams(Wire().send, Unread())
         task = asyncio.get_running_loop().create_task(asyncio.Event().wait())
         streams.add(streams.make(PEER, 5, None), task)
         with pytest.raises(NotFoundError):
