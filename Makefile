@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml $(LOCK)
 	$(BIN)/python -m compileall -q descartesd
 	touch $(STAMP)
 
-demo: $(STAMP) ## run the main job before your eyes
+demo: $(STAMP) ## play the ten scenarios on a server of its own
 	$(BIN)/descartesctl demo
 
 test: $(STAMP) ## run the tests

@@ -39,7 +39,7 @@ from descartesd.methods.batch import BatchMethods
 from descartesd.methods.cert import CertMethods, Introduction
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.event import EventMethods
-from descartesd.methods.health import Health, Parts, Places
+from descartesd.methods.health import Health, Parts
 from descartesd.methods.idempotency import Answers
 from descartesd.methods.output import OutputMethods
 from descartesd.methods.policy import LocalRoles, Policy
@@ -166,7 +166,7 @@ class Daemon:
                 fleet=self._fleet,
                 keeper=self._link,
                 policy=self._policy,
-                places=Places(self._config.server.state_dir, self._output_dir),
+                directories=[self._config.server.state_dir, self._output_dir],
                 listeners=listeners,
             ),
             server_id=self._config.server.server_id,
@@ -188,7 +188,7 @@ class Daemon:
             unread=dispatcher.unread,
         )
         parts.callback(router.close)
-        self._register_methods(dispatcher, router, watches)
+        self._register(dispatcher, router, watches)
         async with asyncio.TaskGroup() as group:
             dispatcher.start(group, router.send)
             router.start(loop, listeners)
@@ -196,6 +196,7 @@ class Daemon:
                 context, listeners[0].endpoint, self._host_key.public_text.encode()
             )
             self._health.refuses_strangers = True
+            self._health.look(lag_s=0.0)
             router.watch_connections()
             minding = [
                 group.create_task(self._guard_keeper(), name="keeper guard"),
@@ -225,9 +226,7 @@ class Daemon:
             updates_every_s=every_s if server.enable_status_updates else None,
         )
 
-    def _register_methods(
-        self, dispatcher: Dispatcher, router: RouterServer, watches: Watches
-    ) -> None:
+    def _register(self, dispatcher: Dispatcher, router: RouterServer, watches: Watches) -> None:
         config = self._config
         about = ServerFacts(
             server_id=config.server.server_id,
@@ -235,15 +234,7 @@ class Daemon:
             max_request_bytes=config.network.max_request_bytes,
             max_message_bytes=config.network.max_message_size,
         )
-        stats = Stats(
-            server_id=config.server.server_id,
-            book=self._book,
-            fleet=self._fleet,
-            requests=dispatcher.metrics,
-            traffic=router.traffic,
-            streams=dispatcher.streams,
-            shed=dispatcher.shed,
-        )
+        stats = Stats(config.server.server_id, self._book, self._fleet, dispatcher, router.traffic)
         reports = Reports(self._health.report, stats.report)
         introduction = Introduction(
             self._host_key.public_text, _for_other_hosts(self._health.endpoints)

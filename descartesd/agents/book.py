@@ -16,6 +16,7 @@ from descartesd.agents.record import Agent
 from descartesd.agents.registry import Registry
 from descartesd.agents.roster import Roster
 from descartesd.agents.views import Views
+from descartesd.errors import UnavailableError
 from descartesd.wire.agent import AgentInfo, Outcome, State
 from descartesd.wire.event import EventKind
 
@@ -74,7 +75,6 @@ class Book:
         self.registry.drop_agent(agent.id)
         if agent.state in ENDED:
             self.journal.record("removed", agent.id, name=agent.name, state=agent.state)
-        # Planned before anybody is woken, as with every change: it is durable before it is told.
         self.registry.save_soon()
         self.wake(agent)
         self._tell_end(agent, None)
@@ -91,10 +91,7 @@ class Book:
         self.put(agent)
 
     def set_state(self, agent: Agent, following: State, why: str | None = None) -> None:
-        """Go to the following state and tell it; `put` must come after the last change.
-
-        What has happened is told even if it cannot be recorded: the keeper knows it too.
-        """
+        """Go to the following state and tell it; `put` must come after the last change."""
         previous = agent.state
         agent.state = step(previous, following)
         self.alive += (following in ALIVE) - (previous in ALIVE)
@@ -123,6 +120,14 @@ class Book:
         self.views.changed(agent)
         for waker in self._wakers.get(agent.id, ()):
             waker.set()
+
+    async def settled(self) -> None:
+        """Wait until what has been recorded is durable.
+
+        What has happened is told even if that cannot be: the keeper knows it too.
+        """
+        with contextlib.suppress(UnavailableError):
+            await self.registry.durable()
 
     def end_of(self, agent: Agent) -> asyncio.Future[AgentInfo | None]:
         """The agent as it is at the end of its present attempt, None when it is gone before.

@@ -40,10 +40,9 @@ class Facts:
             return
         log.debug("keeper.event", extra={"agent": agent.id, "event": event})
         if _is_news(agent, status):
-            # Planned before anybody is woken: it is durable before it is told.
-            self._book.registry.save_soon()
             self._apply(agent, status)
             self._unsettled[agent.id] = status
+            self._book.registry.save_soon()
 
     def _settle(self) -> None:
         """Let the keeper forget the ends that are durable here."""

@@ -215,6 +215,7 @@ class Fleet:
             agent.paused_at, agent.pause_mode = reply.get("paused_at", self._book.clock()), "tree"
             self._book.set_state(agent, "paused")
             self._book.put(agent)
+            await self._book.settled()
 
     async def resume(self, agent: Agent) -> None:
         """Let a paused agent go on."""
@@ -223,6 +224,7 @@ class Fleet:
             return
         await self._keeper.request("resume", agent_id=agent.id)
         self._note_resumed(agent)
+        await self._book.settled()
 
     def _note_resumed(self, agent: Agent) -> None:
         if agent.state == "paused":
@@ -242,14 +244,14 @@ class Fleet:
 
     async def _end(self, agent: Agent, op: str, **fields: object) -> AgentInfo:
         if agent.state in ENDED:
-            return self._book.views.info(agent)
+            return await self.ended(agent)
         # Waited for from here on: it may have been respawned by the time the keeper answers.
         end = self._book.end_of(agent)
         taken = self._keeper.request(op, agent_id=agent.id, **fields)
         taken.add_done_callback(partial(self._note_stopping, agent))
         # The keeper goes on with it, whoever still waits for its answer.
         await asyncio.shield(taken)
-        return _told(agent, await end)
+        return await self._told(agent, await end)
 
     def kill_all(self) -> None:
         """Kill every agent now, without waiting for their ends."""
@@ -295,6 +297,7 @@ class Fleet:
             await self._keeper.request("forget", agent_id=agent.id)
             await self._keeper.request("remove", agent_id=agent.id)
             self._book.forget(agent)
+            await self._book.settled()
         finally:
             self._going.discard(agent.id)
 
@@ -319,10 +322,10 @@ class Fleet:
 
         Raises NotFoundError when its start failed.
         """
-        return _told(agent, await self._book.end_of(agent))
+        return await self._told(agent, await self._book.end_of(agent))
 
-
-def _told(agent: Agent, end: AgentInfo | None) -> AgentInfo:
-    if end is None:
-        raise NotFoundError(f"agent '{agent.name}' could not be started")
-    return end
+    async def _told(self, agent: Agent, end: AgentInfo | None) -> AgentInfo:
+        if end is None:
+            raise NotFoundError(f"agent '{agent.name}' could not be started")
+        await self._book.settled()
+        return end

@@ -199,7 +199,8 @@ class KeeperLink:
             future.set_result(message["ok"])
 
     def _lose(self, cause: Exception | None) -> None:
-        if not self.leaving:
+        # One that never answered was never there.
+        if self.pid is not None and not self.leaving:
             cause_text = str(cause or "closed")
             log.error("keeper.lost", extra={"keeper_pid": self.pid, "cause": cause_text})
         self._disconnect()

@@ -29,7 +29,7 @@ def search_for(regex: str) -> Search:
     A line is text in UTF-8; a byte that is not counts as U+FFFD, and the newline does not count.
     Raises InvalidArgumentError.
     """
-    import re2  # type: ignore[import-untyped]  # noqa: PLC0415  # no stubs; start-up time
+    import re2  # noqa: PLC0415  # start-up time
 
     options = re2.Options()
     options.max_mem = _REGEX_MEMORY

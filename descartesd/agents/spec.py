@@ -6,6 +6,7 @@ import os
 import pwd
 import signal as signals
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from descartesd.errors import InvalidArgumentError
@@ -26,7 +27,7 @@ def own_account() -> pwd.struct_passwd:
         return pwd.struct_passwd((str(uid), "x", uid, os.getgid(), "", "/", "/bin/sh"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunnerDefaults:
     """What the configuration says of every agent."""
 
@@ -34,6 +35,20 @@ class RunnerDefaults:
     path: tuple[str, ...]
     output_bytes: int
     account: pwd.struct_passwd = field(default_factory=own_account)
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """What every agent finds in its environment unless its own says otherwise."""
+        home = self.account.pw_dir
+        path = [os.path.join(home, p[2:]) if p.startswith("~/") else p for p in self.path]
+        return {
+            "HOME": home,
+            "USER": self.account.pw_name,
+            "LOGNAME": self.account.pw_name,
+            "SHELL": self.account.pw_shell or "/bin/sh",
+            "LANG": "C.UTF-8",
+            "PATH": ":".join(path),
+        }
 
 
 def check(spec: AgentSpec) -> None:
@@ -81,15 +96,8 @@ def launch_fields(
     spec: AgentSpec, agent_id: str, name: str, defaults: RunnerDefaults
 ) -> dict[str, Any]:
     """Compose the keeper's spawn fields: complete environment, search path, limits."""
-    account = defaults.account
-    path = [os.path.join(account.pw_dir, p[2:]) if p.startswith("~/") else p for p in defaults.path]
     env = {
-        "HOME": account.pw_dir,
-        "USER": account.pw_name,
-        "LOGNAME": account.pw_name,
-        "SHELL": account.pw_shell or "/bin/sh",
-        "LANG": "C.UTF-8",
-        "PATH": ":".join(path),
+        **defaults.environment,
         **spec.env,
         "DESCARTES_AGENT_ID": agent_id,
         "DESCARTES_AGENT_NAME": name,
@@ -98,7 +106,7 @@ def launch_fields(
         "agent_id": agent_id,
         "name": name,
         "argv": spec.command,
-        "cwd": spec.cwd or defaults.working_dir or account.pw_dir,
+        "cwd": spec.cwd or defaults.working_dir or defaults.account.pw_dir,
         "env": env,
         "path": env["PATH"].split(":"),
         "stdin": spec.stdin,

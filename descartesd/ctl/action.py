@@ -35,10 +35,11 @@ def _list(args: Namespace, out: Output) -> int:
     return 0
 
 
-def _names(schema: dict[str, Any]) -> Iterable[str]:
+def _names(schema: dict[str, Any]) -> list[str]:
     """The parameters a JSON Schema names, at its top or where that refers to."""
     _, _, name = schema.get("$ref", "").rpartition("/")
-    return schema.get("$defs", {}).get(name, schema).get("properties", ())
+    found: dict[str, Any] = schema.get("$defs", {}).get(name, schema)
+    return list(found.get("properties", ()))
 
 
 def _run_arguments(parser: ArgumentParser) -> None:

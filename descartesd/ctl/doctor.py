@@ -84,6 +84,7 @@ def _checks(args: Namespace) -> Iterator[Check]:
     hosts = [_tcp_address(endpoint) for endpoint in profile.endpoints]
     yield _programs(is_needed=any(host is None or is_this_host(host[0]) for host in hosts))
     path = profile_path(args.profile)
+    path = path and os.path.abspath(path)
     endpoints = ", ".join(profile.endpoints)
     yield Check("profile", ok=True, detail=f"{path or 'none, the local socket'}: {endpoints}")
     if path is not None:

@@ -81,7 +81,7 @@ class Output:
             lines=self._agent_lines(agents) if agents or not refused else [],
         )
         if len(agents) < len(done):
-            self.note(f"{len(done) - len(agents)} more succeeded, too many to show")
+            self.note(f"{len(done) - len(agents)} more succeeded, not shown")
         if not self.json:
             for name, error in refused:
                 self._complain(error, f"{name}: ")

@@ -213,7 +213,7 @@ class Control:
         misses = self._tree.misses
         for count, process in enumerate(self._tree.walk(agent), 1):
             key = (process.pid, process.start_time)
-            if process.state not in procfs.GONE:
+            if not process.is_gone:
                 found = True
                 if key not in met:
                     agent.leftovers += not (agent.is_killed or key in (agent.signalled or ()))
@@ -236,7 +236,7 @@ class Control:
                 yield 0.0
         reached = 0
         for count, process in enumerate(tree, 1):
-            if process.state not in procfs.GONE:
+            if not process.is_gone:
                 if agent.signalled is not None:
                     agent.signalled.add((process.pid, process.start_time))
                 reached += self._tree.signal(agent, process, signum)
@@ -271,14 +271,13 @@ class Control:
     def _freeze_once(self, agent: Agent, met: set[Identity]) -> Generator[float, None, int | None]:
         restless = None
         for count, process in enumerate(self._tree.walk(agent), 1):
-            is_gone = process.state in procfs.GONE
             if (process.pid, process.start_time) not in met:
                 # A zombie too: before it died it may have forked out of this round's sight.
                 met.add((process.pid, process.start_time))
                 restless = process.pid
-            elif not (is_gone or procfs.is_still(process)):
+            elif not (process.is_gone or procfs.is_still(process)):
                 restless = process.pid
-            if restless == process.pid and not is_gone:
+            if restless == process.pid and not process.is_gone:
                 self._tree.signal(agent, process, signal.SIGSTOP)
             if count % STEP == 0:
                 yield 0.0

@@ -161,7 +161,7 @@ class Keeper:
                     if (
                         process is not None
                         and process.start_time == start_time
-                        and process.state not in procfs.GONE
+                        and not process.is_gone
                     ):
                         yield process
 

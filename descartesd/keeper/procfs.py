@@ -10,7 +10,7 @@ ID_VARIABLE: Final = b"DESCARTES_AGENT_ID="
 # Of a task in one of these nothing runs: stopped, traced, zombie, dead, and asleep in the kernel
 # without heeding signals, where a pending SIGSTOP takes it before its next instruction.
 STILL: Final = "TtZXD"
-GONE: Final = "ZX"
+_GONE: Final = "ZX"
 
 
 class Process(NamedTuple):
@@ -23,6 +23,14 @@ class Process(NamedTuple):
     session: int
     state: str
     threads: int
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it is left but its status.
+
+        A main thread that has exited before the others (pthread_exit(3)) is a zombie too.
+        """
+        return self.state in _GONE and self.threads <= 1
 
 
 def read(pid: int) -> Process | None:

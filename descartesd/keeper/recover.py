@@ -99,7 +99,7 @@ def _remains(lost: Lost, *, spared: set[int]) -> Iterator[Process]:
         for pid in _family(families, root.pid):
             if pid not in done:
                 done.add(pid)
-                if processes[pid].state not in procfs.GONE:
+                if not processes[pid].is_gone:
                     yield processes[pid]
 
 

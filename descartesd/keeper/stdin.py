@@ -120,7 +120,7 @@ def deliver(
     if stdin is None or not stdin.is_open:
         raise ConflictError(
             "stdin is closed" if stdin else "stdin is not a pipe",
-            hint="spawn the agent with stdin 'pipe'; what was closed stays closed",
+            hint="spawn the agent with --stdin (stdin 'pipe'); what was closed stays closed",
         )
     old = 0 if writer is None else min(writers.known(writer, offset), len(data))
     fresh = memoryview(data)[old : old + stdin.room()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import inspect
 import logging
 import secrets
 from collections import Counter
@@ -27,48 +26,21 @@ from descartesd.errors import (
 )
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.idempotency import Answer, Answers
-from descartesd.methods.policy import RANKS, Policy, refusal
-from descartesd.observe.metrics import MethodMetrics, RequestMetrics
+from descartesd.methods.policy import Policy, refusal
+from descartesd.methods.rows import Row, rows_of
+from descartesd.observe.metrics import RequestMetrics
 from descartesd.transport.server import Peer
 from descartesd.transport.shed import Shed
 from descartesd.transport.streams import Key, Streams
 from descartesd.transport.unread import Unread
 from descartesd.wire import codec
-from descartesd.wire.agent import AgentOutput
-from descartesd.wire.batch import BatchRun
 from descartesd.wire.envelope import VERSION, Request, Result
-from descartesd.wire.methods import METHODS, Method
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _OPEN_PER_PEER = 1000
-# Set aside for an answer that is not long in the making.
-_SMALL_ANSWER = 1 << 16
-# They last as long as the agent does, as its grace time, or as the action may.
-_UNBOUNDED = ("agent.wait", "agent.stop", "batch.run", "action.run")
-# They make an agent durable before they start it, and the beginning of their work with it.
-_RECORDING = ("agent.spawn", "agent.respawn", "batch.spawn")
-# What they change is done at once; they wait on for the end, which may be long in coming.
-_ENDING = ("agent.stop", "agent.kill")
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    method: Method[Any, Any]
-    rank: int
-    decode: codec.ParamsDecoder
-    handler: Handler
-    waits: bool
-    keyed: bool
-    # It changes nothing but streams.
-    is_harmless: bool
-    metrics: MethodMetrics
-
-    def run(self, call: Call, params: Struct) -> Any:
-        """Call the function; the coroutine it is, when it waits."""
-        return self.handler(call, params)
 
 
 @dataclass(slots=True)
@@ -90,7 +62,7 @@ class Dispatcher:
         request_timeout_s: float,
         max_message_bytes: int,
     ) -> None:
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, Row] = {}
         self._policy = policy
         self._answers = answers
         self._request_timeout_s = request_timeout_s
@@ -108,22 +80,7 @@ class Dispatcher:
 
     def register(self, handlers: Mapping[str, Handler]) -> None:
         """Take the function of every method; raises ValueError when one is missing."""
-        missing = METHODS.keys() - handlers.keys()
-        if missing:
-            raise ValueError(f"methods without a function: {', '.join(sorted(missing))}")
-        self._rows = {
-            name: _Row(
-                method=METHODS[name],
-                rank=RANKS[METHODS[name].permission],
-                decode=codec.ParamsDecoder(METHODS[name].request),
-                handler=handler,
-                waits=inspect.iscoroutinefunction(handler),
-                keyed=METHODS[name].resend == "idem",
-                is_harmless=METHODS[name].resend == "read" or name.startswith("stream."),
-                metrics=self.metrics.method(name),
-            )
-            for name, handler in handlers.items()
-        }
+        self._rows = rows_of(handlers, self.metrics)
 
     def start(self, group: asyncio.TaskGroup, send: Callable[[Peer, bytes], bool]) -> None:
         """Begin to answer; waiting requests run as tasks of `group`."""
@@ -201,7 +158,7 @@ class Dispatcher:
         for opened in unanswered.values():
             opened.task.cancel()
 
-    def _admit(self, row: _Row, peer: Peer, request: Request, began_ns: int) -> tuple[Call, Struct]:
+    def _admit(self, row: Row, peer: Peer, request: Request, began_ns: int) -> tuple[Call, Struct]:
         caller = self._policy.identify(peer.user_id)
         if caller.rank < row.rank:
             raise refusal(caller, row.method)
@@ -223,7 +180,7 @@ class Dispatcher:
             hint=f"did you mean '{near}'" if near else "see what it has: server.methods",
         )
 
-    def _begin(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
+    def _begin(self, row: Row, call: Call, request: Request, params: Struct) -> None:
         key = (call.peer.route, request.id)
         opened = self._open.get(key)
         if opened is not None:
@@ -263,10 +220,10 @@ class Dispatcher:
         if not self._per_peer[key[0]]:
             del self._per_peer[key[0]]
 
-    async def _wait(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
+    async def _wait(self, row: Row, call: Call, request: Request, params: Struct) -> None:
         try:
-            async with asyncio.timeout(self._limit(row, request)):
-                size = _room(row, params)
+            async with asyncio.timeout(row.limit_s(request, self._request_timeout_s)):
+                size = row.room(params)
                 if size:
                     # Not before there is room: nothing that large is kept for who does not read.
                     async with self.unread.room(call.peer.fd, size):
@@ -275,7 +232,7 @@ class Dispatcher:
                     await self._answer(row, call, request, params)
             return
         except TimeoutError:
-            error: DescartesError = _too_late(row, request)
+            error: DescartesError = row.too_late(request)
         except asyncio.CancelledError:
             if self._group is None:
                 self._refuse(row, call.began_ns, call.peer, request.id, _stopping())
@@ -288,17 +245,17 @@ class Dispatcher:
             error = incident(exc, request.method)
         self._refuse(row, call.began_ns, call.peer, request.id, error)
 
-    async def _answer(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
+    async def _answer(self, row: Row, call: Call, request: Request, params: Struct) -> None:
         if not row.waits:
             result: Any = row.run(call, params)
-        elif _is_read(row, params) or row.method.name in _ENDING:
+        elif row.is_unrecorded(params):
             result = await row.run(call, params)
         else:
             result = await self._finish(row, call, request, params)
         self._reply(call.peer, request.id, result)
         row.metrics.answered(call.began_ns)
 
-    async def _finish(self, row: _Row, call: Call, request: Request, params: Struct) -> Any:
+    async def _finish(self, row: Row, call: Call, request: Request, params: Struct) -> Any:
         """Let work that changes something run to its end, whoever still waits for it."""
         if row.keyed and call.idem is not None:
             digest = hashlib.sha256(request.params).digest()
@@ -323,19 +280,19 @@ class Dispatcher:
         task.add_done_callback(self._work.discard)
         return task
 
-    async def _answered(self, row: _Row, call: Call, params: Struct, answer: Answer) -> None:
+    async def _answered(self, row: Row, call: Call, params: Struct, answer: Answer) -> None:
         outcome = await settled(self._recorded(row, call, params), row.method.name)
         try:
             await self._answers.finish(answer, outcome)
         except Exception as exc:  # the boundary: nobody else would catch it, and it ends the server
             answer.settle(incident(exc, row.method.name))
 
-    async def _recorded(self, row: _Row, call: Call, params: Struct) -> Any:
-        if row.method.name not in _RECORDING:
+    async def _recorded(self, row: Row, call: Call, params: Struct) -> Any:
+        if not row.records_itself:
             await self._answers.begun()
         return await row.run(call, params)
 
-    async def _stream(self, row: _Row, call: Call, request: Request, params: Struct) -> None:
+    async def _stream(self, row: Row, call: Call, request: Request, params: Struct) -> None:
         stream = call.stream
         if stream is None:
             raise ValueError("a stream's method was called without one")
@@ -348,7 +305,7 @@ class Dispatcher:
             log.debug("stream.client_gone", extra={"stream": stream.id})
             return
         except TimeoutError:
-            error = _too_late(row, request)
+            error = row.too_late(request)
         except DescartesError as exc:
             error = exc
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
@@ -360,11 +317,6 @@ class Dispatcher:
         if not stream.is_open:
             row.metrics.answered(call.began_ns)
         stream.end(error)
-
-    def _limit(self, row: _Row, request: Request) -> float | None:
-        if isinstance(request.deadline_s, float):
-            return request.deadline_s
-        return None if row.method.name in _UNBOUNDED else self._request_timeout_s
 
     def _reply(self, peer: Peer, request_id: str | int, result: object) -> None:
         message = codec.encode(Result(v=VERSION, id=request_id, result=result))
@@ -384,7 +336,7 @@ class Dispatcher:
             self._close(key, asyncio.current_task())
 
     def _refuse(
-        self, row: _Row, began_ns: int, peer: Peer, request_id: str | int, error: DescartesError
+        self, row: Row, began_ns: int, peer: Peer, request_id: str | int, error: DescartesError
     ) -> None:
         row.metrics.failures += 1
         self._fail(peer, request_id, error)
@@ -397,30 +349,8 @@ class Dispatcher:
         self._send(peer, codec.failure(request_id, error))
 
 
-def _room(row: _Row, params: Struct) -> int:
-    """The bytes of an answer that is worth waiting for its turn."""
-    if isinstance(params, AgentOutput):
-        return params.limit
-    return 0 if row.waits else _SMALL_ANSWER
-
-
 def _stopping() -> UnavailableError:
     return UnavailableError("the server is stopping", hint="ask again when it is back")
-
-
-def _is_read(row: _Row, params: Struct) -> bool:
-    # Of a batch that only looks the answer is not worth keeping, and may be large.
-    looks = isinstance(params, BatchRun) and params.changes_nothing
-    return looks or row.method.resend == "read"
-
-
-def _too_late(row: _Row, request: Request) -> DeadlineExceededError:
-    limit = f" within {request.deadline_s} s" if isinstance(request.deadline_s, float) else ""
-    return DeadlineExceededError(
-        f"{row.method.name} was not done{limit}; it may still happen",
-        hint="ask again with the same idempotency key, or look at the agent",
-        retryable=row.method.resend != "never",
-    )
 
 
 async def settled(work: Any, method: str) -> Struct | DescartesError:

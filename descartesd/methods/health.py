@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from descartesd.agents.book import Book
@@ -25,42 +25,26 @@ _FREE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """The directories the server writes into."""
-
-    state: str
-    output: str
-
-
-@dataclass(frozen=True, slots=True)
 class Parts:
-    """What health looks at."""
+    """What health looks at; `directories` are those the server writes into."""
 
     book: Book
     facts: Facts
     fleet: Fleet
     keeper: KeeperLink
     policy: Policy
-    places: Places
+    directories: list[str]
     listeners: list[Listener]
 
 
 class Health:
     """Gathers what the parts know of themselves; nothing is computed that could block."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        *,
-        server_id: str,
-        version: str,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, parts: Parts, *, server_id: str, version: str) -> None:
         self._parts = parts
         self._server_id = server_id
         self._version = version
-        self._clock = clock
-        self._started = clock()
+        self._started = time.monotonic()
         self._lag_s = 0.0
         self._problems: Mapping[str, str | None] = {}
         self._told: list[str] | None = None
@@ -74,16 +58,14 @@ class Health:
     def keeper_answered(self) -> None:
         """There is a keeper, and it answers."""
         self.keeper_problem = None
-        self._answered_at = self._clock()
+        self._answered_at = time.monotonic()
 
     def look(self, lag_s: float) -> None:
         """Look at what has to be asked for; the loop has come `lag_s` seconds late to it."""
         self._lag_s = lag_s
-        places = self._parts.places
         self._problems = {
-            "state_directory": _room_problem(places.state),
-            "output_directory": _room_problem(places.output),
             "listeners": _listening_problem(self._parts.listeners),
+            "directories": _room_problem(self._parts.directories),
         }
         self._tell()
 
@@ -108,7 +90,7 @@ class Health:
             reasons=reasons,
             server_id=self._server_id,
             version=self._version,
-            uptime_s=round(self._clock() - self._started, 3),
+            uptime_s=round(time.monotonic() - self._started, 3),
             isolation="none",
             keeper=KeeperHealth(connected=keeper.connected, pid=keeper.pid, version=keeper.version),
             listeners=self.endpoints,
@@ -136,7 +118,7 @@ class Health:
     def _keeper_problem(self) -> str | None:
         if not self._parts.keeper.connected:
             return f"the keeper is not connected: {self.keeper_problem or 'starting'}"
-        silent_s = self._clock() - self._answered_at
+        silent_s = time.monotonic() - self._answered_at
         if silent_s > _SILENCE_S:
             return f"the keeper has not answered for {silent_s:.0f} s"
         if self._parts.facts.unknown:
@@ -149,14 +131,18 @@ def _reasons(checks: dict[str, str]) -> list[str]:
     return [found for found in checks.values() if found != OK]
 
 
-def _room_problem(directory: str) -> str | None:
+def _room_problem(directories: list[str]) -> str | None:
+    return next(filter(None, map(_no_room, directories)), None)
+
+
+def _no_room(directory: str) -> str | None:
     try:
         found = os.statvfs(directory)
     except OSError as exc:
         return f"'{directory}': {exc.strerror}"
-    free = found.f_bavail * found.f_frsize
     if found.f_flag & os.ST_RDONLY or not os.access(directory, os.W_OK):
         return f"'{directory}' cannot be written"
+    free = found.f_bavail * found.f_frsize
     if free < _FREE_BYTES:
         return f"'{directory}' has {free >> 20} MiB of room, expected {_FREE_BYTES >> 20} at least"
     return None

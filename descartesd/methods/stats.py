@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
-from descartesd.observe.metrics import BOUNDS_S, RequestMetrics, Traffic
-from descartesd.transport.shed import Shed
-from descartesd.transport.streams import Streams
+from descartesd.methods.dispatch import Dispatcher
+from descartesd.observe.metrics import BOUNDS_S, Traffic
 from descartesd.wire import server as wire
 
 
@@ -20,31 +19,30 @@ class Stats:
     server_id: str
     book: Book
     fleet: Fleet
-    requests: RequestMetrics
+    dispatcher: Dispatcher
     traffic: Traffic
-    streams: Streams
-    shed: Shed
     started_at: float = field(default_factory=time.time)
     _started: float = field(default_factory=time.monotonic)
 
     def report(self) -> wire.ServerStats:
         """Answer `server.stats`; methods nobody has asked for are left out."""
+        requests = self.dispatcher.metrics
         spawns = self.fleet.spawns
         journal = self.book.journal
         return wire.ServerStats(
             server_id=self.server_id,
             started_at=self.started_at,
             uptime_s=round(time.monotonic() - self._started, 3),
-            requests=self.requests.requests,
-            failures=self.requests.errors.total(),
-            errors=dict(self.requests.errors),
+            requests=requests.requests,
+            failures=requests.errors.total(),
+            errors=dict(requests.errors),
             bytes_received=self.traffic.bytes_received,
             bytes_sent=self.traffic.bytes_sent,
             clients=len(self.traffic.clients),
             clients_seen=self.traffic.clients_seen,
-            streams=len(self.streams),
+            streams=len(self.dispatcher.streams),
             messages_dropped=self.traffic.dropped,
-            peers_shed=self.shed.seen,
+            peers_shed=self.dispatcher.shed.seen,
             spawns=wire.SpawnStats(
                 requested=spawns.requested, succeeded=spawns.succeeded, failed=spawns.failed
             ),
@@ -52,8 +50,6 @@ class Stats:
             agents=self.book.roster.counts(),
             bounds_s=BOUNDS_S,
             methods={
-                name: method.stats()
-                for name, method in self.requests.methods.items()
-                if method.requests
+                name: method.stats() for name, method in requests.methods.items() if method.requests
             },
         )

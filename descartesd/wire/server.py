@@ -57,7 +57,10 @@ class KeeperHealth(Struct, frozen=True, kw_only=True):
 
 
 class ServerHealth(Struct, frozen=True, kw_only=True):
-    """`degraded` names in `reasons` what does not work; requests that can be served are."""
+    """`degraded` names in `reasons` what does not work; requests that can be served are.
+
+    `checks` has for each part `ok` or what is wrong with it, as of the last second.
+    """
 
     status: Literal["ok", "degraded"]
     reasons: list[str]
@@ -108,7 +111,11 @@ class EventStats(Struct, frozen=True, kw_only=True):
 
 
 class ServerStats(Struct, frozen=True, kw_only=True):
-    """Counted since the server started; `clients` and `streams` are those of now."""
+    """Counted since the server started; `clients`, `streams` and `agents` are those of now.
+
+    A client is a connection that has asked something. Bytes are those of messages, before they are
+    encrypted. `methods` leaves out those nobody has asked for.
+    """
 
     server_id: str
     started_at: float

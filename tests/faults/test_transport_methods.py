@@ -94,6 +94,7 @@ WISHES: dict[str, dict[str, Any]] = {
     "agent.output": {"id": "%s"},
     "agent.follow": {"id": "%s"},
     "cert.sign": {"public_key": "0" * 40, "name": "intruder", "role": "admin"},
+    "server.drain": {},
     "stream.credit": {"stream": 77},
     "stream.cancel": {"stream": 77},
 }

@@ -177,7 +177,7 @@ def test_followed_spawn_prints_as_it_comes_and_has_the_agents_success_as_status(
 
     ctl("agent", "write", "a", "second\n")
 
-    assert finish(running) == (b"", b"second\n", 1)
+    assert finish(running) == (b"", b"second\na: failed, exit 3\n", 1)
     assert ctl("agent", "spawn", "--follow", "--", "echo", "x").returncode == 0
 
 
@@ -226,7 +226,9 @@ def test_interrupt_ends_the_command_and_leaves_the_agent(
 
     running.send_signal(signal.SIGINT)
 
-    assert finish(running) == (b"", b"", 130)
+    out, err, status = finish(running)
+    assert (out, status) == (b"", 130)
+    assert err.startswith(b"a goes on; ") if "spawn" in words else err == b""
     assert state(ctl) == "running"
 
 

@@ -47,6 +47,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "inotify_simple": ("agents/follow.py",),
     "pluggy": ("hooks/", "api.py"),
     "sqlite3": ("agents/registry.py",),
+    "re2": ("agents/lines.py",),
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -56,6 +56,7 @@ _REPLIES: dict[str, dict[str, Any]] = {
     "recover": {"ended": 1},
     "spawn": {"pid": 999, "start_time": 9, "started_at": 9.0},
     "forget": {},
+    "remove": {},
     "stop": {},
     "kill": {},
 }
@@ -71,6 +72,8 @@ class ScriptedKeeper:
         self.pages: list[list[protocol.Status]] = [[]]
         self.before_page: Callable[[int], None] = lambda _: None
         self.before_reply: Callable[[str, str], None] = lambda _op, _agent_id: None
+        # What an operation is refused with: the code and the message.
+        self.refusals: dict[str, tuple[str, str]] = {}
         self.heard: list[dict[str, Any]] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(path)
@@ -106,6 +109,10 @@ class ScriptedKeeper:
             return
         self.heard.append(request)
         self.before_reply(request["op"], request.get("agent_id", ""))
+        if refusal := self.refusals.get(request["op"]):
+            error = dict(zip(("code", "message"), refusal, strict=True))
+            protocol.send(self._peer, {"id": request["id"], "error": error})
+            return
         reply = _REPLIES[request["op"]] if request["op"] != "list" else self._list(request)
         protocol.send(self._peer, {"id": request["id"], "ok": reply})
 

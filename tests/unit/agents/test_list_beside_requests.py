@@ -22,7 +22,7 @@ from descartesd.agents.registry import Registry
 from descartesd.agents.spec import RunnerDefaults
 from descartesd.errors import AbortedError, ResourceExhaustedError
 from descartesd.keeper import protocol
-from descartesd.wire.agent import AgentSpec, State
+from descartesd.wire.agent import AgentInfo, AgentSpec, State
 from tests.support.scriptedkeeper import ScriptedKeeper, record, status
 
 
@@ -99,7 +99,7 @@ def test_stop_taken_on_while_the_list_comes_is_not_undone_by_it(tmp_path: Path) 
         scene.load(one)
         # The list was made before the stop came.
         scene.keeper.pages = [[status(one, "running")], []]
-        asked: list[asyncio.Task[None]] = []
+        asked: list[asyncio.Task[AgentInfo]] = []
 
         def stop(page: int) -> None:
             if page == 0:

@@ -66,6 +66,7 @@ class Scene:
 
     async def reconcile(self, reason: Reason = "keeper_lost") -> list[str]:
         unknown = await reconcile(self.book, self.facts, self.link, reason)
+        await self.registry.durable()
         # What was asked without waiting has been heard once this is answered.
         await self.link.request("hello", version=protocol.VERSION)
         return unknown
@@ -333,6 +334,7 @@ def test_end_is_recorded_only_when_the_keeper_works_on_it(tmp_path: Path, verb: 
         with scene.book.notifying(scene.get(one), changed):
             asked = asyncio.ensure_future(getattr(scene.fleet, verb)(scene.get(one), *arguments))
             await changed.wait()
+        await scene.registry.durable()
         stored = scene.stored(one.id)
         recorded.append(stored and stored.state)
         scene.keeper.tell("exited", status(one, "exited", exit_code=0, ended_by=verb))

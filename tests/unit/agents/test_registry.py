@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from descartesd.agents.record import Agent
@@ -76,6 +78,77 @@ def test_newer_schema_is_refused_by_its_version(path: str) -> None:
 
     with pytest.raises(StartupRefusedError, match="schema version 99"):
         Registry(path)
+
+
+def test_registry_of_the_first_schema_is_taken_over_whole(path: str) -> None:
+    db = sqlite3.connect(path)
+    db.executescript(
+        """
+        PRAGMA journal_mode=WAL;
+        CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+        CREATE TABLE agents (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL)
+            WITHOUT ROWID;
+        CREATE TABLE intents (
+            identity TEXT NOT NULL, key TEXT NOT NULL, method TEXT NOT NULL, digest BLOB NOT NULL,
+            agent_id TEXT, created_at REAL NOT NULL, finished_at REAL, reply BLOB,
+            PRIMARY KEY (identity, key)
+        ) WITHOUT ROWID;
+        CREATE INDEX intents_finished ON intents (identity, finished_at);
+        PRAGMA user_version=1;
+        INSERT INTO meta VALUES ('boot_id', 'a-boot');
+        INSERT INTO intents VALUES ('uid:0', 'k', 'agent.spawn', x'64', NULL, 1.0, NULL, NULL);
+        """
+    )
+    row = {
+        "id": f"{1:020d}", "name": "old", "owner": "uid:0", "created_at": 1.5, "state": "running",
+        "spec": {
+            "command": ["sleep", "1"], "name": None, "cwd": None, "env": {"A": "1"}, "labels": {},
+            "stdin": "null", "limits": {"open_files": None, "output_bytes": None},
+            "stop": {"signal": "TERM", "grace_s": 10.0},
+        },
+        "attempt": 1, "pid": 7, "start_time": 8, "started_at": 2.0, "ended_at": None,
+        "paused_at": None, "pause_mode": None, "outcome": None, "eof": False,
+        "output": {
+            "stdout": {"total": 5, "truncated_before": 0},
+            "stderr": {"total": 0, "truncated_before": 0},
+        },
+    }  # fmt: skip
+    db.execute(
+        "INSERT INTO agents VALUES (?, ?, ?)", (row["id"], "old", msgspec.msgpack.encode(row))
+    )
+    db.commit()
+    db.close()
+
+    registry = Registry(path)
+
+    (found,) = registry.agents()
+    assert (found.name, found.state, found.pid, found.output.stdout.total) == (
+        "old",
+        "running",
+        7,
+        5,
+    )
+    assert registry.meta("boot_id") == "a-boot"
+    assert [each.key for each in registry.open_intents()] == ["k"]
+    assert registry.event_bounds() == (0, 0)
+    registry.put_event(1, b"event")
+    registry.put_agent(found)
+    registry.commit()
+    assert registry.events(0, 10) == [(1, b"event")]
+    registry.close()
+
+
+def test_log_is_moved_into_the_file_beside_the_loop(path: str) -> None:
+    registry = Registry(path)
+    registry.put_agent(agent(1))
+    assert registry.save()
+    before = Path(path).read_bytes()
+    asyncio.run(registry.tidy())
+    after = Path(path).read_bytes()
+    registry.close()
+
+    assert agent(1).id.encode() not in before
+    assert agent(1).id.encode() in after
 
 
 def test_damaged_file_is_refused_by_its_path(path: str) -> None:

@@ -63,4 +63,4 @@ def test_result_is_shown_as_lines_and_escaped(result: object, lines: list[str]) 
 def test_names_of_parameters_come_from_the_schema(
     schema: dict[str, object], names: list[str]
 ) -> None:
-    assert list(_names(schema)) == names
+    assert _names(schema) == names

@@ -45,3 +45,20 @@ def test_default_profile_is_named_and_judged(
     assert checks["profile"]["detail"] == f"{profile}: ipc://{tmp_path}/control.sock"
     assert checks["modes"]["ok"]
     assert not checks["server"]["ok"]
+
+
+def test_profile_in_this_directory_is_judged_with_its_server_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("profiles", "state", "keys"):
+        (tmp_path / name).mkdir(mode=0o755 if name == "state" else 0o700)
+    (tmp_path / "profiles" / "local.toml").write_text(
+        f'endpoints = ["ipc://{tmp_path}/run/control.sock"]\n'
+    )
+    monkeypatch.chdir(tmp_path / "profiles")
+
+    run(["--json", "--profile", "local.toml", "doctor"])
+
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["modes"]["hint"] == f"chmod 700 {tmp_path}/state"
+    assert "port" not in checks

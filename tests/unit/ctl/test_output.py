@@ -132,7 +132,7 @@ def test_results_without_their_agents_are_counted() -> None:
         each.output.flush()
 
     assert len(printed.out.splitlines()) == 2
-    assert printed.err == b"1 more succeeded, too many to show\n"
+    assert printed.err == b"1 more succeeded, not shown\n"
     assert quiet.out.split() == [b"01hzx5q2k7m3n4p5r6s7", b"y"]
     document = json.loads(json_lines.out)
     assert (document["succeeded"], document["results"][1]) == (

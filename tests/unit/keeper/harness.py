@@ -250,7 +250,7 @@ class Gate:
 def alive(pid: int) -> bool:
     """Whether a process still runs, stopped or not; a zombie does not."""
     process = procfs.read(pid)
-    return process is not None and process.state not in procfs.GONE
+    return process is not None and not process.is_gone
 
 
 def state(pid: int) -> str:

@@ -30,7 +30,8 @@ async def turn() -> None:
 
 def test_who_asks_for_more_than_there_is_waits_in_order() -> None:
     async def scenario() -> None:
-        unread, entered, leave = Unread(), [], asyncio.Event()
+        unread, leave = Unread(), asyncio.Event()
+        entered: list[int] = []
         async with asyncio.TaskGroup() as group:
             async with unread.room(FD, WINDOW):
                 for size in (WINDOW // 2, WINDOW, 10):
@@ -48,7 +49,8 @@ def test_who_asks_for_more_than_there_is_waits_in_order() -> None:
 
 def test_who_gives_up_waiting_holds_nobody_up() -> None:
     async def scenario() -> None:
-        unread, entered, leave = Unread(), [], asyncio.Event()
+        unread, leave = Unread(), asyncio.Event()
+        entered: list[int] = []
         leave.set()
         async with asyncio.TaskGroup() as group, unread.room(FD, WINDOW):
             gone = group.create_task(taking(unread, WINDOW, entered, leave))
@@ -62,7 +64,8 @@ def test_who_gives_up_waiting_holds_nobody_up() -> None:
 
 def test_who_is_cancelled_in_its_turn_gives_it_back() -> None:
     async def scenario() -> None:
-        unread, entered, leave = Unread(), [], asyncio.Event()
+        unread, leave = Unread(), asyncio.Event()
+        entered: list[int] = []
         async with asyncio.TaskGroup() as group:
             async with unread.room(FD, WINDOW):
                 gone = group.create_task(taking(unread, WINDOW, entered, leave))
@@ -97,7 +100,8 @@ def test_what_libzmq_has_let_go_of_counts_no_longer() -> None:
                 for _ in range(2 * WINDOW // LARGE):
                     far.recv()
                 async with unread.room(FD, WINDOW):
-                    assert not unread.is_full(FD)
+                    pass
+                assert not unread.is_full(FD)
 
     in_loop(scenario)
 

@@ -40,11 +40,12 @@ def test_reply_ignores_unknown_keys(method: Method[Any, Any]) -> None:
 
 def test_what_changes_something_is_never_called_a_read() -> None:
     changing = {"spawn", "pause", "resume", "stop", "kill", "signal", "write", "remove", "sign"}
+    changing |= {"respawn", "drain"}
 
     for method in METHODS.values():
         verb = method.name.partition(".")[2]
         assert (method.resend == "read") == (
-            verb not in changing | {"close_stdin", "credit", "cancel"}
+            verb not in changing | {"close_stdin", "credit", "cancel", "run"}
         )
         if verb in changing:
             assert method.permission != "observer"

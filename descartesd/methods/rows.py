@@ -1,0 +1,103 @@
+"""The table of methods as the dispatcher needs it: each with its function and its numbers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Struct
+
+from descartesd.errors import DeadlineExceededError
+from descartesd.methods.call import Call, Handler
+from descartesd.methods.policy import RANKS
+from descartesd.observe.metrics import MethodMetrics, RequestMetrics
+from descartesd.transport.unread import WINDOW
+from descartesd.wire import codec
+from descartesd.wire.agent import AgentOutput
+from descartesd.wire.batch import BatchRun
+from descartesd.wire.envelope import Request
+from descartesd.wire.methods import METHODS, Method
+
+# Set aside for an answer that is not long in the making.
+_SMALL_ANSWER = 1 << 16
+# They last as long as the agent does, as its grace time, or as the action may.
+_UNBOUNDED = ("agent.wait", "agent.stop", "batch.run", "action.run")
+# They make an agent durable before they start it, and the beginning of their work with it.
+_RECORDING = ("agent.spawn", "agent.respawn", "batch.spawn")
+# What they change is done at once; they wait on for the end, which may be long in coming.
+_ENDING = ("agent.stop", "agent.kill")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method."""
+
+    method: Method[Any, Any]
+    rank: int
+    decode: codec.ParamsDecoder
+    handler: Handler
+    waits: bool
+    keyed: bool
+    # It changes nothing but streams.
+    is_harmless: bool
+    # It makes the beginning of its work durable by itself.
+    records_itself: bool
+    metrics: MethodMetrics
+
+    def run(self, call: Call, params: Struct) -> Any:
+        """Call the function; the coroutine it is, when it waits."""
+        return self.handler(call, params)
+
+    def is_unrecorded(self, params: Struct) -> bool:
+        """Whether the answer is not worth keeping, or the work not worth finishing for nobody."""
+        return self.method.resend == "read" or self.method.name in _ENDING or _is_a_look(params)
+
+    def room(self, params: Struct) -> int:
+        """The bytes an answer may have that has to wait for its turn; 0 for a small one."""
+        if isinstance(params, AgentOutput):
+            return params.limit
+        if _is_a_look(params):
+            return WINDOW
+        return 0 if self.waits else _SMALL_ANSWER
+
+    def limit_s(self, request: Request, usual_s: float) -> float | None:
+        """Seconds the work may take; None without a limit."""
+        if isinstance(request.deadline_s, float):
+            return request.deadline_s
+        return None if self.method.name in _UNBOUNDED else usual_s
+
+    def too_late(self, request: Request) -> DeadlineExceededError:
+        """The error of who is not done in time."""
+        limit = f" within {request.deadline_s} s" if isinstance(request.deadline_s, float) else ""
+        return DeadlineExceededError(
+            f"{self.method.name} was not done{limit}; it may still happen",
+            hint="ask again with the same idempotency key, or look at the agent",
+            retryable=self.method.resend != "never",
+        )
+
+
+def _is_a_look(params: Struct) -> bool:
+    return isinstance(params, BatchRun) and params.changes_nothing
+
+
+def rows_of(handlers: Mapping[str, Handler], metrics: RequestMetrics) -> dict[str, Row]:
+    """Join every method with its function; raises ValueError when one is missing."""
+    missing = METHODS.keys() - handlers.keys()
+    if missing:
+        raise ValueError(f"methods without a function: {', '.join(sorted(missing))}")
+    return {
+        name: Row(
+            method=METHODS[name],
+            rank=RANKS[METHODS[name].permission],
+            decode=codec.ParamsDecoder(METHODS[name].request),
+            handler=handler,
+            waits=inspect.iscoroutinefunction(handler),
+            keyed=METHODS[name].resend == "idem",
+            is_harmless=METHODS[name].resend == "read" or name.startswith("stream."),
+            records_itself=name in _RECORDING,
+            metrics=metrics.method(name),
+        )
+        for name, handler in handlers.items()
+    }
