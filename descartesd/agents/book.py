@@ -95,7 +95,8 @@ class Book:
         previous = agent.state
         agent.state = step(previous, following)
         self.alive += (following in ALIVE) - (previous in ALIVE)
-        log.debug("agent.state", extra={"agent": agent.id, "state": following})
+        level = logging.WARNING if following == "lost" else logging.DEBUG
+        log.log(level, "agent.state", extra={"agent": agent.id, "state": following})
         self.journal.record(
             _KINDS.get(following, "status_changed"),
             agent.id,

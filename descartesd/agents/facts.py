@@ -26,8 +26,8 @@ class Facts:
         self._keeper = keeper
         keeper.on_event = self.on_keeper_event
         book.registry.on_saved.append(self._settle)
-        # What the keeper told and may forget once it is durable here.
-        self._unsettled: dict[str, Status] = {}
+        # Ids of agents whose end the keeper may forget once it is durable here.
+        self._over: list[str] = []
         # Ids of running agents which the keeper has and the registry does not.
         self.unknown: set[str] = set()
 
@@ -41,14 +41,13 @@ class Facts:
         log.debug("keeper.event", extra={"agent": agent.id, "event": event})
         if _is_news(agent, status):
             self._apply(agent, status)
-            self._unsettled[agent.id] = status
             self._book.registry.save_soon()
 
     def _settle(self) -> None:
         """Let the keeper forget the ends that are durable here."""
-        settled, self._unsettled = self._unsettled, {}
-        for agent_id, status in settled.items():
-            if status["state"] == "exited" and status["eof"] and self._keeper.connected:
+        over, self._over = self._over, []
+        if self._keeper.connected:
+            for agent_id in over:
                 self._keeper.tell("forget", agent_id=agent_id)
 
     def _apply(self, agent: Agent, status: Status) -> None:
@@ -67,7 +66,9 @@ class Facts:
 
     def _apply_exit(self, agent: Agent, status: Status) -> None:
         agent.output = self._final_output(agent, status)
-        agent.eof = agent.eof or status["eof"]
+        if status["eof"]:
+            agent.eof = True
+            self._over.append(agent.id)
         if agent.state not in ENDED:
             state, agent.outcome = record.ending(status, stopping=agent.state == "stopping")
             agent.ended_at = status["ended_at"]
@@ -92,11 +93,12 @@ class Facts:
             # The end of an agent may have been told while the list was still coming.
             if _is_news(agent, status):
                 self._apply(agent, status)
+            elif status["eof"]:
+                self._over.append(agent.id)
             if agent.state not in ENDED:
                 self._book.journal.record(
                     "adopted", agent.id, name=agent.name, state=agent.state, attempt=agent.attempt
                 )
-            self._unsettled[agent.id] = status
         if self._book.registry.save():
             self._settle()
 
