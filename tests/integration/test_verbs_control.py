@@ -226,7 +226,9 @@ def test_remove_forgets_an_ended_agent_and_refuses_a_living_one(
 ) -> None:
     agent = client.agent.spawn(spec=sh("echo text; read go", stdin="pipe", name="short"))
     until_output(client, agent.id, b"text\n")
-    with pytest.raises(ConflictError, match="is running: remove needs an agent that has ended") as caught:
+    with pytest.raises(
+        ConflictError, match="is running: remove needs an agent that has ended"
+    ) as caught:
         client.agent.remove(id=agent.id)
     client.agent.kill(id=agent.id)
 
