@@ -46,9 +46,8 @@ class Facts:
     def _settle(self) -> None:
         """Let the keeper forget the ends that are durable here."""
         over, self._over = self._over, []
-        if self._keeper.connected:
-            for agent_id in over:
-                self._keeper.tell("forget", agent_id=agent_id)
+        if over and self._keeper.connected:
+            self._keeper.tell("forget", agent_ids=over)
 
     def _apply(self, agent: Agent, status: Status) -> None:
         if agent.pid is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal as signals
 from dataclasses import dataclass
 from functools import partial
@@ -233,16 +234,24 @@ class Fleet:
             self._book.put(agent)
 
     async def stop(self, agent: Agent, signal: int | None, grace_s: float | None) -> AgentInfo:
-        """Stop in order; the agent as it ended."""
+        """Stop in order; the agent as it ended, once nothing of it is left."""
         number = signal or spec.signal_number(agent.spec.stop.signal)
         grace = agent.spec.stop.grace_s if grace_s is None else grace_s
         return await self._end(agent, "stop", signal=number, grace_s=grace)
 
     async def kill(self, agent: Agent) -> AgentInfo:
-        """Kill every process of the agent; the agent as it ended."""
+        """Kill every process of the agent; the agent as it ended, once nothing of it is left."""
         return await self._end(agent, "kill")
 
     async def _end(self, agent: Agent, op: str, **fields: object) -> AgentInfo:
+        ended = await self._ending(agent, op, fields)
+        # What it started may take a moment longer than its first process.
+        await self._book.holds(agent, lambda: agent.eof or agent.state not in ENDED)
+        with contextlib.suppress(DescartesError):
+            await self._keeper.request("forget", agent_id=agent.id)
+        return ended
+
+    async def _ending(self, agent: Agent, op: str, fields: dict[str, object]) -> AgentInfo:
         if agent.state in ENDED:
             return await self.ended(agent)
         # Waited for from here on: it may have been respawned by the time the keeper answers.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 from collections.abc import Callable
 
@@ -22,9 +22,13 @@ class IdSource:
 
     def next(self) -> str:
         """Return a new id of 20 characters."""
-        value = int(self._clock() * 1000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+        value = int(self._clock() * 1000) << _RANDOM_BITS | _random(_RANDOM_BITS)
         self._last = max(value, self._last + 1)
         return encode(self._last, _LENGTH)
+
+
+def _random(bits: int) -> int:
+    return int.from_bytes(os.urandom(8)) >> (64 - bits)
 
 
 def encode(value: int, length: int) -> str:
@@ -39,4 +43,4 @@ def name_for(program: str) -> str:
     stem = _NOT_IN_NAMES.sub("-", stem).strip("-._")[:40]
     if not stem or not stem[0].isalpha():
         stem = f"agent-{stem}" if stem else "agent"
-    return f"{stem}-{encode(secrets.randbits(25), 5)}"
+    return f"{stem}-{encode(_random(25), 5)}"

@@ -25,8 +25,9 @@ from descartesd.errors import StartupRefusedError, UnavailableError
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
-# So far apart transactions begin: one costs the same for a single change as for many.
-_GATHER_S = 0.001
+# So far apart transactions begin while several wait for them: one costs the same for a single
+# change as for many.
+_GATHER_S = 0.003
 # At so many pages (of 4 KiB) the log is moved into the file by whoever commits.
 _LOG_PAGES_MAX = 10_000
 INTENT_AGE_S = 24 * 3600.0
@@ -48,6 +49,10 @@ CREATE INDEX intents_finished ON intents (identity, finished_at);
 CREATE TABLE events (seq INTEGER PRIMARY KEY, record BLOB NOT NULL);
 DROP INDEX intents_finished;
 CREATE INDEX intents_finished ON intents (identity, finished_at) WHERE finished_at IS NOT NULL;
+ALTER TABLE agents RENAME TO agents_1;
+CREATE TABLE agents (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+INSERT INTO agents SELECT id, record FROM agents_1;
+DROP TABLE agents_1;
 """,
 )
 
@@ -144,7 +149,7 @@ class Registry:
     def save_soon(self) -> None:
         """Have what is recorded by then committed once this turn of the loop is over.
 
-        Or a little later: as soon as the transaction before is long enough ago.
+        Or a little later, on a busy server: as soon as the transaction before is long enough ago.
         """
         if not self._is_due:
             self._is_due = True
@@ -152,8 +157,9 @@ class Registry:
 
     def _save_for_all(self) -> None:
         self._is_due = False
-        self._not_before = asyncio.get_running_loop().time() + _GATHER_S
         waiting, self._waiting = self._waiting, []
+        if len(waiting) > 1:
+            self._not_before = asyncio.get_running_loop().time() + _GATHER_S
         is_saved = self.save()
         for done in waiting:
             if done.done():
@@ -230,9 +236,8 @@ class Registry:
         """Store an agent as it is now."""
         self._change(
             ("agent", agent.id),
-            "INSERT INTO agents VALUES (?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET record = excluded.record",
-            (agent.id, agent.name, to_row(agent)),
+            "INSERT OR REPLACE INTO agents VALUES (?, ?)",
+            (agent.id, to_row(agent)),
         )
 
     def drop_agent(self, agent_id: str) -> None:

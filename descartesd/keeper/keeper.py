@@ -97,24 +97,34 @@ class Keeper:
         return {"agents": [agent.status() for agent in page[:limit]], "next": more}
 
     def _forget(self, request: Request) -> dict[str, Any] | None:
-        """`{agent_id}`: drop the record of an exited agent; its files stay.
+        """`{agent_id}` or `{agent_ids}`: drop the records of exited agents; their files stay.
 
-        Answered when nothing of its tree is left, at the latest after FORGET_LIMIT_S.
+        Answered when nothing of their trees is left, at the latest after FORGET_LIMIT_S.
         """
-        agent = self._agents.find(fields.agent_id(request.fields))
-        if agent is not None and not (agent.runs or agent.is_swept):
-            # By this record alone what it has left is known to be its own.
-            self._loop.start(self._forgetting(agent, request))
-            return None
-        self._drop(fields.agent_id(request.fields), "forget")
-        return {}
+        if "agent_ids" in request.fields:
+            ids = fields.texts(request.fields, "agent_ids")
+        else:
+            ids = [fields.agent_id(request.fields)]
+        unswept = []
+        for agent_id in ids:
+            agent = self._agents.find(agent_id)
+            if agent is not None and not (agent.runs or agent.is_swept):
+                # By this record alone what it has left is known to be its own.
+                unswept.append(agent)
+            else:
+                self._drop(agent_id, "forget")
+        if not unswept:
+            return {}
+        self._loop.start(self._forgetting(unswept, request))
+        return None
 
-    def _forgetting(self, agent: Agent, request: Request) -> Steps:
+    def _forgetting(self, agents: list[Agent], request: Request) -> Steps:
         deadline = boottime() + FORGET_LIMIT_S
-        while not agent.is_swept and boottime() < deadline:
+        while not all(agent.is_swept for agent in agents) and boottime() < deadline:
             yield SWEPT_POLL_S
-        if not agent.runs and self._agents.find(agent.agent_id) is agent:
-            self._drop(agent.agent_id, "forget")
+        for agent in agents:
+            if not agent.runs and self._agents.find(agent.agent_id) is agent:
+                self._drop(agent.agent_id, "forget")
         request.reply({})
 
     def _remove(self, request: Request) -> dict[str, Any]:

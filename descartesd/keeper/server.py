@@ -163,7 +163,11 @@ class Server:
         while self._unsent and self._connection is not None and self._connection.is_clear:
             (agent_id, event), agent = next(iter(self._unsent.items()))
             del self._unsent[agent_id, event]
-            self._connection.send({"event": event, "agent": agent.status()})
+            status = agent.status()
+            if status["eof"]:
+                # It says both.
+                self._unsent.pop((agent_id, "eof"), None)
+            self._connection.send({"event": event, "agent": status})
 
     def handle(self, request: Request) -> None:
         """Carry out a request; whatever it raises becomes its answer."""

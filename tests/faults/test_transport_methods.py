@@ -90,6 +90,8 @@ WISHES: dict[str, dict[str, Any]] = {
     "agent.write": {"id": "%s", "data": b"intruder\n"},
     "agent.close_stdin": {"id": "%s"},
     "agent.remove": {"id": "%s"},
+    "agent.respawn": {"id": "%s"},
+    "batch.spawn": {"specs": [{"command": ["sleep", "60"], "name": "intruder"}]},
     "agent.get": {"id": "%s"},
     "agent.output": {"id": "%s"},
     "agent.follow": {"id": "%s"},

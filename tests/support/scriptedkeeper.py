@@ -108,7 +108,8 @@ class ScriptedKeeper:
             self._loop.remove_reader(self._peer)
             return
         self.heard.append(request)
-        self.before_reply(request["op"], request.get("agent_id", ""))
+        for agent_id in request.get("agent_ids", [request.get("agent_id", "")]):
+            self.before_reply(request["op"], agent_id)
         if refusal := self.refusals.get(request["op"]):
             error = dict(zip(("code", "message"), refusal, strict=True))
             protocol.send(self._peer, {"id": request["id"], "error": error})

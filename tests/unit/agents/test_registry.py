@@ -114,7 +114,7 @@ def test_registry_of_the_first_schema_is_taken_over_whole(path: str) -> None:
         },
     }  # fmt: skip
     db.execute(
-        "INSERT INTO agents VALUES (?, ?, ?)", (row["id"], "old", msgspec.msgpack.encode(row))
+        "INSERT INTO agents VALUES (?, ?)", (row["id"], "old", msgspec.msgpack.encode(row))
     )
     db.commit()
     db.close()

@@ -65,6 +65,9 @@ class Client:
             raise EOFError("the keeper closed the connection")
         if "event" in message:
             self.events.append(message)
+            if message["event"] == "exited" and message["agent"]["eof"]:
+                # It stands for both facts.
+                self.events.append({**message, "event": "eof"})
         else:
             self.replies[message["id"]] = message
 
