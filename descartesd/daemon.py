@@ -61,6 +61,8 @@ _TIDY_EVERY_S = 1.0
 _STOP_MARGIN_S = 10.0
 # Once every agent has ended, what waits for an end answers by itself.
 _LAST_ANSWERS_S = 0.5
+# What goes on without an agent, as an action does.
+_LAST_WORK_S = 4.5
 
 
 @contextlib.contextmanager
@@ -197,7 +199,7 @@ class Daemon:
             )
             self._health.refuses_strangers = True
             self._health.look(lag_s=0.0)
-            router.watch_connections()
+            router.tell_failures()
             minding = [
                 group.create_task(self._guard_keeper(), name="keeper guard"),
                 group.create_task(self._tidy(dispatcher), name="tidying"),
@@ -214,7 +216,7 @@ class Daemon:
                 task.cancel()
             dispatcher.refuse_changes()
             await self._end_agents()
-            await dispatcher.finish(_LAST_ANSWERS_S)
+            await dispatcher.finish(work_s=_LAST_WORK_S, answers_s=_LAST_ANSWERS_S)
             dispatcher.stop()
 
     def _sampler(self) -> Sampler:

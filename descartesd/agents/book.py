@@ -17,7 +17,7 @@ from descartesd.agents.registry import Registry
 from descartesd.agents.roster import Roster
 from descartesd.agents.views import Views
 from descartesd.errors import UnavailableError
-from descartesd.wire.agent import AgentInfo, Outcome, State
+from descartesd.wire.agent import AgentInfo, Outcome, Reason, State
 from descartesd.wire.event import EventKind
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,15 @@ class Book:
             self._take(agent)
 
     def add(self, agent: Agent) -> None:
-        """Take in a new agent, whose id and name are free."""
+        """Take in a new agent, whose id and name are free, and tell of it."""
         self._take(agent)
+        self.journal.record(
+            "status_changed",
+            agent.id,
+            name=agent.name,
+            state=agent.state,
+            attempt=agent.attempt,
+        )
         self.put(agent)
 
     def _take(self, agent: Agent) -> None:
@@ -67,27 +74,39 @@ class Book:
         self.alive += agent.state in ALIVE
 
     def forget(self, agent: Agent) -> None:
-        """Drop an agent and its name; an event tells it of one that had ever run."""
+        """Drop an agent and its name, and tell it."""
         if not self.roster.drop(agent):
             return
         self.alive -= agent.state in ALIVE
         agent.eof = True
         self.registry.drop_agent(agent.id)
-        if agent.state in ENDED:
-            self.journal.record("removed", agent.id, name=agent.name, state=agent.state)
-        self.registry.save_soon()
+        self.journal.record("removed", agent.id, name=agent.name, state=agent.state)
         self.wake(agent)
         self._tell_end(agent, None)
 
     def give_up(self, agent: Agent, why: str | None = None) -> None:
-        """Note that a start failed: a first one leaves nothing, a further one is an attempt."""
+        """Note that a start failed: a first one leaves nothing, a further one is an attempt.
+
+        Nothing is left to do where this has been noted already.
+        """
+        if agent.state in ENDED:
+            return
         if agent.attempt == 1:
             self.forget(agent)
-            return
+        else:
+            self._end_unstarted(agent, "failed", "spawn_error", why)
+
+    def cancel(self, agent: Agent) -> None:
+        """Note that an agent was ended before it was started."""
+        self._end_unstarted(agent, "terminated", "cancelled")
+
+    def _end_unstarted(
+        self, agent: Agent, state: State, reason: Reason, why: str | None = None
+    ) -> None:
         agent.ended_at = self.clock()
-        agent.outcome = Outcome(reason="spawn_error")
+        agent.outcome = Outcome(reason=reason)
         agent.eof = True
-        self.set_state(agent, "failed", why)
+        self.set_state(agent, state, why)
         self.put(agent)
 
     def set_state(self, agent: Agent, following: State, why: str | None = None) -> None:

@@ -52,6 +52,15 @@ class SpawnCounts:
     failed: int = 0
 
 
+@dataclass(slots=True)
+class _Reservation:
+    """An agent not yet asked for at the keeper."""
+
+    # The connection to the keeper it was made under.
+    connection: int
+    is_cancelled: bool = False
+
+
 class Fleet:
     """Starts, controls and removes agents."""
 
@@ -61,8 +70,7 @@ class Fleet:
         self._options = options
         self._id_source = IdSource(book.clock)
         self.spawns = SpawnCounts()
-        # Agents not yet asked for at the keeper, and the connection they were reserved under.
-        self._reserved: dict[str, int] = {}
+        self._reserved: dict[str, _Reservation] = {}
         # Ids of agents that are being removed.
         self._going: set[str] = set()
         # Why new agents are refused now; None while they are taken.
@@ -101,7 +109,7 @@ class Fleet:
             output_bytes=wanted.limits.output_bytes or self._options.runner.output_bytes,
         )
         self._book.add(agent)
-        self._reserved[agent.id] = self._keeper.connections
+        self._reserved[agent.id] = _Reservation(self._keeper.connections)
         return agent
 
     def _admit(self) -> None:
@@ -129,7 +137,7 @@ class Fleet:
         return name
 
     async def start(self, agent: Agent) -> None:
-        """Start a reserved or renewed agent, once it is durable.
+        """Start a reserved or renewed agent, once it is durable; cancelled by then, it is ended.
 
         What the keeper refuses leaves nothing of a new agent; of a renewed one the attempt failed.
         Raises what the keeper says, AbortedError when the keeper is lost meanwhile and has not
@@ -137,8 +145,10 @@ class Fleet:
         """
         try:
             await self._book.registry.durable()
-            self._require_same_keeper(agent)
-            await self._launch(agent)
+            if self._take_up(agent).is_cancelled:
+                self._book.cancel(agent)
+            else:
+                await self._launch(agent)
         except AbortedError:
             # Nobody knows what the keeper has started by now: recovery looks, and tells.
             await self._book.until(agent, ENDED | _STARTED)
@@ -150,10 +160,12 @@ class Fleet:
             raise
         self.spawns.succeeded += 1
 
-    def _require_same_keeper(self, agent: Agent) -> None:
+    def _take_up(self, agent: Agent) -> _Reservation:
+        reservation = self._reserved.pop(agent.id)
         # After a loss of the keeper recovery gives up every agent it finds not started.
-        if self._reserved.pop(agent.id) != self._keeper.connections:
+        if reservation.connection != self._keeper.connections:
             raise AbortedError("the keeper was lost before it was asked to start the agent")
+        return reservation
 
     def release(self, agent: Agent, why: str | None = None) -> None:
         """Give up an agent that is not started: nothing is left of a new one, not its name."""
@@ -175,7 +187,7 @@ class Fleet:
         self.check(agent, "respawn")
         self._admit()
         self.spawns.requested += 1
-        self._reserved[agent.id] = self._keeper.connections
+        self._reserved[agent.id] = _Reservation(self._keeper.connections)
         agent.attempt += 1
         agent.pid = agent.start_time = agent.started_at = agent.ended_at = agent.outcome = None
         agent.eof = False
@@ -211,6 +223,7 @@ class Fleet:
         self.check(agent, "pause")
         if agent.state == "paused":
             return
+        self._book.registry.check()
         reply = await self._keeper.request("pause", agent_id=agent.id)
         if agent.state == "running":
             agent.paused_at, agent.pause_mode = reply.get("paused_at", self._book.clock()), "tree"
@@ -223,6 +236,7 @@ class Fleet:
         self.check(agent, "resume")
         if agent.state == "running":
             return
+        self._book.registry.check()
         await self._keeper.request("resume", agent_id=agent.id)
         self._note_resumed(agent)
         await self._book.settled()
@@ -246,13 +260,20 @@ class Fleet:
     async def _end(self, agent: Agent, op: str, **fields: object) -> AgentInfo:
         ended = await self._ending(agent, op, fields)
         # What it started may take a moment longer than its first process.
-        await self._book.holds(agent, lambda: agent.eof or agent.state not in ENDED)
+        await self._book.holds(agent, lambda: agent.eof or agent.attempt != ended.attempt)
         with contextlib.suppress(DescartesError):
-            await self._keeper.request("forget", agent_id=agent.id)
+            # Until then the keeper alone would know of the end after a crash.
+            await self._book.registry.durable()
+            if agent.attempt == ended.attempt:
+                await self._keeper.request("forget", agent_id=agent.id)
         return ended
 
     async def _ending(self, agent: Agent, op: str, fields: dict[str, object]) -> AgentInfo:
-        if agent.state in ENDED:
+        reservation = self._reserved.get(agent.id)
+        if reservation is not None:
+            reservation.is_cancelled = True
+        await self._book.until(agent, ENDED | _STARTED)
+        if agent.state not in _STARTED:
             return await self.ended(agent)
         # Waited for from here on: it may have been respawned by the time the keeper answers.
         end = self._book.end_of(agent)

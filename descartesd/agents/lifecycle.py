@@ -7,9 +7,6 @@ from typing import Final
 from descartesd.errors import ConflictError
 from descartesd.wire.agent import State
 
-ACTIVE: Final[frozenset[State]] = frozenset(
-    ("queued", "starting", "running", "paused", "stopping", "backoff")
-)
 ENDED: Final[frozenset[State]] = frozenset(("completed", "failed", "terminated", "lost"))
 # The states in which the keeper holds a process for the agent.
 ALIVE: Final[frozenset[State]] = frozenset(("starting", "running", "paused", "stopping"))

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -28,10 +29,14 @@ SCHEMA_VERSION = 2
 # So far apart transactions begin while several wait for them: one costs the same for a single
 # change as for many.
 _GATHER_S = 0.003
+# So long what the disk refused waits for the next try.
+_RETRY_S = 1.0
 # At so many pages (of 4 KiB) the log is moved into the file by whoever commits.
 _LOG_PAGES_MAX = 10_000
 INTENT_AGE_S = 24 * 3600.0
 INTENTS_PER_IDENTITY = 10_000
+REPLY_BYTES_PER_IDENTITY = 64 << 20
+_EXPIRE_EVERY_S = 60.0
 # What each version adds to the one before.
 _SCHEMAS = (
     """
@@ -70,6 +75,16 @@ class Intent(NamedTuple):
 
 
 _INTENT_COLUMNS = "identity, key, method, digest, agent_id, created_at, reply"
+# The newest answer of an identity stays, however large it is.
+_DROP_CROWDED = """
+DELETE FROM intents WHERE (identity, key) IN (SELECT identity, key FROM (
+    SELECT identity, key, row_number() OVER newest AS place, sum(length(reply)) OVER newest AS size
+    FROM intents WHERE finished_at IS NOT NULL AND identity IN (
+        SELECT identity FROM intents WHERE finished_at IS NOT NULL
+        GROUP BY identity HAVING count(*) > ?1 OR sum(length(reply)) > ?2)
+    WINDOW newest AS (PARTITION BY identity ORDER BY finished_at DESC, key))
+WHERE place > ?1 OR (place > 1 AND size > ?2))
+"""
 
 
 class Registry:
@@ -83,6 +98,7 @@ class Registry:
         self._waiting: list[asyncio.Future[None]] = []
         self._is_due = False
         self._not_before = 0.0
+        self._expire_at = 0.0
         # The last change of each kind to each row, in the order they were made in.
         self._unsaved: dict[tuple[str, ...], tuple[str, tuple[object, ...]]] = {}
         _create_private(path)
@@ -126,11 +142,6 @@ class Registry:
         self.save()
         self._db.close()
 
-    def commit(self) -> None:
-        """Make everything recorded so far durable; raises UnavailableError when it cannot be."""
-        if not self.save():
-            raise self._unwritable()
-
     def _unwritable(self) -> UnavailableError:
         return UnavailableError(
             f"the registry cannot be written: {self.problem}",
@@ -138,7 +149,10 @@ class Registry:
         )
 
     async def durable(self) -> None:
-        """Wait until everything recorded so far is durable; raises as `commit`."""
+        """Wait until everything recorded so far is durable.
+
+        Raises UnavailableError when it cannot be.
+        """
         if not self._unsaved:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -158,9 +172,12 @@ class Registry:
     def _save_for_all(self) -> None:
         self._is_due = False
         waiting, self._waiting = self._waiting, []
-        if len(waiting) > 1:
-            self._not_before = asyncio.get_running_loop().time() + _GATHER_S
+        now = asyncio.get_running_loop().time()
         is_saved = self.save()
+        if not is_saved:
+            self._not_before = now + _RETRY_S
+        elif len(waiting) > 1:
+            self._not_before = now + _GATHER_S
         for done in waiting:
             if done.done():
                 continue
@@ -186,6 +203,7 @@ class Registry:
         if self.problem is not None:
             log.info("registry.writable")
             self.problem = None
+            self._not_before = 0.0
         for tell in self.on_saved:
             tell()
         return True
@@ -198,10 +216,14 @@ class Registry:
         self._has_log = True
 
     async def tidy(self) -> None:
-        """Try again what could not be written, and move the log into the file beside the loop.
+        """Try again what could not be written, and drop answers that nobody asks for any more.
 
-        A move waits for the disk: nobody's commit is to wait for it too.
+        The log is moved into the file beside the loop: that waits for the disk, and nobody's commit
+        is to wait for it too.
         """
+        if time.monotonic() >= self._expire_at:
+            self._expire_at = time.monotonic() + _EXPIRE_EVERY_S
+            self.expire_intents(time.time())
         self.save()
         if not self._has_log:
             return
@@ -214,8 +236,8 @@ class Registry:
 
     def check(self) -> None:
         """Refuse new work while nothing can be recorded; raises UnavailableError."""
-        if self.problem is not None:
-            self.commit()
+        if self.problem is not None and not self.save():
+            raise self._unwritable()
 
     def _change(self, row: tuple[str, ...], sql: str, values: tuple[object, ...]) -> None:
         self._unsaved.pop(row, None)
@@ -302,21 +324,9 @@ class Registry:
         self._change(
             ("expire",), "DELETE FROM intents WHERE finished_at < ?", (now - INTENT_AGE_S,)
         )
-        self.save()
-        crowded = self._db.execute(
-            "SELECT identity, count(*) FROM intents WHERE finished_at IS NOT NULL"
-            " GROUP BY identity HAVING count(*) > ?",
-            (INTENTS_PER_IDENTITY,),
-        ).fetchall()
-        for identity, count in crowded:
-            self._change(
-                ("expire", identity),
-                "DELETE FROM intents WHERE identity = ?1 AND key IN (SELECT key FROM intents"
-                " WHERE identity = ?1 AND finished_at IS NOT NULL"
-                " ORDER BY finished_at LIMIT ?2)",
-                (identity, count - INTENTS_PER_IDENTITY),
-            )
-        self.save()
+        self._change(
+            ("expire crowded",), _DROP_CROWDED, (INTENTS_PER_IDENTITY, REPLY_BYTES_PER_IDENTITY)
+        )
 
     def put_event(self, seq: int, record: bytes) -> None:
         """Store an event."""

@@ -211,14 +211,14 @@ class Control:
         """Kill what there is; returns whether anything was alive, new or lost."""
         found = False
         misses = self._tree.misses
-        for count, process in enumerate(self._tree.walk(agent), 1):
+        for count, process in enumerate(self._tree.left_by(agent), 1):
             key = (process.pid, process.start_time)
             if not process.is_gone:
                 found = True
                 if key not in met:
                     agent.leftovers += not (agent.is_killed or key in (agent.signalled or ()))
                 self._tree.signal(agent, process, signal.SIGKILL)
-            elif key not in met and process.pid != agent.pid:
+            elif key not in met:
                 # A zombie too: before it died it may have forked out of this look's sight.
                 found = True
             met.add(key)

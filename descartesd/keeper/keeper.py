@@ -99,10 +99,12 @@ class Keeper:
     def _forget(self, request: Request) -> dict[str, Any] | None:
         """`{agent_id}` or `{agent_ids}`: drop the records of exited agents; their files stay.
 
-        Answered when nothing of their trees is left, at the latest after FORGET_LIMIT_S.
+        Of several, those that run are left out. Answered when nothing of their trees is left, at
+        the latest after FORGET_LIMIT_S.
         """
         if "agent_ids" in request.fields:
-            ids = fields.texts(request.fields, "agent_ids")
+            told = fields.texts(request.fields, "agent_ids")
+            ids = [agent_id for agent_id in told if not self._runs(agent_id)]
         else:
             ids = [fields.agent_id(request.fields)]
         unswept = []
@@ -117,6 +119,10 @@ class Keeper:
             return {}
         self._loop.start(self._forgetting(unswept, request))
         return None
+
+    def _runs(self, agent_id: str) -> bool:
+        agent = self._agents.find(agent_id)
+        return agent is not None and agent.runs
 
     def _forgetting(self, agents: list[Agent], request: Request) -> Steps:
         deadline = boottime() + FORGET_LIMIT_S

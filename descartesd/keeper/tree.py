@@ -51,6 +51,10 @@ class Tree:
         """
         if agent.runs:
             yield from self._descend(agent, [(agent.pid, agent.start_time)])
+        yield from self.left_by(agent)
+
+    def left_by(self, agent: Agent) -> Iterator[Process]:
+        """As `walk`, of an agent whose leader is dead: by then its children are orphans."""
         yield from self._descend(agent, self.orphans().get(agent, ()))
 
     def signal(self, agent: Agent, process: Process, signum: int) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
@@ -13,12 +14,21 @@ from descartesd.agents.selector import matcher
 from descartesd.agents.spec import signal_number
 from descartesd.errors import (
     InvalidArgumentError,
+    NotFoundError,
     PermissionDeniedError,
     UnimplementedError,
 )
 from descartesd.methods.call import Call, Handler
 from descartesd.wire import agent as wire
 from descartesd.wire.server import Done
+
+
+class _Page(Struct, frozen=True, kw_only=True):
+    """An AgentPage of agents that are encoded already."""
+
+    agents: list[Raw]
+    total: int
+    next: str | None
 
 
 class AgentMethods:
@@ -60,22 +70,24 @@ class AgentMethods:
         await self._fleet.start(agent)
         if call.idem is None:
             # Under a key the answer is recorded, and the agent with it.
-            await self._registry.durable()
+            await self._book.settled()
         return self._book.views.info(agent)
 
     async def _clear(self, name: str) -> None:
         holder = self._book.roster.names.get(name)
         if holder is not None:
-            await self._fleet.kill(holder)
-            await self._fleet.remove(holder)
+            # It may go by itself: its start may fail, or somebody else removes it.
+            with contextlib.suppress(NotFoundError):
+                await self._fleet.kill(holder)
+                await self._fleet.remove(holder)
 
-    def list(self, _call: Call, params: wire.AgentList) -> wire.AgentPage:
+    def list(self, _call: Call, params: wire.AgentList) -> _Page:
         is_meant = matcher(params.labels, params.states, params.owner)
         wanted = [agent for agent in self._book.roster if is_meant(agent)]
         rest = [agent for agent in wanted if params.cursor is None or agent.id > params.cursor]
         page = rest[: params.limit]
-        return wire.AgentPage(
-            agents=[self._book.views.info(agent) for agent in page],
+        return _Page(
+            agents=[self._book.views.encoded(agent) for agent in page],
             total=len(wanted),
             next=page[-1].id if len(rest) > len(page) else None,
         )
@@ -120,7 +132,7 @@ class AgentMethods:
             self._registry.bind_intent(call.caller.id, call.idem, agent.id)
         await self._fleet.start(agent)
         if call.idem is None:
-            await self._registry.durable()
+            await self._book.settled()
         return self._book.views.info(agent)
 
     async def signal(self, _call: Call, params: wire.AgentSignal) -> wire.Signalled:

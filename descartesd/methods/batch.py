@@ -139,7 +139,7 @@ class BatchMethods:
                 self._fleet.release(place)
         if call.idem is None:
             # Under a key the answer is recorded, and the agents with it.
-            await self._book.registry.durable()
+            await self._book.settled()
         words = (spec.name or _place(number) for number, spec in enumerate(params.specs))
         return _result(list(map(_spawned, words, outcomes)), self._max_message_bytes)
 

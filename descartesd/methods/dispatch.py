@@ -6,12 +6,10 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from time import perf_counter_ns
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -21,18 +19,20 @@ from descartesd.errors import (
     InternalError,
     InvalidArgumentError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
 )
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.idempotency import Answer, Answers
+from descartesd.methods.pending import Pending, PendingRequests
 from descartesd.methods.policy import Policy, refusal
 from descartesd.methods.rows import Row, rows_of
 from descartesd.observe.metrics import RequestMetrics
-from descartesd.transport.server import Peer
+from descartesd.transport.server import Peer, Send
 from descartesd.transport.shed import Shed
-from descartesd.transport.streams import Key, Streams
-from descartesd.transport.unread import Unread
+from descartesd.transport.streams import Streams
+from descartesd.transport.unread import LARGE, Unread
 from descartesd.wire import codec
 from descartesd.wire.envelope import VERSION, Request, Result
 
@@ -40,15 +40,13 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_OPEN_PER_PEER = 1000
 
+class _Asked(NamedTuple):
+    """What is kept of a request beside its decoded params; `digest` of them if it has a key."""
 
-@dataclass(slots=True)
-class _Open:
-    """A request that is being worked on; its answer goes to `peer`."""
-
-    fd: int
-    task: asyncio.Task[None]
+    id: str | int
+    deadline_s: float | None
+    digest: bytes | None
 
 
 class Dispatcher:
@@ -67,12 +65,11 @@ class Dispatcher:
         self._answers = answers
         self._request_timeout_s = request_timeout_s
         self._max_message_bytes = max_message_bytes
-        self._open: dict[Key, _Open] = {}
-        self._per_peer: Counter[bytes] = Counter()
+        self._pending = PendingRequests()
         self._work: set[asyncio.Task[Any]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._is_stopping = False
-        self._send: Callable[[Peer, bytes], bool] = _unsent
+        self._send: Send = _unsent
         self.unread = Unread()
         self.streams = Streams(self._send_now, self.unread)
         self.shed = Shed(self._send_now)
@@ -82,7 +79,7 @@ class Dispatcher:
         """Take the function of every method; raises ValueError when one is missing."""
         self._rows = rows_of(handlers, self.metrics)
 
-    def start(self, group: asyncio.TaskGroup, send: Callable[[Peer, bytes], bool]) -> None:
+    def start(self, group: asyncio.TaskGroup, send: Send) -> None:
         """Begin to answer; waiting requests run as tasks of `group`."""
         self._group = group
         self._send = send
@@ -91,22 +88,26 @@ class Dispatcher:
         """From now on answer only what changes nothing."""
         self._is_stopping = True
 
-    async def finish(self, within_s: float) -> None:
-        """Wait for what is open to be answered, this long at most."""
-        tasks = [opened.task for opened in self._open.values()]
+    async def finish(self, *, work_s: float, answers_s: float) -> None:
+        """Wait for recorded work to be done, then for what is open to be answered, so long each."""
+        if self._work:
+            await asyncio.wait(tuple(self._work), timeout=work_s)
+        tasks = self._pending.tasks()
         if tasks:
-            await asyncio.wait(tasks, timeout=within_s)
+            await asyncio.wait(tasks, timeout=answers_s)
 
     def stop(self) -> None:
         """End: what still waits is told that the server is stopping."""
         self._group = None
         self.streams.end_all(_stopping())
-        for task in [opened.task for opened in self._open.values()] + list(self._work):
+        for pending in self._pending.but_streams():
+            self._break_off(pending, _stopping())
+        for task in self._work:
             task.cancel()
         self.shed.close()
 
-    def _send_now(self, peer: Peer, payload: bytes) -> bool:
-        return self._send(peer, payload)
+    def _send_now(self, peer: Peer, payload: bytes, is_item: bool = False) -> bool | None:
+        return self._send(peer, payload, is_item)
 
     def on_request(self, peer: Peer, payload: bytes) -> None:
         """Work on one request."""
@@ -129,9 +130,10 @@ class Dispatcher:
         try:
             call, params = self._admit(row, peer, request, began_ns)
             if row.waits or (peer.fd in self.unread.windows and self.unread.is_full(peer.fd)):
-                self._begin(row, call, request, params)
+                self._begin(row, call, request, params, len(payload))
             else:
-                self._reply(peer, request.id, row.handler(call, params))
+                # What is answered at once was never open.
+                self._send(peer, self._encoded(request.id, row.handler(call, params)))
                 row.metrics.answered(began_ns)
         except DescartesError as exc:
             self._refuse(row, began_ns, peer, request.id, exc)
@@ -142,34 +144,39 @@ class Dispatcher:
         """A connection closed: what only it was waiting for ends."""
         self.streams.drop_connection(fd)
         self.shed.drop(fd)
-        for opened in [o for o in self._open.values() if o.fd == fd]:
-            opened.task.cancel()
+        for pending in self._pending.of_connection(fd):
+            pending.task.cancel()
 
     def tidy(self) -> None:
-        """End the streams of who is let in no longer, and serve again who reads again."""
+        """End what is open for who is let in no longer, and serve again who reads again."""
         self._policy.refresh()
         self.streams.expel(self._policy.identify)
+        for pending in self._pending.but_streams():
+            try:
+                self._policy.identify(pending.call.peer.user_id)
+            except UnauthenticatedError as error:
+                self._break_off(pending, error)
         self.shed.settle()
 
     def on_shed(self, peer: Peer, payload: bytes) -> None:
         """A peer does not read: its streams end and its requests are dropped until it does."""
-        unanswered = {key: opened for key, opened in self._open.items() if key[0] == peer.route}
-        self.shed.add(peer, [codec.read_id(payload), *(request_id for _, request_id in unanswered)])
-        for opened in unanswered.values():
-            opened.task.cancel()
+        unanswered = self._pending.of_route(peer.route)
+        self.shed.add(peer, [codec.read_id(payload), *(pending.key[1] for pending in unanswered)])
+        for pending in unanswered:
+            pending.task.cancel()
 
     def _admit(self, row: Row, peer: Peer, request: Request, began_ns: int) -> tuple[Call, Struct]:
         caller = self._policy.identify(peer.user_id)
         if caller.rank < row.rank:
             raise refusal(caller, row.method)
-        if self._is_stopping and not row.is_harmless:
-            raise _stopping()
         if row.method.stream and peer.delimited:
             raise InvalidArgumentError(
                 f"{request.method} is a stream, which a REQ socket cannot receive",
                 hint="use a DEALER socket and send the request without an empty frame before it",
             )
         params = row.decode(request.params)
+        if self._is_stopping and not row.is_harmless(params):
+            raise _stopping()
         idem = request.idem if isinstance(request.idem, str) else None
         return Call(caller, peer, began_ns, idem), params
 
@@ -180,93 +187,85 @@ class Dispatcher:
             hint=f"did you mean '{near}'" if near else "see what it has: server.methods",
         )
 
-    def _begin(self, row: Row, call: Call, request: Request, params: Struct) -> None:
+    def _begin(self, row: Row, call: Call, request: Request, params: Struct, size: int) -> None:
         key = (call.peer.route, request.id)
-        opened = self._open.get(key)
-        if opened is not None:
-            if not opened.task.cancelling():
-                raise InvalidArgumentError(
-                    f"id: a request '{request.id}' is open on this connection already"
-                )
-            self._close(key, opened.task)
-        if self._per_peer[call.peer.route] >= _OPEN_PER_PEER:
-            raise ResourceExhaustedError(
-                f"{_OPEN_PER_PEER} requests are open on this connection",
-                hint="wait for answers before asking on",
-            )
+        self._pending.admit(key, size)
         if self._group is None:
             raise _stopping()
+        asked = _asked(row, call, request)
         name = f"{request.method} {request.id}"
         if row.method.stream:
             stream = self.streams.make(call.peer, request.id, request.credit)
             stream.on_open = partial(row.metrics.answered, call.began_ns)
-            work = self._stream(row, call._replace(stream=stream), request, params)
+            work = self._stream(row, call._replace(stream=stream), asked, params)
             task = self._group.create_task(work, name=name)
             # At once: its credit and its end may be the next messages.
             self.streams.add(stream, task)
         else:
-            task = self._group.create_task(self._wait(row, call, request, params), name=name)
-        self._open[key] = _Open(call.peer.fd, task)
-        self._per_peer[call.peer.route] += 1
-        task.add_done_callback(lambda done: self._close(key, done))
+            task = self._group.create_task(self._wait(row, call, asked, params), name=name)
+        self._pending.add(Pending(key, row, call, task, size))
 
-    def _close(self, key: Key, task: asyncio.Task[None] | None) -> None:
-        """Forget a request, before its last message goes out: its id may come again at once."""
-        opened = self._open.get(key)
-        if opened is None or opened.task is not task:
-            return
-        del self._open[key]
-        self._per_peer[key[0]] -= 1
-        if not self._per_peer[key[0]]:
-            del self._per_peer[key[0]]
+    def _break_off(self, pending: Pending, error: DescartesError) -> None:
+        """Answer in the place of the task, which may not even have begun."""
+        pending.task.cancel()
+        self._pending.close(pending.key, pending.task)
+        self._refuse(pending.row, pending.call.began_ns, pending.call.peer, pending.key[1], error)
 
-    async def _wait(self, row: Row, call: Call, request: Request, params: Struct) -> None:
+    async def _wait(self, row: Row, call: Call, asked: _Asked, params: Struct) -> None:
         try:
-            async with asyncio.timeout(row.limit_s(request, self._request_timeout_s)):
-                size = row.room(params)
-                if size:
-                    # Not before there is room: nothing that large is kept for who does not read.
-                    async with self.unread.room(call.peer.fd, size):
-                        await self._answer(row, call, request, params)
-                else:
-                    await self._answer(row, call, request, params)
+            async with asyncio.timeout(row.limit_s(asked.deadline_s, self._request_timeout_s)):
+                await self._answer(row, call, asked, params)
             return
         except TimeoutError:
-            error: DescartesError = row.too_late(request)
-        except asyncio.CancelledError:
-            if self._group is None:
-                self._refuse(row, call.began_ns, call.peer, request.id, _stopping())
-            raise
+            error: DescartesError = row.too_late(asked.deadline_s)
         except DescartesError as exc:
-            if isinstance(exc, DeadlineExceededError):
+            # Under a key it is told as it was recorded.
+            if isinstance(exc, DeadlineExceededError) and asked.digest is None:
                 exc.retryable = row.method.resend != "never"
             error = exc
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
-            error = incident(exc, request.method)
-        self._refuse(row, call.began_ns, call.peer, request.id, error)
+            error = incident(exc, row.method.name)
+        self._pending.close((call.peer.route, asked.id), asyncio.current_task())
+        self._refuse(row, call.began_ns, call.peer, asked.id, error)
 
-    async def _answer(self, row: Row, call: Call, request: Request, params: Struct) -> None:
-        if not row.waits:
-            result: Any = row.run(call, params)
-        elif row.is_unrecorded(params):
-            result = await row.run(call, params)
-        else:
-            result = await self._finish(row, call, request, params)
-        self._reply(call.peer, request.id, result)
+    async def _answer(self, row: Row, call: Call, asked: _Asked, params: Struct) -> None:
+        room = row.room(params)
+        if room:
+            # Not before there is room: nothing that large is kept for who does not read.
+            async with self.unread.room(call.peer.fd, room):
+                answer = self._encoded(asked.id, await self._result(row, call, asked, params))
+                self._deliver(row, call, asked.id, answer)
+            return
+        answer = self._encoded(asked.id, await self._result(row, call, asked, params))
+        if len(answer) < LARGE:
+            self._deliver(row, call, asked.id, answer)
+            return
+        self._pending.resize((call.peer.route, asked.id), len(answer))
+        async with self.unread.room(call.peer.fd, len(answer)):
+            self._deliver(row, call, asked.id, answer)
+
+    def _deliver(self, row: Row, call: Call, request_id: str | int, answer: bytes) -> None:
+        self._pending.close((call.peer.route, request_id), asyncio.current_task())
+        self._send(call.peer, answer)
         row.metrics.answered(call.began_ns)
 
-    async def _finish(self, row: Row, call: Call, request: Request, params: Struct) -> Any:
+    async def _result(self, row: Row, call: Call, asked: _Asked, params: Struct) -> Any:
+        if not row.waits:
+            return row.handler(call, params)
+        if row.is_unrecorded(params):
+            return await row.handler(call, params)
+        return await self._finish(row, call, asked, params)
+
+    async def _finish(self, row: Row, call: Call, asked: _Asked, params: Struct) -> Any:
         """Let work that changes something run to its end, whoever still waits for it."""
-        if row.keyed and call.idem is not None:
-            digest = hashlib.sha256(request.params).digest()
-            answer = self._answers.find(call.caller.id, call.idem, request.method, digest)
+        method = row.method.name
+        if asked.digest is not None and call.idem is not None:
+            answer = self._answers.find(call.caller.id, call.idem, method, asked.digest)
             if answer is None:
-                answer = self._answers.begin(call.caller.id, call.idem, request.method, digest)
+                answer = self._answers.begin(call.caller.id, call.idem, method, asked.digest)
                 self._work_on(self._answered(row, call, params, answer))
             return await answer.result()
-        outcome = await asyncio.shield(
-            self._work_on(settled(row.run(call, params), row.method.name))
-        )
+        outcome = await asyncio.shield(self._work_on(settled(row.handler(call, params), method)))
         if isinstance(outcome, DescartesError):
             raise outcome
         return outcome
@@ -290,27 +289,26 @@ class Dispatcher:
     async def _recorded(self, row: Row, call: Call, params: Struct) -> Any:
         if not row.records_itself:
             await self._answers.begun()
-        return await row.run(call, params)
+        return await row.handler(call, params)
 
-    async def _stream(self, row: Row, call: Call, request: Request, params: Struct) -> None:
+    async def _stream(self, row: Row, call: Call, asked: _Asked, params: Struct) -> None:
         stream = call.stream
         if stream is None:
             raise ValueError("a stream's method was called without one")
         error: DescartesError | None = None
-        deadline_s = request.deadline_s if isinstance(request.deadline_s, float) else None
         try:
-            async with asyncio.timeout(deadline_s):
-                await row.run(call, params)
+            async with asyncio.timeout(asked.deadline_s):
+                await row.handler(call, params)
         except ConnectionResetError:
             log.debug("stream.client_gone", extra={"stream": stream.id})
             return
         except TimeoutError:
-            error = row.too_late(request)
+            error = row.too_late(asked.deadline_s)
         except DescartesError as exc:
             error = exc
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
             error = incident(exc, row.method.name)
-        self._close((stream.peer.route, stream.id), asyncio.current_task())
+        self._pending.close((stream.peer.route, stream.id), asyncio.current_task())
         if error is not None:
             row.metrics.failures += 1
             self.metrics.errors[error.code] += 1
@@ -318,7 +316,7 @@ class Dispatcher:
             row.metrics.answered(call.began_ns)
         stream.end(error)
 
-    def _reply(self, peer: Peer, request_id: str | int, result: object) -> None:
+    def _encoded(self, request_id: str | int, result: object) -> bytes:
         message = codec.encode(Result(v=VERSION, id=request_id, result=result))
         if len(message) > self._max_message_bytes:
             raise ResourceExhaustedError(
@@ -327,13 +325,7 @@ class Dispatcher:
                 hint="ask for less at once: a smaller limit",
                 retryable=False,
             )
-        self._release((peer.route, request_id))
-        self._send(peer, message)
-
-    def _release(self, key: Key) -> None:
-        # What is answered at once was never open.
-        if key in self._open:
-            self._close(key, asyncio.current_task())
+        return message
 
     def _refuse(
         self, row: Row, began_ns: int, peer: Peer, request_id: str | int, error: DescartesError
@@ -344,9 +336,16 @@ class Dispatcher:
 
     def _fail(self, peer: Peer, request_id: str | int | None, error: DescartesError) -> None:
         self.metrics.errors[error.code] += 1
-        if request_id is not None:
-            self._release((peer.route, request_id))
         self._send(peer, codec.failure(request_id, error))
+
+
+def _asked(row: Row, call: Call, request: Request) -> _Asked:
+    has_key = row.keyed and call.idem is not None
+    return _Asked(
+        id=request.id,
+        deadline_s=request.deadline_s if isinstance(request.deadline_s, float) else None,
+        digest=hashlib.sha256(request.params).digest() if has_key else None,
+    )
 
 
 def _stopping() -> UnavailableError:
@@ -374,5 +373,5 @@ def incident(exc: BaseException, method: str) -> InternalError:
     )
 
 
-def _unsent(_peer: Peer, _payload: bytes) -> bool:
+def _unsent(_peer: Peer, _payload: bytes, _is_item: bool = False) -> bool | None:
     return False

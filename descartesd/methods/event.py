@@ -13,7 +13,8 @@ from descartesd.transport.streams import Stream
 from descartesd.wire import codec
 from descartesd.wire.event import Event, EventFollow
 
-_AT_ONCE = 256
+# Others get their turn after so many.
+_AT_ONCE = 16
 
 
 class EventMethods:
@@ -52,6 +53,8 @@ class EventMethods:
                     position = number
                 if position >= journal.last:
                     await news.wait()
+                else:
+                    await asyncio.sleep(0)
 
     async def _push_gap(self, stream: Stream, position: int) -> int:
         last = self._journal.first - 1

@@ -16,7 +16,9 @@ from descartesd.errors import ConflictError, DescartesError, UnavailableError
 from descartesd.wire import codec
 from descartesd.wire.envelope import WireError
 
-_EXPIRE_EVERY = 1000
+# After so many bytes of answers, each counted as the least at least, the oldest may have to go.
+_EXPIRE_BYTES = 16 << 20
+_LEAST_BYTES = 16 << 10
 
 
 class _Stored(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -66,7 +68,7 @@ class Answers:
         self._registry = registry
         self._clock = clock
         self._open: dict[tuple[str, str], tuple[Answer, str, bytes]] = {}
-        self._finished = 0
+        self._unexpired_bytes = 0
 
     def find(self, identity: str, key: str, method: str, digest: bytes) -> Answer | None:
         """Find the answer under a key.
@@ -142,13 +144,15 @@ class Answers:
         if isinstance(outcome, DescartesError) and outcome.retryable:
             self._registry.drop_intent(identity, key)
         else:
-            self._registry.finish_intent(identity, key, codec.encode(stored), now)
-        self._expire(now)
+            reply = codec.encode(stored)
+            self._registry.finish_intent(identity, key, reply, now)
+            self._expire(len(reply), now)
         return settled
 
-    def _expire(self, now: float) -> None:
-        self._finished += 1
-        if self._finished % _EXPIRE_EVERY == 0:
+    def _expire(self, added_bytes: int, now: float) -> None:
+        self._unexpired_bytes += max(added_bytes, _LEAST_BYTES)
+        if self._unexpired_bytes >= _EXPIRE_BYTES:
+            self._unexpired_bytes = 0
             self._registry.expire_intents(now)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from descartesd.transport.unread import WINDOW
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentOutput
 from descartesd.wire.batch import BatchRun
-from descartesd.wire.envelope import Request
 from descartesd.wire.methods import METHODS, Method
 
 # Set aside for an answer that is not long in the making.
@@ -37,40 +36,40 @@ class Row:
     method: Method[Any, Any]
     rank: int
     decode: codec.ParamsDecoder
-    handler: Handler
+    handler: Callable[[Call, Any], Any]
     waits: bool
     keyed: bool
-    # It changes nothing but streams.
-    is_harmless: bool
+    # It changes nothing but streams, whatever its params.
+    only_looks: bool
     # It makes the beginning of its work durable by itself.
     records_itself: bool
     metrics: MethodMetrics
 
-    def run(self, call: Call, params: Struct) -> Any:
-        """Call the function; the coroutine it is, when it waits."""
-        return self.handler(call, params)
+    def is_harmless(self, params: Struct) -> bool:
+        """Whether it changes nothing but streams."""
+        return self.only_looks or _is_a_look(params)
 
     def is_unrecorded(self, params: Struct) -> bool:
         """Whether the answer is not worth keeping, or the work not worth finishing for nobody."""
         return self.method.resend == "read" or self.method.name in _ENDING or _is_a_look(params)
 
     def room(self, params: Struct) -> int:
-        """The bytes an answer may have that has to wait for its turn; 0 for a small one."""
+        """The bytes to set aside before the answer is made; 0 when only its real size counts."""
         if isinstance(params, AgentOutput):
             return params.limit
         if _is_a_look(params):
             return WINDOW
         return 0 if self.waits else _SMALL_ANSWER
 
-    def limit_s(self, request: Request, usual_s: float) -> float | None:
+    def limit_s(self, deadline_s: float | None, usual_s: float) -> float | None:
         """Seconds the work may take; None without a limit."""
-        if isinstance(request.deadline_s, float):
-            return request.deadline_s
+        if deadline_s is not None:
+            return deadline_s
         return None if self.method.name in _UNBOUNDED else usual_s
 
-    def too_late(self, request: Request) -> DeadlineExceededError:
+    def too_late(self, deadline_s: float | None) -> DeadlineExceededError:
         """The error of who is not done in time."""
-        limit = f" within {request.deadline_s} s" if isinstance(request.deadline_s, float) else ""
+        limit = "" if deadline_s is None else f" within {deadline_s} s"
         return DeadlineExceededError(
             f"{self.method.name} was not done{limit}; it may still happen",
             hint="ask again with the same idempotency key, or look at the agent",
@@ -95,7 +94,7 @@ def rows_of(handlers: Mapping[str, Handler], metrics: RequestMetrics) -> dict[st
             handler=handler,
             waits=inspect.iscoroutinefunction(handler),
             keyed=METHODS[name].resend == "idem",
-            is_harmless=METHODS[name].resend == "read" or name.startswith("stream."),
+            only_looks=METHODS[name].resend == "read" or name.startswith("stream."),
             records_itself=name in _RECORDING,
             metrics=metrics.method(name),
         )

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
 
-from descartesd.errors import DescartesError
+from descartesd.errors import DescartesError, UnavailableError
 from descartesd.transport.calls import LEAST_S, RESENDS, Patience, cut, too_late
 from descartesd.transport.causes import never_sent
-from descartesd.transport.events import EventPosition
-from descartesd.transport.follow import FollowPosition
+from descartesd.transport.positions import position_of
 from descartesd.wire import codec
-from descartesd.wire.agent import AgentFollow, OutputChunk
+from descartesd.wire.agent import OutputChunk
 from descartesd.wire.envelope import (
     DEFAULT_CREDIT_BYTES,
     DEFAULT_CREDIT_ITEMS,
@@ -26,37 +25,15 @@ from descartesd.wire.envelope import (
     Request,
     raw,
 )
-from descartesd.wire.event import EventFollow
 from descartesd.wire.methods import STREAM_CANCEL, STREAM_CREDIT, Method
 from descartesd.wire.server import StreamCancel, StreamCredit
-
-
-class Position(Protocol):
-    """Counts what the consumer of a stream has been given: nothing twice, nothing left out."""
-
-    def request(self, waiting: Iterable[Any]) -> msgspec.Struct:
-        """The request that goes on behind the items the consumer has or is still to be given."""
-
-    def is_complete(self, waiting: Iterable[Any]) -> bool:
-        """Whether nothing more comes behind these."""
-
-    def accept(self, item: Any) -> msgspec.Struct | None:
-        """The part of an item the consumer has not been given yet, None when there is none."""
-
-
-def _position_of(request: msgspec.Struct) -> Position | None:
-    if isinstance(request, AgentFollow):
-        return FollowPosition(request)
-    if isinstance(request, EventFollow) and request.since is not None:
-        return EventPosition(request.since)
-    return None
 
 
 class InboundStream:
     """One open stream: at most the granted credit waits in it for its consumer.
 
-    Output and numbered events go on after a lost connection, as often as it takes; any other
-    stream fails then.
+    Output and numbered events go on after a lost connection and an orderly restart of the server,
+    as often as it takes; any other stream fails then.
     """
 
     __slots__ = (
@@ -96,7 +73,7 @@ class InboundStream:
         self.limit = math.inf
         self.began = 0.0
         self._params = raw(request)
-        self._position = _position_of(request)
+        self._position = position_of(request)
         self._timeout_s = timeout_s
         self._deadline_s = deadline_s
         self._on_news = on_news
@@ -157,7 +134,7 @@ class InboundStream:
     def take(self, incoming: Incoming) -> bool:
         """The stream is open, an item has come, or its end."""
         if isinstance(incoming.error, msgspec.Struct):
-            self.fail(codec.error_of(incoming.error))
+            self._refused(codec.error_of(incoming.error))
         elif incoming.end:
             self._end()
         elif incoming.stream:
@@ -167,6 +144,12 @@ class InboundStream:
         elif isinstance(incoming.item, Raw):
             self._keep(incoming.item)
         return self.is_over
+
+    def _refused(self, error: DescartesError) -> None:
+        is_leaving = isinstance(error, UnavailableError) and error.retryable
+        # A server that stops says so and closes the connection: the next one is waited for.
+        if not (is_leaving and self._has_opened and self._position is not None):
+            self.fail(error)
 
     def _keep(self, item: Raw) -> None:
         try:

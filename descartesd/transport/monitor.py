@@ -61,7 +61,7 @@ class Tally:
 
 
 class Monitor:
-    """Counts failed handshakes and tells of connections by their descriptor."""
+    """Tells of connections by their descriptor and, when asked to, logs failed handshakes."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Monitor:
         on_accepted: Callable[[int], None],
         on_disconnected: Callable[[int], None],
     ) -> None:
-        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
         for event in _FAILED:
             events |= event
         address = f"inproc://monitor.{id(self)}"
@@ -84,14 +84,18 @@ class Monitor:
         self._on_disconnected = on_disconnected
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tally = Tally("handshake.failed")
-        self.connections = 0
-        self.failures: Counter[str] = Counter()
+        self._tells_failures = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to read."""
         self._loop = loop
         loop.add_reader(self._socket.FD, self._drain)
         loop.call_soon(self._drain)
+
+    def tell_failures(self) -> None:
+        """Log the handshakes that fail from now on."""
+        self.catch_up()
+        self._tells_failures = True
 
     def close(self) -> None:
         """Stop reading; the watched socket must still be open."""
@@ -126,13 +130,10 @@ class Monitor:
         return True
 
     def _note(self, event: int, value: int) -> None:
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self.connections += 1
-        elif event == zmq.EVENT_ACCEPTED:
+        if event == zmq.EVENT_ACCEPTED:
             self._on_accepted(value)
         elif event == zmq.EVENT_DISCONNECTED:
             self._on_disconnected(value)
-        elif event in _FAILED and self._loop is not None:
+        elif self._tells_failures and self._loop is not None:
             cause = _TOLD_APART.get((event, value), _FAILED[event])
-            self.failures[cause] += 1
             self._tally.add(self._loop, cause)

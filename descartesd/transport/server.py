@@ -12,7 +12,7 @@ import errno
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import zmq
 
@@ -42,6 +42,15 @@ class Peer(NamedTuple):
     delimited: bool
     user_id: str
     fd: int
+
+
+class Send(Protocol):
+    """Sends one message: True, False when the peer does not read, None when it is gone.
+
+    An item of a stream is counted as unread however small it is.
+    """
+
+    def __call__(self, peer: Peer, payload: bytes, is_item: bool = ..., /) -> bool | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,11 @@ class RouterServer:
     def start(self, loop: asyncio.AbstractEventLoop, listeners: Sequence[Listener]) -> None:
         """Serve on the listeners; the ZAP handler must be bound already."""
         self._loop = loop
+        # First: nobody may connect unseen.
+        self._monitor = Monitor(
+            self._socket, on_accepted=self._closed.discard, on_disconnected=self._disconnected
+        )
+        self._monitor.start(loop)
         for listener in listeners:
             self._socket.setsockopt(zmq.USE_FD, listener.duplicate())
             # With USE_FD the endpoint only chooses the transport.
@@ -117,13 +131,10 @@ class RouterServer:
         loop.add_reader(self._socket.FD, self._drain)
         self._schedule()
 
-    def watch_connections(self) -> None:
-        """Begin to tell of closed connections and failed handshakes."""
-        if self._loop is not None:
-            self._monitor = Monitor(
-                self._socket, on_accepted=self._closed.discard, on_disconnected=self._disconnected
-            )
-            self._monitor.start(self._loop)
+    def tell_failures(self) -> None:
+        """Log the handshakes that fail from now on: the first is the server's own."""
+        if self._monitor is not None:
+            self._monitor.tell_failures()
 
     def _disconnected(self, fd: int) -> None:
         self._closed.add(fd)
@@ -142,34 +153,40 @@ class RouterServer:
         self._overlong.close()
         self._socket.close(linger=_LINGER_MS)
 
-    def send(self, peer: Peer, payload: bytes) -> bool:
-        """Send one message; False when the peer is gone or does not read."""
+    def send(self, peer: Peer, payload: bytes, is_item: bool = False, /) -> bool | None:
+        """Send one message: True, False when the peer does not read, None when it is gone."""
         sock = self._socket
         if sock.closed:
-            return False
+            return None
         try:
             sock.send(peer.route, _MORE)
             if peer.delimited:
                 sock.send(b"", _MORE)
-            if len(payload) < LARGE:
+            if len(payload) < LARGE and not is_item:
                 sock.send(payload, _NOW)
             else:
                 sock.send(self._unread.pack(peer.fd, payload), _NOW)
         except zmq.ZMQError as exc:
-            self._undeliverable(peer, payload, exc)
-            return False
+            return self._unsent(peer, payload, exc)
         finally:
             if not self._draining:
                 self._schedule()
         self.traffic.bytes_sent += len(payload)
         return True
 
-    def _undeliverable(self, peer: Peer, payload: bytes, exc: zmq.ZMQError) -> None:
+    def _unsent(self, peer: Peer, payload: bytes, exc: zmq.ZMQError) -> bool | None:
         if exc.errno == errno.EAGAIN:
             if self._loop is not None:
-                self._loop.call_soon(self._on_shed, peer, payload)
-        elif exc.errno != errno.EHOSTUNREACH:
+                self._loop.call_soon(self._shed, peer, payload)
+            return False
+        if exc.errno != errno.EHOSTUNREACH:
             log.error("send.failed", extra={"errno": exc.errno, "error": str(exc)})
+        return None
+
+    def _shed(self, peer: Peer, payload: bytes) -> None:
+        # It may have gone since.
+        if peer.fd in self.traffic.clients:
+            self._on_shed(peer, payload)
 
     def _schedule(self) -> None:
         if not self._scheduled and self._loop is not None:

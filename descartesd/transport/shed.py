@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from descartesd.errors import ResourceExhaustedError
 from descartesd.transport.monitor import Tally
-from descartesd.transport.server import Peer
+from descartesd.transport.server import Peer, Send
 from descartesd.wire import codec
 
 _OWED = 1000
@@ -18,7 +18,7 @@ _Id = str | int | None
 class Shed:
     """Who does not read now, by descriptor, with the requests whose answers were dropped."""
 
-    def __init__(self, send: Callable[[Peer, bytes], bool]) -> None:
+    def __init__(self, send: Send) -> None:
         self._send = send
         self.peers: dict[int, tuple[Peer, dict[_Id, None]]] = {}
         self._tally = Tally("peer.shed")
@@ -38,18 +38,16 @@ class Shed:
     def settle(self) -> None:
         """Tell whoever reads again what was dropped, and serve it from then on."""
         for fd, (peer, owed) in tuple(self.peers.items()):
-            if all(self._told(peer, owed, request_id) for request_id in tuple(owed)):
+            if self._is_even(peer, owed):
                 del self.peers[fd]
 
-    def _told(self, peer: Peer, owed: dict[_Id, None], request_id: _Id) -> bool:
-        error = ResourceExhaustedError(
-            "the answer was dropped as this connection did not read; it may have been carried out",
-            hint="read answers as they come; ask again what changes nothing or has a key",
-            retryable=False,
-        )
-        if not self._send(peer, codec.failure(request_id, error)):
-            return False
-        del owed[request_id]
+    def _is_even(self, peer: Peer, owed: dict[_Id, None]) -> bool:
+        """Tell what was dropped; whether everything is told, or nobody is there any more."""
+        for request_id in tuple(owed):
+            told = self._send(peer, codec.failure(request_id, _dropped()))
+            if not told:
+                return told is None
+            del owed[request_id]
         return True
 
     def drop(self, fd: int) -> None:
@@ -59,3 +57,11 @@ class Shed:
     def close(self) -> None:
         """Log what has not been."""
         self._tally.close()
+
+
+def _dropped() -> ResourceExhaustedError:
+    return ResourceExhaustedError(
+        "the answer was dropped as this connection did not read; it may have been carried out",
+        hint="read answers as they come; ask again what changes nothing or has a key",
+        retryable=False,
+    )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from msgspec import Raw, Struct, UnsetType
 
 from descartesd.errors import DescartesError, NotFoundError, UnauthenticatedError
-from descartesd.transport.server import Peer
-from descartesd.transport.unread import LARGE, Unread
+from descartesd.transport.server import Peer, Send
+from descartesd.transport.unread import Unread
 from descartesd.wire import codec
 from descartesd.wire.envelope import VERSION, Credit, StreamEnd, StreamItem, StreamOpened
 
 Key = tuple[bytes, str | int]
-Send = Callable[[Peer, bytes], bool]
 
 
 class Stream:
@@ -75,14 +74,15 @@ class Stream:
         self._bytes -= size
         message = StreamItem(v=VERSION, id=self.id, seq=self._seq, item=item)
         self._seq += 1
-        if size < LARGE:
-            self._deliver(codec.encode(message))
+        payload = codec.encode(message)
+        if self._unread.has_room(self.peer.fd, len(payload)):
+            self._deliver(payload, is_item=True)
             return
-        async with self._unread.room(self.peer.fd, size):
-            self._deliver(codec.encode(message))
+        async with self._unread.room(self.peer.fd, len(payload)):
+            self._deliver(payload, is_item=True)
 
-    def _deliver(self, payload: bytes) -> None:
-        if not self._send(self.peer, payload):
+    def _deliver(self, payload: bytes, *, is_item: bool = False) -> None:
+        if not self._send(self.peer, payload, is_item):
             raise ConnectionResetError(f"stream {self.id}: the client is gone")
 
     def grant(self, items: int, size: int) -> None:
@@ -161,14 +161,7 @@ class Streams:
 
     def drop_connection(self, fd: int) -> None:
         """The connection is closed: its streams end."""
-        self._cancel(self._by_fd.get(fd, ()))
-
-    def drop_peer(self, peer: Peer) -> None:
-        """The peer does not read: its streams end."""
-        self._cancel(key for key in self._open if key[0] == peer.route)
-
-    def _cancel(self, keys: Iterable[Key]) -> None:
-        for key in tuple(keys):
+        for key in self._by_fd.get(fd, ()):
             self._open[key][1].cancel()
 
     def _find(self, peer: Peer, stream_id: str | int) -> tuple[Stream, asyncio.Task[None]]:

@@ -16,7 +16,8 @@ from functools import partial
 
 import zmq
 
-# What is smaller is bounded by the number of messages.
+# An answer that is smaller is bounded by the number of messages; an item of a stream counts as
+# so much at least, so that streams alone never have that number of messages unread.
 LARGE = 4096
 WINDOW = 1 << 20
 _MARK_EVERY = 1 << 17
@@ -43,8 +44,9 @@ class _Window:
 
     def pack(self, payload: bytes) -> bytes | zmq.Frame:
         """Count a message as sent; what to hand to libzmq."""
-        self._sent += len(payload)
-        self._unmarked += len(payload)
+        size = max(len(payload), LARGE)
+        self._sent += size
+        self._unmarked += size
         if self._unmarked < _MARK_EVERY:
             return payload
         self._unmarked = 0
@@ -62,10 +64,14 @@ class _Window:
         self._left = max(self._left, position)
         self.admit()
 
-    def reserve(self, size: int) -> bool:
-        """Set bytes aside when nobody waits and there is room for them."""
+    def fits(self, size: int) -> bool:
+        """Whether there is room for so many bytes."""
         # What is behind the last mark may have left long ago.
-        if self._sent - self._left + self._reserved + size > WINDOW + _MARK_EVERY:
+        return self._sent - self._left + self._reserved + size <= WINDOW + _MARK_EVERY
+
+    def reserve(self, size: int) -> bool:
+        """Set bytes aside when there is room for them."""
+        if not self.fits(size):
             return False
         self._reserved += size
         return True
@@ -90,7 +96,7 @@ class Unread:
     """What every connection has not read, by its descriptor."""
 
     def __init__(self) -> None:
-        # Of the connections that have been sent anything large.
+        # Of the connections that have been sent anything large, or an item of a stream.
         self.windows: dict[int, _Window] = {}
 
     def is_full(self, fd: int) -> bool:
@@ -98,14 +104,19 @@ class Unread:
         return fd in self.windows and self.windows[fd].is_full
 
     def pack(self, fd: int, payload: bytes) -> bytes | zmq.Frame:
-        """Count a large message that is sent; what to hand to libzmq."""
+        """Count a message that is sent; what to hand to libzmq."""
         return self._window(fd).pack(payload)
+
+    def has_room(self, fd: int, size: int) -> bool:
+        """Whether `size` bytes may be sent now, before anything else is done."""
+        window = self.windows.get(fd)
+        return window is None or (not window.waiting and window.fits(max(size, LARGE)))
 
     @contextlib.asynccontextmanager
     async def room(self, fd: int, size: int) -> AsyncIterator[None]:
         """Wait for one's turn to send `size` bytes at most, which are set aside for the block."""
         window = self._window(fd)
-        size = min(size, WINDOW)
+        size = min(max(size, LARGE), WINDOW)
         if window.waiting or not window.reserve(size):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             window.waiting.append((size, turn))

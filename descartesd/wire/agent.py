@@ -260,7 +260,7 @@ class AgentOutput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     timestamps: bool = False
 
 
-class Mark(Struct, frozen=True, kw_only=True, array_like=True):
+class Mark(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """From byte `at` of a chunk's data on: the offset in the stream, and when it was written."""
 
     at: int

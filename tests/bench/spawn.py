@@ -13,7 +13,7 @@ from tests.bench.machine import cpu_seconds
 from tests.bench.server import Bench, Measured, measured
 from tests.bench.wire import ALIVE, Wire
 
-_DEPTH = 16
+_DEPTH = 64
 _LOOK_EVERY_S = 0.002
 _PROGRAM = "/bin/true"
 _PLAIN: dict[str, Any] = {"command": [_PROGRAM]}

@@ -54,7 +54,7 @@ class Front:
             unread=Unread(),
         )
         self.router.start(self.loop, [self._listener])
-        self.router.watch_connections()
+        self.router.tell_failures()
 
     def _answer(self, peer: Peer, _payload: bytes) -> None:
         self.router.send(peer, peer.user_id.encode())

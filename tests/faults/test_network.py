@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,13 @@ from descartesd.wire.agent import (
     AgentSpawn,
     Limits,
 )
-from descartesd.wire.event import Event
+from descartesd.wire.event import Event, EventFollow
 from descartesd.wire.methods import (
     AGENT_FOLLOW,
     AGENT_LIST,
     AGENT_SPAWN,
     AGENT_WAIT,
+    EVENT_FOLLOW,
     SERVER_HELLO,
 )
 from descartesd.wire.server import Empty
@@ -160,12 +161,7 @@ def followed(client: Client, agent_id: str) -> bytes:
 
 
 def events_until_removed(client: Client, name: str, since: int) -> list[Event]:
-    got: list[Event] = []
-    for event in client.event.follow(since=since):
-        got.append(event)
-        if event.kind == "removed" and event.name == name:
-            return got
-    return got
+    return list(until_removed(client.event.follow(since=since), name))
 
 
 @pytest.mark.parametrize("name", TROUBLES)
@@ -391,3 +387,36 @@ def each_goes_on(loads: list[Load]) -> None:
     for load in loads:
         goal = len(load.answers) + 5
         eventually(partial(load.has_come_to, goal), timeout=20)
+
+
+def test_fault_62_followers_go_on_through_a_graceful_restart(
+    server: Server, connect: Connect
+) -> None:
+    profile = dataclasses.replace(load_profile(str(server.admin)), client=QUICK)
+    script = "echo first; trap 'echo last; exit' TERM; while :; do sleep 0.02; done"
+    with server.client() as near:
+        since = near.server.hello().last_event
+        agent = near.agent.spawn(spec=sh(script, name="talker"))
+    output, events = connect(profile), connect(profile)
+    with (
+        output.stream(AGENT_FOLLOW, AgentFollow(id=agent.id, streams=["stdout"])) as chunks,
+        events.stream(EVENT_FOLLOW, EventFollow(since=since)) as told,
+    ):
+        got, seen = [next(chunks)], [next(told)]
+        assert server.stop() == 0
+        server.start()
+        got.extend(chunks)
+        with server.client() as near:
+            near.agent.remove(id=agent.id)
+        seen.extend(until_removed(told, "talker"))
+
+    assert b"".join(chunk.data for chunk in got) == b"first\nlast\n"
+    assert [event.seq for event in seen] == list(range(since + 1, since + 1 + len(seen)))
+    assert {"server_stopping", "server_started"} <= {event.kind for event in seen}
+
+
+def until_removed(events: Iterable[Event], name: str) -> Iterator[Event]:
+    for event in events:
+        yield event
+        if event.kind == "removed" and event.name == name:
+            return

@@ -72,6 +72,23 @@ def test_a_batch_starts_what_it_can_and_tells_the_rest_apart(client: Client) -> 
     assert result.results[0].id == started[0].id
 
 
+def test_agents_of_a_batch_can_be_stopped_and_replaced_before_they_run(
+    shared_server: Server, client: Client
+) -> None:
+    specs = [spec(*SLEEP, name=f"crowd-{number}") for number in range(MANY)]
+    with ThreadPoolExecutor() as pool, shared_server.client() as other:
+        spawning = pool.submit(client.batch.spawn, specs=specs)
+        eventually(lambda: other.agent.list(limit=1).total == MANY)
+        stopped = pool.submit(other.agent.stop, id=f"crowd-{MANY - 1}")
+        second = other.agent.spawn(spec=spec(*SLEEP, name=f"crowd-{MANY - 2}"), replace=True)
+
+        assert stopped.result().state == "terminated"
+        assert second.state == "running"
+        assert spawning.result().succeeded == MANY
+    assert client.agent.get(id=f"crowd-{MANY - 1}").state == "terminated"
+    assert client.agent.get(id=f"crowd-{MANY - 2}").id == second.id
+
+
 def test_specs_of_the_wrong_type_are_refused_whole(client: Client) -> None:
     with pytest.raises(InvalidArgumentError, match="specs: expected"):
         client.batch.spawn(specs=[])

@@ -6,18 +6,24 @@ import contextlib
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import msgpack
 import pytest
 
 from descartesd.client import Client
 from descartesd.errors import AbortedError, InvalidArgumentError, UnavailableError
 from descartesd.wire.event import Event
+from tests.faults.peers import Peers
 from tests.support.agents import SLEEP, left_empty, sh, spec, until_output
 from tests.support.eventually import eventually
 from tests.support.follower import Follower
 from tests.support.server import Server, running
+
+MANY = 10_000
+ENDLESS = {"items": 1_000_000, "bytes": 1 << 30}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +67,7 @@ def test_life_of_an_agent_is_told_step_by_step(client: Client) -> None:
     events = told(client, since, "removed")
 
     assert [each for each in kinds(events, agent.id) if each[0] != "output_available"] == [
+        ("status_changed", None, "starting"),
         ("status_changed", "starting", "running"),
         ("status_changed", "running", "paused"),
         ("status_changed", "paused", "running"),
@@ -201,6 +208,45 @@ def test_what_is_no_longer_kept_is_told_as_a_gap(server: Server) -> None:
 
     assert (gap.kind, gap.seq, gap.data) == ("gap", 7, {"missed": 5})
     assert [event.seq for event in rest] == list(range(8, last + 2))
+
+
+def test_who_replays_much_with_much_credit_gets_all_of_it(server: Server) -> None:
+    server.stop()
+    with contextlib.closing(sqlite3.connect(server.directory / "state/registry.sqlite")) as db:
+        (last,) = db.execute("SELECT max(seq) FROM events").fetchone()
+        rows = (
+            (seq, msgpack.packb({"seq": seq, "time": 1.0, "kind": "heartbeat", "agent_id": None}))
+            for seq in range(last + 1, last + MANY + 1)
+        )
+        db.executemany("INSERT INTO events VALUES (?, ?)", rows)
+        db.commit()
+    server.start()
+
+    with Peers(server) as peers, server.client() as beside:
+        followers = [peers.connect(timeout=10.0) for _ in range(3)]
+        for peer in followers:
+            for number in range(2):
+                peer.send("event.follow", {"since": last}, id=number, credit=ENDLESS)
+        # While everything is still to be read.
+        took = sorted(seconds_of(beside.server.hello) for _ in range(200))
+        for peer in followers:
+            got: dict[int, list[int]] = {0: [], 1: []}
+            while min(map(len, got.values())) < MANY:
+                message = peer.receive()
+                if "item" in message:
+                    got[message["id"]].append(message["item"]["seq"])
+                else:
+                    assert message["stream"]
+            for numbers in got.values():
+                assert numbers == list(range(last + 1, last + 1 + len(numbers)))
+        assert beside.server.stats().peers_shed == 0
+    assert took[len(took) * 9 // 10] < 0.05
+
+
+def seconds_of(job: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    job()
+    return time.perf_counter() - began
 
 
 def test_every_event_is_seen_once_over_three_crashes_under_load(server: Server) -> None:

@@ -316,3 +316,13 @@ def test_a_stream_is_refused_on_a_req_socket_which_goes_on(
     assert error["code"] == "invalid_argument"
     assert "DEALER" in error["hint"]
     assert req.result("server.hello")["protocol"] == 1
+
+
+def test_marks_are_maps_as_everything_else(dealer: Minimal) -> None:
+    agent = dealer.spawn("echo one; echo two")
+    dealer.result("agent.wait", {"id": agent}, deadline_s=2.0)
+
+    chunk = dealer.result("agent.output", {"id": agent, "regex": "two"})
+
+    [mark] = chunk["marks"]
+    assert (mark["at"], mark["offset"], mark.keys() <= {"at", "offset", "time"}) == (0, 4, True)

@@ -33,7 +33,7 @@ def status(of: Agent, state: str = "running", **fields: Any) -> protocol.Status:
         "agent_id": of.id,
         "name": of.name,
         "attempt": 1,
-        "pid": 100 + int(of.id),
+        "pid": of.pid or 100 + int(of.id),
         "start_time": 7,
         "started_at": 2.0,
         "state": state,

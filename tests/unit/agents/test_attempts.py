@@ -146,7 +146,7 @@ def test_keeper_may_forget_an_end_once_it_is_durable_even_if_that_takes_a_while(
         scene.load(one)
         (pages,) = scene.registry._db.execute("PRAGMA page_count").fetchone()
         scene.registry._db.execute(f"PRAGMA max_page_count = {pages}")
-        scene.book.journal.record("error", message="x" * 10_000)
+        scene.book.journal.record("error", message="x" * 100_000)
         with scene.book.notifying(one, changed := asyncio.Event()):
             scene.keeper.tell("exited", status(one, "exited"))
             scene.keeper.tell("eof", status(one, "exited"))

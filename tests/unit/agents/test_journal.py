@@ -127,7 +127,7 @@ def test_what_a_full_disk_did_not_take_is_told_later_in_its_order(path: str) -> 
         registry._db.execute(f"PRAGMA max_page_count = {pages}")
         with journal.waking(news):
             for _ in range(20):
-                journal.record("error", "a1", message="x" * 10_000)
+                journal.record("error", "a1", message="x" * 100_000)
                 assert not registry.save()
             assert (numbers(journal), news.is_set()) == ([], False)
 

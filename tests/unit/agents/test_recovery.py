@@ -61,7 +61,7 @@ class Scene:
     def load(self, *agents: Agent) -> None:
         for each in agents:
             self.registry.put_agent(each)
-        self.registry.commit()
+        assert self.registry.save()
         self.book.load(self.registry.agents())
 
     async def reconcile(self, reason: Reason = "keeper_lost") -> list[str]:

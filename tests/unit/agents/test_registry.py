@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import sqlite3
 import stat
@@ -12,7 +13,12 @@ import msgspec
 import pytest
 
 from descartesd.agents.record import Agent
-from descartesd.agents.registry import INTENTS_PER_IDENTITY, Intent, Registry
+from descartesd.agents.registry import (
+    INTENTS_PER_IDENTITY,
+    REPLY_BYTES_PER_IDENTITY,
+    Intent,
+    Registry,
+)
 from descartesd.errors import StartupRefusedError
 from descartesd.wire.agent import AgentSpec, Limits, Outcome
 
@@ -49,7 +55,7 @@ def test_agents_come_back_oldest_first(path: str) -> None:
 def test_what_is_not_committed_is_forgotten(path: str) -> None:
     registry = Registry(path)
     registry.put_agent(agent(1))
-    registry.commit()
+    assert registry.save()
     registry.put_agent(agent(2))
 
     other = sqlite3.connect(path)
@@ -114,7 +120,7 @@ def test_registry_of_the_first_schema_is_taken_over_whole(path: str) -> None:
         },
     }  # fmt: skip
     db.execute(
-        "INSERT INTO agents VALUES (?, ?)", (row["id"], "old", msgspec.msgpack.encode(row))
+        "INSERT INTO agents VALUES (?, ?, ?)", (row["id"], "old", msgspec.msgpack.encode(row))
     )
     db.commit()
     db.close()
@@ -133,7 +139,7 @@ def test_registry_of_the_first_schema_is_taken_over_whole(path: str) -> None:
     assert registry.event_bounds() == (0, 0)
     registry.put_event(1, b"event")
     registry.put_agent(found)
-    registry.commit()
+    assert registry.save()
     assert registry.events(0, 10) == [(1, b"event")]
     registry.close()
 
@@ -166,10 +172,10 @@ def test_intent_is_open_until_it_is_finished(path: str) -> None:
     registry = Registry(path)
     registry.begin_intent(intent("k"))
     registry.bind_intent("uid:0", "k", "some-agent")
-    registry.commit()
+    assert registry.save()
     open_before = registry.open_intents()
     registry.finish_intent("uid:0", "k", b"reply", 2.0)
-    registry.commit()
+    assert registry.save()
 
     found = registry.intent("uid:0", "k", 2.0)
 
@@ -178,6 +184,39 @@ def test_intent_is_open_until_it_is_finished(path: str) -> None:
     assert found is not None
     assert found.reply == b"reply"
     assert registry.intent("uid:1", "k", 2.0) is None
+    registry.close()
+
+
+def test_oldest_answers_go_where_an_identity_has_too_many_bytes_of_them(path: str) -> None:
+    def kept_of(sizes: dict[str, int]) -> list[str]:
+        for key, size in sizes.items():
+            registry.begin_intent(intent(key))
+            registry.finish_intent("uid:0", key, bytes(size), next(clock))
+        registry.expire_intents(3.0)
+        assert registry.save()
+        return [key for key in sizes if registry.intent("uid:0", key, 3.0)]
+
+    registry = Registry(path)
+    clock = itertools.count(1.0)
+    nearly_all = REPLY_BYTES_PER_IDENTITY - 15
+
+    assert kept_of({"first": 10, "second": 10, "third": nearly_all}) == ["second", "third"]
+    # The newest stays, however large it is.
+    assert kept_of({"fourth": REPLY_BYTES_PER_IDENTITY + 1}) == ["fourth"]
+    registry.close()
+
+
+def test_old_answers_go_while_the_server_is_tidied(path: str) -> None:
+    registry = Registry(path)
+    registry.begin_intent(intent("old"))
+    registry.finish_intent("uid:0", "old", b"", 10.0)
+    registry.begin_intent(intent("open"))
+    assert registry.save()
+
+    asyncio.run(registry.tidy())
+
+    assert registry.intent("uid:0", "old", 11.0) is None
+    assert registry.intent("uid:0", "open", 11.0) is not None
     registry.close()
 
 
@@ -192,6 +231,7 @@ def test_answers_expire_by_age_and_by_number(path: str) -> None:
     registry.begin_intent(intent("open"))
 
     registry.expire_intents(now)
+    assert registry.save()
 
     assert registry.intent("uid:0", "old", now) is None
     assert registry.intent("uid:0", "k0", now) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import sqlite3
 from collections.abc import Iterator
@@ -51,19 +52,19 @@ def durable(path: str) -> list[str]:
     return [row[0] for row in rows]
 
 
-def test_commit_on_a_full_disk_is_unavailable_and_later_makes_up_for_it(
+def test_new_work_on_a_full_disk_is_unavailable_and_later_makes_up_for_it(
     registry: Registry, path: str
 ) -> None:
     registry.put_agent(record(1))
-    registry.commit()
+    assert registry.save()
     fill(registry)
 
     registry.put_agent(large(2))
+    assert not registry.save()
     with pytest.raises(UnavailableError, match="the registry cannot be written"):
-        registry.commit()
+        registry.check()
     registry.put_agent(record(3))
     assert not registry.save()
-    assert registry.problem is not None
     assert durable(path) == [record(1).id]
 
     make_room(registry)
@@ -98,6 +99,24 @@ def test_nothing_piles_up_while_the_disk_is_full(registry: Registry) -> None:
     assert len(registry._unsaved) == 1
 
 
+def test_disk_that_took_nothing_is_left_alone_for_a_while(registry: Registry) -> None:
+    async def test() -> float:
+        began = asyncio.get_running_loop().time()
+        for _ in range(2):
+            with pytest.raises(UnavailableError):
+                await registry.durable()
+        make_room(registry)
+        registry.check()
+        registry.put_agent(record(2))
+        await registry.durable()
+        return asyncio.get_running_loop().time() - began
+
+    fill(registry)
+    registry.put_agent(large(1))
+
+    assert 0.9 < asyncio.run(test()) < 1.8
+
+
 def test_what_could_not_be_written_is_written_at_the_end(path: str) -> None:
     registry = Registry(path)
     fill(registry)
@@ -113,7 +132,7 @@ def test_what_could_not_be_written_is_written_at_the_end(path: str) -> None:
 def test_answer_is_not_found_a_day_later(registry: Registry) -> None:
     registry.begin_intent(Intent("uid:0", "k", "agent.spawn", b"d", None, 1.0, None))
     registry.finish_intent("uid:0", "k", b"reply", 10.0)
-    registry.commit()
+    assert registry.save()
 
     assert registry.intent("uid:0", "k", 10.0 + INTENT_AGE_S) is not None
     assert registry.intent("uid:0", "k", 10.1 + INTENT_AGE_S) is None

@@ -22,7 +22,8 @@ from descartesd.transport.inbound import InboundStream
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentFollow, OutputChunk, StreamName
 from descartesd.wire.envelope import VERSION, Credit, Incoming, StreamItem, StreamOpened, raw
-from descartesd.wire.methods import AGENT_FOLLOW, AGENT_SIGNAL
+from descartesd.wire.event import EventFollow
+from descartesd.wire.methods import AGENT_FOLLOW, AGENT_SIGNAL, EVENT_FOLLOW
 from descartesd.wire.server import Done
 from tests.support.eventually import eventually
 from tests.support.fakeserver import FakeServer
@@ -175,6 +176,46 @@ def test_a_stream_whose_server_dies_whenever_it_is_opened_fails(
     with pytest.raises(UnavailableError, match="lost 3 times"):
         everything(connect(server.profile))
     assert len(server.of("agent.follow")) == 3
+
+
+def test_a_server_that_stops_is_waited_for_and_its_connection_not_asked_again(
+    connect: Connect, server: FakeServer
+) -> None:
+    source = Source({"stdout": OUT[:1000], "stderr": ERR[:50]}, ends=False)
+    source.serve(server)
+    waited: list[int] = []
+
+    def comes_back() -> None:
+        eventually(lambda: source.opened)
+        first = source.opened[0]
+        last = codec.failure(first.id, UnavailableError("stopping"))
+        server.run(lambda: server.send(first.route, last))
+        threading.Event().wait(0.3)
+        waited.append(len(source.opened))
+        source.data, source.ends = {"stdout": OUT, "stderr": ERR}, True
+        server.restart()
+
+    thread = threading.Thread(target=comes_back)
+    thread.start()
+    got = everything(connect(server.profile))
+    thread.join()
+
+    assert got == {"stdout": OUT, "stderr": ERR}
+    assert (waited, len(source.opened)) == ([1], 2)
+
+
+@pytest.mark.parametrize("has_opened", [False, True])
+def test_a_refusal_ends_what_was_never_open_and_what_has_no_position(has_opened: bool) -> None:
+    request = EventFollow() if has_opened else EventFollow(since=0)
+    stream = InboundStream(EVENT_FOLLOW, request, timeout_s=3.0)
+    stream.begin(1, 0.0, Patience(3.0))
+    stream.sent(0.0)
+    if has_opened:
+        stream.take(Incoming(v=VERSION, id=1, stream=True))
+
+    assert stream.take(Incoming(v=VERSION, id=1, error=codec.wire_error(UnavailableError("no"))))
+
+    assert isinstance(stream.error, UnavailableError)
 
 
 def test_an_error_ends_the_stream_behind_its_items(connect: Connect, server: FakeServer) -> None:

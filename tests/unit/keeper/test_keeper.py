@@ -111,6 +111,16 @@ def test_forget_and_remove_need_an_exited_agent_and_take_an_unknown_one(keeper: 
             keeper.ask(verb, agent_id="../etc")
 
 
+def test_of_several_to_forget_those_that_run_are_left_out(keeper: Keeper) -> None:
+    ended = [keeper.run("true")["agent_id"] for _ in range(2)]
+    running = keeper.spawn("sleep", "60")
+
+    keeper.ask("forget", agent_ids=[ended[0], running, "nobody", ended[1]])
+
+    assert [keeper.status(agent_id) for agent_id in ended] == [None, None]
+    assert keeper.status(running) is not None
+
+
 def test_agent_forgotten_before_its_output_ended_tells_nothing_more(
     make_keeper: Callable[..., Keeper],
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 from descartesd.errors import UnauthenticatedError
-from descartesd.transport.server import Peer
+from descartesd.transport.server import Peer, Send
 from descartesd.transport.shed import Shed
 from descartesd.transport.streams import Stream, Streams
 from descartesd.transport.unread import Unread
@@ -42,6 +42,14 @@ def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
     made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     yield made
     made.destroy(linger=0)
+
+
+def onto(wire: list[bytes]) -> Send:
+    def send(_peer: Peer, payload: bytes, _is_item: bool = False, /) -> bool:
+        wire.append(payload)
+        return True
+
+    return send
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], front: Front) -> zmq.Socket[bytes]:
@@ -101,7 +109,7 @@ def test_dropped_answers_are_told_once_the_peer_reads_again(
     wire: list[bytes] = []
     reads = False
 
-    def send(_peer: Peer, payload: bytes) -> bool:
+    def send(_peer: Peer, payload: bytes, _is_item: bool = False, /) -> bool:
         if reads:
             wire.append(payload)
         return reads
@@ -127,10 +135,21 @@ def test_dropped_answers_are_told_once_the_peer_reads_again(
     assert len([record for record in caplog.records if record.getMessage() == "peer.shed"]) == 1
 
 
+def test_who_has_gone_is_owed_nothing() -> None:
+    async def scenario() -> None:
+        shed = Shed(lambda _peer, _payload, _is_item=False: None)
+        shed.add(PEER, [1, 2])
+        shed.settle()
+        shed.close()
+        assert not shed.peers
+
+    asyncio.run(scenario())
+
+
 def test_of_more_dropped_answers_than_a_thousand_nobody_is_told() -> None:
     async def scenario() -> int:
         wire: list[bytes] = []
-        shed = Shed(lambda _peer, payload: wire.append(payload) is None)
+        shed = Shed(onto(wire))
         shed.add(PEER, range(5000))
         shed.settle()
         shed.close()
@@ -145,9 +164,7 @@ def sent(wire: list[bytes]) -> list[dict[str, Any]]:
 
 def test_stream_ends_once() -> None:
     wire: list[bytes] = []
-    stream = Stream(
-        PEER, 1, Credit(), lambda _peer, payload: wire.append(payload) is None, Unread()
-    )
+    stream = Stream(PEER, 1, Credit(), onto(wire), Unread())
 
     stream.end()
     stream.end(UnauthenticatedError("too late"))
@@ -157,13 +174,13 @@ def test_stream_ends_once() -> None:
 
 def test_stream_of_a_client_that_is_gone_is_not_opened() -> None:
     with pytest.raises(ConnectionResetError):
-        Stream(PEER, 1, Credit(), lambda _peer, _payload: False, Unread()).open()
+        Stream(PEER, 1, Credit(), lambda _peer, _payload, _is_item=False: None, Unread()).open()
 
 
 def test_streams_of_who_is_let_in_no_longer_end_with_the_reason() -> None:
     async def scenario() -> list[dict[str, Any]]:
         wire: list[bytes] = []
-        streams = Streams(lambda _peer, payload: wire.append(payload) is None, Unread())
+        streams = Streams(onto(wire), Unread())
         async with asyncio.TaskGroup() as group:
             for number, user_id in enumerate(("key:alice", "key:bob")):
                 stream = streams.make(PEER._replace(user_id=user_id), number, None)

@@ -25,7 +25,7 @@ class Wire:
         self.sent: list[dict[str, Any]] = []
         self.reachable = True
 
-    def send(self, _peer: Peer, payload: bytes) -> bool:
+    def send(self, _peer: Peer, payload: bytes, _is_item: bool = False, /) -> bool:
         self.sent.append(msgpack.unpackb(payload))
         return self.reachable
 

@@ -1,16 +1,41 @@
-"""Where a follower of an agent's output stands, so that a new stream goes on where one was cut."""
+"""Where the consumer of a stream stands, so that a new stream goes on where one was cut."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from descartesd.wire.agent import AgentFollow, FollowOffsets, Mark, OutputChunk, StreamName
+from descartesd.wire.event import Event, EventFollow
+
+
+class Position(Protocol):
+    """Counts what the consumer of a stream has been given: nothing twice, nothing left out."""
+
+    def request(self, waiting: Iterable[Any]) -> Struct:
+        """The request that goes on behind the items the consumer has or is still to be given."""
+
+    def is_complete(self, waiting: Iterable[Any]) -> bool:
+        """Whether nothing more comes behind these."""
+
+    def accept(self, item: Any) -> Struct | None:
+        """The part of an item the consumer has not been given yet, None when there is none."""
+
+
+def position_of(request: Struct) -> Position | None:
+    """Where the stream of this request begins; None when it cannot be gone on with."""
+    if isinstance(request, AgentFollow):
+        return FollowPosition(request)
+    if isinstance(request, EventFollow) and request.since is not None:
+        return EventPosition(request.since)
+    return None
 
 
 class FollowPosition:
-    """Counts what the consumer has been given: no byte twice, none left out."""
+    """The offsets behind the output the consumer has been given, and which streams have ended."""
 
     __slots__ = ("_ended", "_next", "_request")
 
@@ -45,6 +70,32 @@ class FollowPosition:
         if chunk.eof:
             self._ended.add(chunk.stream)
         return chunk if chunk.offset >= at else _from(chunk, at)
+
+
+class EventPosition:
+    """The number of the last event the consumer has been given; a gap has the last one missed."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self, since: int) -> None:
+        """The first event given is the one behind `since`."""
+        self._last = since
+
+    def request(self, waiting: Iterable[Event]) -> EventFollow:
+        """The request that goes on behind the events the consumer has or is still to be given."""
+        return EventFollow(since=max((event.seq for event in waiting), default=self._last))
+
+    def is_complete(self, waiting: Iterable[Event]) -> bool:
+        """Events never end."""
+        del waiting
+        return False
+
+    def accept(self, event: Event) -> Event | None:
+        """The event, None when it has been given before."""
+        if event.seq <= self._last:
+            return None
+        self._last = event.seq
+        return event
 
 
 def _from(chunk: OutputChunk, offset: int) -> OutputChunk:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from descartesd.transport.follow import FollowPosition
+from descartesd.transport.positions import FollowPosition
 from descartesd.wire.agent import AgentFollow, FollowOffsets, Mark, OutputChunk, StreamName
 
 

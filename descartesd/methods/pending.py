@@ -1,0 +1,102 @@
+"""The requests that are being worked on, and how much of them one connection may have."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+
+from descartesd.errors import InvalidArgumentError, ResourceExhaustedError
+from descartesd.methods.call import Call
+from descartesd.methods.rows import Row
+from descartesd.transport.streams import Key
+
+MOST = 1000
+MOST_BYTES = 8 << 20
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A request that is being worked on; `size` bytes are kept for it."""
+
+    key: Key
+    row: Row
+    call: Call
+    task: asyncio.Task[None]
+    size: int
+
+
+class PendingRequests:
+    """All of them, each by the route and the id it came under."""
+
+    def __init__(self) -> None:
+        self._all: dict[Key, Pending] = {}
+        self._count: Counter[bytes] = Counter()
+        self._bytes: Counter[bytes] = Counter()
+
+    def admit(self, key: Key, size: int) -> None:
+        """See that one more of `size` bytes may begin.
+
+        Raises InvalidArgumentError when its id is taken, ResourceExhaustedError when it is too
+        much.
+        """
+        route, request_id = key
+        same = self._all.get(key)
+        if same is not None:
+            if not same.task.cancelling():
+                raise InvalidArgumentError(
+                    f"id: a request '{request_id}' is open on this connection already"
+                )
+            self.close(key, same.task)
+        if self._count[route] >= MOST:
+            raise ResourceExhaustedError(
+                f"{MOST} requests are open on this connection",
+                hint="wait for answers before asking on",
+            )
+        if self._bytes[route] + size > MOST_BYTES:
+            raise ResourceExhaustedError(
+                f"the requests open on this connection have {MOST_BYTES >> 20} MiB together",
+                hint="read answers before asking on",
+            )
+
+    def add(self, pending: Pending) -> None:
+        """Take in one that was admitted; it is closed when its task is done at the latest."""
+        key = pending.key
+        self._all[key] = pending
+        self._count[key[0]] += 1
+        self._bytes[key[0]] += pending.size
+        pending.task.add_done_callback(lambda task: self.close(key, task))
+
+    def resize(self, key: Key, size: int) -> None:
+        """From now on so many bytes are kept for it."""
+        pending = self._all[key]
+        self._bytes[key[0]] += size - pending.size
+        pending.size = size
+
+    def close(self, key: Key, task: asyncio.Task[None] | None) -> None:
+        """Forget a request, before its last message goes out: its id may come again at once."""
+        pending = self._all.get(key)
+        if pending is None or pending.task is not task:
+            return
+        del self._all[key]
+        route = key[0]
+        self._count[route] -= 1
+        self._bytes[route] -= pending.size
+        if not self._count[route]:
+            del self._count[route], self._bytes[route]
+
+    def of_route(self, route: bytes) -> list[Pending]:
+        """Those that came by this route."""
+        return [pending for key, pending in self._all.items() if key[0] == route]
+
+    def of_connection(self, fd: int) -> list[Pending]:
+        """Those of the connection with this descriptor."""
+        return [pending for pending in self._all.values() if pending.call.peer.fd == fd]
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """What works on them."""
+        return [pending.task for pending in self._all.values()]
+
+    def but_streams(self) -> list[Pending]:
+        """Those that get one answer."""
+        return [each for each in self._all.values() if not each.row.method.stream]
