@@ -150,7 +150,7 @@ def _lives(observer: Member, ended: dict[str, AgentInfo], since: int, findings: 
             told[event.name].append(event.state)
     findings.same(
         told,
-        {name: ["running", agent.state] for name, agent in ended.items()},
+        {name: ["starting", "running", agent.state] for name, agent in ended.items()},
         "an observer was told of each start and end",
     )
     findings.same(numbers, [*range(since + 1, since + 1 + len(numbers))], "and missed no event")
