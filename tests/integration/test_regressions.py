@@ -47,11 +47,10 @@ def peer(server: Server) -> Iterator[Peer]:
 
 @pytest.fixture
 def full(server: Server) -> Iterator[Server]:
-    """A server whose registry's file cannot grow."""
+    """A server whose registry takes no page any more, not even in place of another."""
     assert server.process is not None
-    size = (server.directory / "state" / "registry.sqlite-wal").stat().st_size
     limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (4096, limits[1]))
     yield server
     if server.process.poll() is None:
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
