@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -45,6 +44,7 @@ from descartesd.methods.output import OutputMethods
 from descartesd.methods.policy import LocalRoles, Policy
 from descartesd.methods.server import Reports, ServerFacts, ServerMethods
 from descartesd.methods.stats import Stats
+from descartesd.places import lock_state, open_directory, publish, unlink
 from descartesd.transport.context import server_context
 from descartesd.transport.listeners import Listener, listen_tcp, listen_unix
 from descartesd.transport.selftest import refuse_unknown_key
@@ -84,7 +84,7 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         server = config.server
         self._config = config
-        self._lock = _lock_state(server.state_dir)
+        self._lock = lock_state(server.state_dir)
         self._registry = Registry(os.path.join(server.state_dir, "registry.sqlite"))
         self._host_key = load_key_file(server.host_key_file)
         self._authority = load_authority(server.authority_key_file)
@@ -263,12 +263,12 @@ class Daemon:
         server = self._config.server
         tcp = listen_tcp(server.endpoint, "control-tcp-0")
         parts.callback(tcp.socket.close)
-        _open_directory(os.path.dirname(server.local_socket))
+        open_directory(os.path.dirname(server.local_socket))
         unix = listen_unix(server.local_socket, "control-unix")
-        parts.callback(_unlink, server.local_socket)
+        parts.callback(unlink, server.local_socket)
         parts.callback(unix.socket.close)
-        _open_directory(server.run_dir)
-        _publish(server.public_key_file, f"{self._host_key.public_text}\n".encode())
+        open_directory(server.run_dir)
+        publish(server.public_key_file, f"{self._host_key.public_text}\n".encode())
         return [tcp, unix]
 
     def _router_options(self) -> RouterOptions:
@@ -378,41 +378,3 @@ def _for_other_hosts(listeners: list[str]) -> list[str]:
 def version() -> str:
     """The installed version."""
     return metadata.version("descartesd")
-
-
-def _lock_state(state_dir: str) -> int:
-    os.makedirs(state_dir, mode=0o700, exist_ok=True)
-    fd = os.open(os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        os.close(fd)
-        raise StartupRefusedError(
-            f"another descartesd runs on the state directory '{state_dir}'",
-            hint="stop it first, or give this one its own server.state_dir",
-        ) from exc
-    return fd
-
-
-def _open_directory(path: str) -> None:
-    """See that there is a directory everyone may enter, whatever the umask; one there stays."""
-    if not os.path.isdir(path):
-        os.makedirs(path)
-        os.chmod(path, 0o755)  # noqa: S103  # the socket in it is for everyone
-
-
-def _publish(path: str, content: bytes) -> None:
-    """Put a file that everyone may read in place, whole or not at all."""
-    fresh = f"{path}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(fresh)
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    with os.fdopen(fd, "wb") as file:
-        os.fchmod(fd, 0o644)
-        file.write(content)
-    os.rename(fresh, path)
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

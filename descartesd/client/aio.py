@@ -6,12 +6,12 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
-from types import TracebackType
-from typing import Any, Generic, Self, cast
+from typing import Any, Generic, cast
 
 from msgspec import UNSET, Struct, UnsetType
 
 from descartesd.client.async_methods import AsyncMethods
+from descartesd.client.closing import AsyncClosing
 from descartesd.client.loop import LoopDriver
 from descartesd.client.profiles import find_profile
 from descartesd.client.requests import (
@@ -35,7 +35,7 @@ from descartesd.wire.methods import AGENT_OUTPUT, AGENT_WRITE, SERVER_HELLO, Met
 from descartesd.wire.server import Empty
 
 
-class AsyncClient(AsyncMethods):
+class AsyncClient(AsyncClosing, AsyncMethods):
     """A client of one server, for one event loop. Times, keys and errors are those of `Client`."""
 
     def __init__(
@@ -54,17 +54,6 @@ class AsyncClient(AsyncMethods):
         self._loop_driver: LoopDriver | None = None
         self._is_closed = False
         super().__init__(self)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     @property
     def endpoint(self) -> str:
@@ -211,7 +200,7 @@ class AsyncClient(AsyncMethods):
 _Open = Callable[[Callable[[], None]], Awaitable[tuple[InboundStream, LoopDriver]]]
 
 
-class AsyncStream(Generic[Rep]):
+class AsyncStream(AsyncClosing, Generic[Rep]):
     """Items of a stream, to be iterated over by one task; ends early by `aclose`."""
 
     def __init__(self, channel: Channel, open_: _Open) -> None:
@@ -219,17 +208,6 @@ class AsyncStream(Generic[Rep]):
         self._open = open_
         self._opened: tuple[InboundStream, LoopDriver] | None = None
         self._news = asyncio.Event()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     def __aiter__(self) -> AsyncIterator[Rep]:
         return self

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
 from descartesd.client.aio import AsyncClient, AsyncStream
 from descartesd.client.async_methods import AsyncMethods
+from descartesd.client.closing import AsyncClosing, Closing
 from descartesd.client.requests import Rep, Req
 from descartesd.client.sync import Client, Stream
 from descartesd.client.sync_methods import Methods
@@ -25,24 +25,13 @@ from descartesd.wire.agent import Written
 from descartesd.wire.methods import Method
 
 
-class ClientPool(Methods):
+class ClientPool(Closing, Methods):
     """Clients of one server as one; closed, it closes them. Any thread may use it."""
 
     def __init__(self, clients: Iterable[Client]) -> None:
         """Take these: `ClientPool(Client(profile) for _ in range(4))`."""
         self._clients = _some(clients)
         super().__init__(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def call(
         self,
@@ -80,24 +69,13 @@ class ClientPool(Methods):
             client.close()
 
 
-class AsyncClientPool(AsyncMethods):
+class AsyncClientPool(AsyncClosing, AsyncMethods):
     """Clients of one server as one, for one event loop; closed, it closes them."""
 
     def __init__(self, clients: Iterable[AsyncClient]) -> None:
         """Take these: `AsyncClientPool(AsyncClient(profile) for _ in range(4))`."""
         self._clients = _some(clients)
         super().__init__(self)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def call(
         self,

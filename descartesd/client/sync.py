@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Generic, Self, cast
+from typing import Any, Generic, cast
 
 from msgspec import UNSET, Struct, UnsetType
 
+from descartesd.client.closing import Closing
 from descartesd.client.profiles import find_profile
 from descartesd.client.requests import (
     Batch,
@@ -34,7 +34,7 @@ from descartesd.wire.methods import AGENT_OUTPUT, AGENT_WRITE, SERVER_HELLO, Met
 from descartesd.wire.server import Empty
 
 
-class Client(Methods):
+class Client(Closing, Methods):
     """A client of one server. It connects when it is first used, and again when it must.
 
     All times are seconds. `timeout_s` bounds each call (None: none does); without it the profile
@@ -64,17 +64,6 @@ class Client(Methods):
         self._turns = Turns(self._channel)
         self._is_closed = False
         super().__init__(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def endpoint(self) -> str:
@@ -203,24 +192,13 @@ class Client(Methods):
         self._channel.finish()
 
 
-class Stream(Generic[Rep]):
+class Stream(Closing, Generic[Rep]):
     """Items of an open stream, to be iterated over by one thread; ends early by `close`."""
 
     def __init__(self, channel: Channel, turns: Turns, inbound: InboundStream) -> None:
         self._channel = channel
         self._turns = turns
         self._inbound = inbound
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[Rep]:
         return self

@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 
 from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
+from descartesd.agents.record import Agent
 from descartesd.agents.selector import matcher
 from descartesd.agents.spec import signal_number
 from descartesd.errors import (
@@ -64,8 +65,11 @@ class AgentMethods:
             await self._registry.durable()
             await self._fleet.try_out(params.spec)
             await self._clear(params.spec.name)
-        agent = self._fleet.reserve(params.spec, call.caller.id)
+        return await self._start(call, self._fleet.reserve(params.spec, call.caller.id))
+
+    async def _start(self, call: Call, agent: Agent) -> wire.AgentInfo:
         if call.idem is not None:
+            # With the attempt, in one transaction: until then nothing was begun.
             self._registry.bind_intent(call.caller.id, call.idem, agent.id)
         await self._fleet.start(agent)
         if call.idem is None:
@@ -127,13 +131,7 @@ class AgentMethods:
         refuse_elevation(call.caller.uid)
         agent = self._book.roster.resolve(params.id)
         await self._fleet.renew(agent)
-        if call.idem is not None:
-            # With the new attempt, in one transaction: until then nothing was begun.
-            self._registry.bind_intent(call.caller.id, call.idem, agent.id)
-        await self._fleet.start(agent)
-        if call.idem is None:
-            await self._book.settled()
-        return self._book.views.info(agent)
+        return await self._start(call, agent)
 
     async def signal(self, _call: Call, params: wire.AgentSignal) -> wire.Signalled:
         agent = self._book.roster.resolve(params.id)

@@ -69,7 +69,7 @@ class Row:
 
     def too_late(self, deadline_s: float | None) -> DeadlineExceededError:
         """The error of who is not done in time."""
-        limit = "" if deadline_s is None else f" within {deadline_s} s"
+        limit = "" if deadline_s is None else f" within {deadline_s:.3g} s"
         return DeadlineExceededError(
             f"{self.method.name} was not done{limit}; it may still happen",
             hint="ask again with the same idempotency key, or look at the agent",

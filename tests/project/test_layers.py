@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "builtin": ("api",),
     "client": ("errors", "wire.", "keys.", "transport.channel"),
     "ctl": ("errors", "wire.", "keys.", "client."),
+    "places": ("errors",),
     "init": ("errors", "wire.", "config.", "keys."),
 }
 # Only these commands of ctl may look further, and only this far.
@@ -113,4 +114,4 @@ def test_keeper_needs_nothing_but_the_standard_library_and_msgpack() -> None:
 def test_module_can_be_read_whole(path: Path) -> None:
     lines = len(path.read_text().splitlines())
 
-    assert lines <= 420 or "by generate_client.py" in path.read_text(encoding="utf-8")[:400]
+    assert lines <= 400 or "by generate_client.py" in path.read_text(encoding="utf-8")[:400]

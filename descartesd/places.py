@@ -1,0 +1,47 @@
+"""The files and directories a server puts in place when it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+
+from descartesd.errors import StartupRefusedError
+
+
+def lock_state(state_dir: str) -> int:
+    os.makedirs(state_dir, mode=0o700, exist_ok=True)
+    fd = os.open(os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(fd)
+        raise StartupRefusedError(
+            f"another descartesd runs on the state directory '{state_dir}'",
+            hint="stop it first, or give this one its own server.state_dir",
+        ) from exc
+    return fd
+
+
+def open_directory(path: str) -> None:
+    """See that there is a directory everyone may enter, whatever the umask; one there stays."""
+    if not os.path.isdir(path):
+        os.makedirs(path)
+        os.chmod(path, 0o755)  # noqa: S103  # the socket in it is for everyone
+
+
+def publish(path: str, content: bytes) -> None:
+    """Put a file that everyone may read in place, whole or not at all."""
+    fresh = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(fresh)
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, 0o644)
+        file.write(content)
+    os.rename(fresh, path)
+
+
+def unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
