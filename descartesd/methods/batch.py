@@ -22,7 +22,7 @@ from descartesd.errors import (
 )
 from descartesd.methods.agent import refuse_elevation
 from descartesd.methods.call import Call, Handler
-from descartesd.methods.dispatch import settled
+from descartesd.methods.dispatch import bare, settled
 from descartesd.methods.params import inner
 from descartesd.methods.policy import RANKS, refusal
 from descartesd.wire import codec
@@ -72,8 +72,9 @@ class BatchMethods:
         # Any id will do: each agent's own takes its place.
         request = inner(method.request, {**params.params, "id": "any"})
         asked = [(word, _key(word, target), target) for word, target in self._targets(params)]
+        part = call._replace(idem=None)
         jobs: dict[str, Job] = {
-            key: partial(self._do, call._replace(idem=None), params, request, target)
+            key: partial(self._do, part, params, request, target)
             for _, key, target in asked
         }
         width = _ENDS_AT_ONCE if params.verb in ("stop", "kill") else _AT_ONCE
@@ -101,7 +102,7 @@ class BatchMethods:
         try:
             return self._book.roster.resolve(word)
         except DescartesError as exc:
-            return exc
+            return bare(exc)
 
     def _selected(self, select: Selector) -> list[Agent]:
         if not (select.labels or select.states or select.owner or select.all):
@@ -149,7 +150,7 @@ class BatchMethods:
             try:
                 places.append(self._fleet.reserve(spec, call.caller.id))
             except DescartesError as exc:
-                places.append(exc)
+                places.append(bare(exc))
                 if params.fail_fast:
                     break
             if number % _TURN == 0:

@@ -357,10 +357,15 @@ async def settled(work: Any, method: str) -> Struct | DescartesError:
     try:
         result: Struct = await work
     except DescartesError as exc:
-        return exc
+        return bare(exc)
     except Exception as exc:  # the boundary: a bug of ours is answered and logged
         return incident(exc, method)
     return result
+
+
+def bare(error: DescartesError) -> DescartesError:
+    """The error without the frames it came through, which are far larger than it is."""
+    return error.with_traceback(None)
 
 
 def incident(exc: BaseException, method: str) -> InternalError:

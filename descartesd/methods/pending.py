@@ -12,7 +12,8 @@ from descartesd.methods.rows import Row
 from descartesd.transport.streams import Key
 
 MOST = 1000
-MOST_BYTES = 8 << 20
+# Decoded, requests take about four times as much.
+MOST_BYTES = 4 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +54,7 @@ class PendingRequests:
                 f"{MOST} requests are open on this connection",
                 hint="wait for answers before asking on",
             )
-        if self._bytes[route] + size > MOST_BYTES:
+        if self._count[route] and self._bytes[route] + size > MOST_BYTES:
             raise ResourceExhaustedError(
                 f"the requests open on this connection have {MOST_BYTES >> 20} MiB together",
                 hint="read answers before asking on",
