@@ -74,8 +74,7 @@ class BatchMethods:
         asked = [(word, _key(word, target), target) for word, target in self._targets(params)]
         part = call._replace(idem=None)
         jobs: dict[str, Job] = {
-            key: partial(self._do, part, params, request, target)
-            for _, key, target in asked
+            key: partial(self._do, part, params, request, target) for _, key, target in asked
         }
         width = _ENDS_AT_ONCE if params.verb in ("stop", "kill") else _AT_ONCE
         outcomes = await _carry_out(
@@ -260,8 +259,8 @@ def _within(items: list[BatchItem], most: int) -> list[BatchItem]:
         return items
     without = [structs.replace(item, agent=None) for item in items]
     room = most - sum(len(codec.encode(item)) for item in without)
-    for number, (size, bare) in enumerate(zip(whole, without, strict=True)):
-        room -= size - len(codec.encode(bare))
+    for number, (size, item) in enumerate(zip(whole, without, strict=True)):
+        room -= size - len(codec.encode(item))
         if room < 0:
             return items[:number] + without[number:]
     return items

@@ -136,7 +136,7 @@ def test_fault_28_large_requests_nobody_reads_cost_little(
     for number in range(count):
         silent.send(request(method, params, id=number))
 
-    grown = most_memory(daemon, for_s=2.0) - before; print("GROWN", grown>>20)
+    grown = most_memory(daemon, for_s=2.0) - before
     assert grown < 64 * MIB, f"{grown / MIB:.0f} MiB"
     told = kinds(answers(silent))
     assert told["result"] > 0

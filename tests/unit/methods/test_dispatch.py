@@ -248,10 +248,10 @@ def test_open_requests_of_a_connection_are_bounded_by_their_bytes(
     registry: Registry, tmp_path: Path
 ) -> None:
     async def scenario(server: Serving) -> None:
-        for number in range(150):
+        for number in range(80):
             server.ask(number, "agent.write", {"id": "build", "data": bytes(60_000)})
         refused = [message["id"] for message in server.sent]
-        assert refused == list(range(139, 150))
+        assert refused == list(range(69, 80))
         assert all(each["error"]["retryable"] for each in server.sent)
 
     serving(registry, tmp_path, endless, scenario)
