@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from descartesd.errors import ConflictError, NotFoundError
+from descartesd.keeper import procfs
 from descartesd.keeper.loop import Task, Timer
 from descartesd.keeper.output import Pump, Stream
 from descartesd.keeper.protocol import STREAMS, Status
@@ -22,10 +23,10 @@ class Agent:
     """One agent: its present or last attempt, its streams over all of them."""
 
     __slots__ = (
-        "agent_id", "attempt", "ended_at", "ended_by", "eof_timer", "exit_code", "fence_at",
-        "fence_timer", "is_killed", "is_swept", "leftovers", "name", "paused_at", "pid", "pidfd",
-        "signal", "signalled", "start_time", "started_at", "state", "stderr", "stdin", "stdout",
-        "stop_grace_s", "stop_signal", "task", "writers",
+        "_start_time", "_stat", "agent_id", "attempt", "ended_at", "ended_by", "eof_timer",
+        "exit_code", "fence_at", "fence_timer", "is_killed", "is_swept", "leftovers", "name",
+        "paused_at", "pid", "pidfd", "signal", "signalled", "started_at", "state", "stderr",
+        "stdin", "stdout", "stop_grace_s", "stop_signal", "task", "writers",
     )  # fmt: skip
 
     def __init__(self, pump: Pump, agent_id: str) -> None:
@@ -46,7 +47,8 @@ class Agent:
         self.state = "exited"
         self.pid = 0
         self.pidfd = -1
-        self.start_time = 0
+        self._start_time = 0
+        self._stat = -1
         self.started_at = 0.0
         self.paused_at: float | None = None
         self.ended_at: float | None = None
@@ -61,14 +63,14 @@ class Agent:
         self.is_killed = False
         self.is_swept = True
 
-    def begin(self, attempt: int, pid: int, pidfd: int, start_time: int) -> None:
-        """Note that the leader of a new attempt runs."""
+    def begin(self, attempt: int, pid: int, pidfd: int, stat: int) -> None:
+        """Note that the leader of a new attempt runs; `stat` is open on its /proc/PID/stat."""
         self.forget_attempt()
         self.attempt = attempt
         self.state = "running"
         self.pid = pid
         self.pidfd = pidfd
-        self.start_time = start_time
+        self._stat = stat
         self.started_at = time.time()
         self.is_swept = False
 
@@ -81,6 +83,18 @@ class Agent:
         self.signal = signum
         os.close(self.pidfd)
         self.pidfd = -1
+
+    def identify(self) -> None:
+        """See that the leader's start time is known, which it has to be before it is reaped."""
+        if self._stat >= 0:
+            stat, self._stat = self._stat, -1
+            self._start_time = procfs.start_time(stat)
+
+    @property
+    def start_time(self) -> int:
+        """When the leader was started, in ticks; the kernel has who asks wait for its execve(2)."""
+        self.identify()
+        return self._start_time
 
     @property
     def runs(self) -> bool:

@@ -23,7 +23,7 @@ from descartesd.keeper import procfs
 from descartesd.keeper.limits import Limits
 
 UMASK: Final = 0o022
-HEADROOM: Final = 48  # descriptors for the keeper itself: sockets, epolls, /proc, one start
+HEADROOM: Final = 64  # descriptors for the keeper itself: sockets, epolls, /proc, starting
 _SHORTAGES: Final = (
     errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT,
 )  # fmt: skip
@@ -47,11 +47,14 @@ class Launch(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """What was started: our ends of its pipes (stdin -1 without one) and its identity."""
+    """What was started: our ends of its pipes (stdin -1 without one) and its identity.
+
+    `stat` is open on its /proc/PID/stat.
+    """
 
     pid: int
     pidfd: int
-    start_time: int
+    stat: int
     stdin: int
     stdout: int
     stderr: int
@@ -75,7 +78,7 @@ class Launcher:
         try:
             stdin, stdout, stderr = _open_pipes(launch.has_stdin, ours, theirs)
             pid = self._start(launch, program, theirs)
-            pidfd, start_time = _identify_or_end(pid)
+            pidfd, stat = _hold_or_end(pid)
         except OSError as exc:
             _close(ours)
             raise _explain(exc, launch) from exc
@@ -84,7 +87,7 @@ class Launcher:
             raise
         finally:
             _close(theirs)
-        return Leader(pid, pidfd, start_time, stdin, stdout, stderr)
+        return Leader(pid, pidfd, stat, stdin, stdout, stderr)
 
     def _start(self, launch: Launch, program: bytes, stdio: list[int]) -> int:
         with self._limits.passed_on(launch.rlimits):
@@ -155,9 +158,14 @@ def _open_pipes(has_stdin: bool, ours: list[int], theirs: list[int]) -> tuple[in
     return stdin, ours[-2], ours[-1]
 
 
-def _identify_or_end(pid: int) -> tuple[int, int]:
+def _hold_or_end(pid: int) -> tuple[int, int]:
     try:
-        return _identify(pid)
+        pidfd = os.pidfd_open(pid)
+        try:
+            return pidfd, procfs.open_stat(pid)
+        except OSError:
+            os.close(pidfd)
+            raise
     except OSError:
         _end(pid)
         raise
@@ -167,13 +175,6 @@ def _end(pid: int) -> None:
     # Our own child, not reaped yet: the pid cannot be another's.
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-
-
-def _identify(pid: int) -> tuple[int, int]:
-    process = procfs.read(pid)
-    if process is None:
-        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
-    return os.pidfd_open(pid), process.start_time
 
 
 def _find(launch: Launch) -> bytes:

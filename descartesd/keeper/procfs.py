@@ -50,6 +50,20 @@ def read(pid: int) -> Process | None:
     )
 
 
+def open_stat(pid: int) -> int:
+    """A descriptor for `start_time`; raises OSError."""
+    return os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def start_time(stat_fd: int) -> int:
+    """When a process that has not been reaped was started, in ticks; closes the descriptor."""
+    try:
+        line = os.read(stat_fd, 4096)
+    finally:
+        os.close(stat_fd)
+    return int(line[line.rindex(b")") + 2 :].split(None, 20)[19])
+
+
 def is_still(process: Process) -> bool:
     """Whether no thread of it runs."""
     if process.threads == 1:

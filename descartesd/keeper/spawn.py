@@ -52,6 +52,8 @@ class Spawning:
         self._server = server
         self._limits = Limits()
         self._launcher = Launcher(self._limits)
+        # Started in this turn of the loop.
+        self._fresh: list[tuple[Agent, Request]] = []
         self.is_refusing = False
 
     def spawn(self, request: Request) -> dict[str, Any] | None:
@@ -68,31 +70,34 @@ class Spawning:
         agent = self._agents.find(wanted.agent_id)
         if agent is None:
             agent = Agent(self._pump, wanted.agent_id)
-            self._start(agent, wanted)
-        elif wanted.attempt != agent.attempt:
+            self._start(agent, wanted, request)
+            return None
+        if wanted.attempt != agent.attempt:
             _check_next(agent, wanted.attempt)
             if not agent.is_swept:
                 self._loop.start(self._spawn_when_swept(agent, request))
                 return None
-            self._start(agent, wanted)
-        return {
-            "pid": agent.pid,
-            "start_time": agent.start_time,
-            "started_at": agent.started_at,
-        }
+            self._start(agent, wanted, request)
+            return None
+        return _facts(agent)
 
     def _spawn_when_swept(self, agent: Agent, request: Request) -> Steps:
         while not agent.is_swept:
             yield SWEPT_POLL_S
         self._server.handle(request)
 
-    def _start(self, agent: Agent, wanted: Wanted) -> None:
+    def _tell_started(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        for agent, request in fresh:
+            request.reply(_facts(agent))
+
+    def _start(self, agent: Agent, wanted: Wanted, request: Request) -> None:
         self._check_capacity()
         _end_output(agent)
         _prepare_output(agent, wanted.output_bytes)
         leader = self._launcher.launch(wanted.launch)
         self._server.untell(agent)
-        agent.begin(wanted.attempt, leader.pid, leader.pidfd, leader.start_time)
+        agent.begin(wanted.attempt, leader.pid, leader.pidfd, leader.stat)
         agent.name = wanted.name
         agent.stop_signal = wanted.stop_signal
         agent.stop_grace_s = wanted.stop_grace_s
@@ -102,6 +107,10 @@ class Spawning:
         agent.stderr.attach(leader.stderr, on_end)
         self._agents.add(agent)
         self._reaper.expect(agent)
+        # Answered when the turn is over: the start time can be read when execve(2) is.
+        if not self._fresh:
+            self._loop.call_later(0, self._tell_started)
+        self._fresh.append((agent, request))
 
     def _check_capacity(self) -> None:
         if self.is_refusing:
@@ -114,6 +123,10 @@ class Spawning:
                 f" and the keeper may have {most} in all",
                 hint="raise LimitNOFILE of the service that runs the keeper",
             )
+
+
+def _facts(agent: Agent) -> dict[str, Any]:
+    return {"pid": agent.pid, "start_time": agent.start_time, "started_at": agent.started_at}
 
 
 def _read(request: fields.Fields) -> Wanted:
