@@ -88,22 +88,22 @@ class Stream:
         """Whether more may come: the pipe is open, or bytes wait for room on the disk."""
         return self._pipe >= 0 or bool(self._held)
 
-    def prepare(self, limit: int) -> None:
-        """Go on where the file ends, keeping about `limit` bytes; it is made by the first byte.
-
-        Raises OSError.
-        """
+    def go_on(self) -> None:
+        """Go on where the file of the attempts before ends; raises OSError."""
         try:
             self.total = os.stat(self._path).st_size
         except FileNotFoundError:
             self.total = 0
         else:
             self._index.load()
+
+    def attach(self, pipe: int, limit: int, on_end: Callable[[], None]) -> None:
+        """Own the reading end of a pipe from now on; about `limit` bytes of it are kept.
+
+        The file is made by the first byte. `on_end` is called when no more can come.
+        """
         self._limit = max(limit, BLOCK)
         self._window = [self._pump.view[: self._limit]]
-
-    def attach(self, pipe: int, on_end: Callable[[], None]) -> None:
-        """Own the reading end of a pipe from now on; `on_end` is called when no more can come."""
         self._pipe = pipe
         self._on_end = on_end
         self._is_overdue = False

@@ -94,7 +94,8 @@ class Spawning:
     def _start(self, agent: Agent, wanted: Wanted, request: Request) -> None:
         self._check_capacity()
         _end_output(agent)
-        _prepare_output(agent, wanted.output_bytes)
+        if wanted.attempt > 1:
+            _go_on_with_output(agent)
         leader = self._launcher.launch(wanted.launch)
         self._server.untell(agent)
         agent.begin(wanted.attempt, leader.pid, leader.pidfd, leader.stat)
@@ -103,8 +104,8 @@ class Spawning:
         agent.stop_grace_s = wanted.stop_grace_s
         agent.stdin = Stdin(self._loop, leader.stdin) if leader.stdin >= 0 else None
         on_end = partial(self._reaper.note_stream_end, agent)
-        agent.stdout.attach(leader.stdout, on_end)
-        agent.stderr.attach(leader.stderr, on_end)
+        agent.stdout.attach(leader.stdout, wanted.output_bytes, on_end)
+        agent.stderr.attach(leader.stderr, wanted.output_bytes, on_end)
         self._agents.add(agent)
         self._reaper.expect(agent)
         # Answered when the turn is over: the start time can be read when execve(2) is.
@@ -186,9 +187,9 @@ def _end_output(agent: Agent) -> None:
             )
 
 
-def _prepare_output(agent: Agent, output_bytes: int) -> None:
+def _go_on_with_output(agent: Agent) -> None:
     try:
         for stream in agent.streams:
-            stream.prepare(output_bytes)
+            stream.go_on()
     except OSError as exc:
         raise explain_output(exc) from exc
