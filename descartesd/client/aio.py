@@ -48,10 +48,10 @@ class AsyncClient(AsyncClosing, AsyncMethods):
         on_connection: OnConnection | None = None,
     ) -> None:
         """Choose the server as `find_profile` says; raises as it does."""
+        self._loop_driver: LoopDriver | None = None
         found = find_profile(profile)
         self._times = Times.of(found, timeout_s, connect_timeout_s, wait_for_server_s)
         self._channel = Channel(found, self._times.patience, on_connection=on_connection)
-        self._loop_driver: LoopDriver | None = None
         self._is_closed = False
         super().__init__(self)
 
@@ -158,13 +158,18 @@ class AsyncClient(AsyncClosing, AsyncMethods):
 
     async def aclose(self) -> None:
         """Close the connection; calls under way in other tasks fail with UnavailableError."""
-        if self._is_closed:
+        if self._is_closed or not self._channel.is_here:
             return
         self._is_closed = True
         if self._loop_driver is not None:
             self._loop_driver.close()
         self._channel.close()
         await asyncio.to_thread(self._channel.finish)
+
+    def __del__(self) -> None:
+        # A loop that runs on holds the channel by its readers, with nobody to use it.
+        if self._loop_driver is not None and not self._is_closed and self._channel.is_here:
+            self._loop_driver.abandon()
 
     @property
     def _driver(self) -> LoopDriver:
@@ -231,7 +236,7 @@ class AsyncStream(AsyncClosing, Generic[Rep]):
 
     async def aclose(self) -> None:
         """End the stream; the server stops sending."""
-        if self._opened is not None:
+        if self._opened is not None and self._channel.is_here:
             inbound, driver = self._opened
             self._channel.forget(inbound)
             driver.kick()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 
 from descartesd.transport.channel import Call, Channel, InboundStream
@@ -37,6 +38,11 @@ class LoopDriver:
         self._unwatch()
         if self._timer is not None:
             self._timer.cancel()
+
+    def abandon(self) -> None:
+        """Stop when the loop comes to it, unless it is closed; from any thread."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.close)
 
     def _kicked(self) -> None:
         self._is_scheduled = False

@@ -182,7 +182,12 @@ class Client(Closing, Methods):
                 time.sleep(pause_s)
 
     def close(self) -> None:
-        """Close the connection; calls under way in other threads fail with UnavailableError."""
+        """Close the connection; calls under way in other threads fail with UnavailableError.
+
+        In a process forked since it was made there is nothing to close.
+        """
+        if not self._channel.is_here:
+            return
         with self._turns.lock:
             if self._is_closed:
                 return
@@ -219,6 +224,8 @@ class Stream(Closing, Generic[Rep]):
 
     def close(self) -> None:
         """End the stream; the server stops sending."""
+        if not self._channel.is_here:
+            return
         with self._turns.lock:
             self._channel.forget(self._inbound)
             self._turns.touch()

@@ -7,6 +7,7 @@ import os
 import select
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 from descartesd.transport.channel import Channel
@@ -20,9 +21,11 @@ class Turns:
     """
 
     def __init__(self, channel: Channel) -> None:
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
         self._channel = channel
         self._nudge = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._close_nudge = weakref.finalize(self, os.close, self._nudge)
+        self._close_nudge.atexit = False
         self._is_led = False
         self._is_leader_done: Callable[[], bool] = _never
         self._planned: tuple[int, float] = (-1, math.inf)
@@ -30,6 +33,12 @@ class Turns:
         self._polled = -1
         self._followers: list[tuple[threading.Condition, Callable[[], bool]]] = []
         self._is_closed = False
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Raises UnavailableError in a forked process: a thread left behind may hold it there."""
+        self._channel.check_process()
+        return self._lock
 
     def wait(self, is_done: Callable[[], bool]) -> None:
         """Keep the channel going until `is_done`."""
@@ -53,7 +62,7 @@ class Turns:
         if self._is_led:
             os.eventfd_write(self._nudge, 1)
         else:
-            os.close(self._nudge)
+            self._close_nudge()
 
     def _go_on(self, is_done: Callable[[], bool]) -> bool:
         channel = self._channel
@@ -77,14 +86,14 @@ class Turns:
         self._planned = (self._polled, wake_at)
         self._is_leader_done = is_done
         self._is_led = True
-        self.lock.release()
+        self._lock.release()
         try:
             ready = self._poll.poll(_milliseconds(wake_at))
         finally:
-            self.lock.acquire()
+            self._lock.acquire()
             self._is_led = False
             if self._is_closed:
-                os.close(self._nudge)
+                self._close_nudge()
         if not self._is_closed and (self._nudge, select.POLLIN) in ready:
             os.eventfd_read(self._nudge)
 
@@ -98,7 +107,7 @@ class Turns:
         self._polled = self._channel.generation
 
     def _follow(self, is_done: Callable[[], bool]) -> None:
-        me = (threading.Condition(self.lock), is_done)
+        me = (threading.Condition(self._lock), is_done)
         self._followers.append(me)
         try:
             me[0].wait()

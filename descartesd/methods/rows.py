@@ -13,6 +13,7 @@ from descartesd.errors import DeadlineExceededError
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.policy import RANKS
 from descartesd.observe.metrics import MethodMetrics, RequestMetrics
+from descartesd.transport.calls import not_done
 from descartesd.transport.unread import WINDOW
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentOutput
@@ -69,12 +70,7 @@ class Row:
 
     def too_late(self, deadline_s: float | None) -> DeadlineExceededError:
         """The error of who is not done in time."""
-        limit = "" if deadline_s is None else f" within {deadline_s:.3g} s"
-        return DeadlineExceededError(
-            f"{self.method.name} was not done{limit}; it may still happen",
-            hint="ask again with the same idempotency key, or look at the agent",
-            retryable=self.method.resend != "never",
-        )
+        return not_done(self.method, deadline_s)
 
 
 def _is_a_look(params: Struct) -> bool:

@@ -13,11 +13,19 @@ from descartesd.errors import DeadlineExceededError, DescartesError, Unavailable
 from descartesd.transport.causes import never_sent
 from descartesd.wire import codec
 from descartesd.wire.envelope import VERSION, Incoming, Request
-from descartesd.wire.methods import AGENT_WAIT, Method
+from descartesd.wire.methods import AGENT_WAIT, Method, Resend
 
 RESENDS = 2
 # What is left of a deadline is never sent as less than this: 0 is not a deadline.
 LEAST_S = 0.001
+# What to do when the time is over, by the kind of method.
+_AFTERWARDS: dict[Resend, str] = {
+    "read": "a longer time is given with --timeout or deadline_s",
+    "state": "it may still happen; asking again does no harm, and a longer time is given with "
+    "--timeout or deadline_s",
+    "idem": "it may still happen; asked again under the same idempotency key it is done once only",
+    "never": "it may still happen; look at the state before asking again",
+}
 
 
 class Patience(NamedTuple):
@@ -59,8 +67,11 @@ class Exchange(Protocol):
     def survives(self, endpoint: str) -> bool:
         """The connection is lost: True when it is to be sent again, else it has failed."""
 
-    def expire(self, reason: Callable[[], DescartesError]) -> None:
-        """Its time is over; `reason` tells why it could not be sent."""
+    def expire(self, reason: Callable[[float | None], DescartesError]) -> None:
+        """Its time is over; `reason` tells why it could not be sent.
+
+        `reason` is given the deadline when it was that which came first.
+        """
 
     def fail(self, error: DescartesError) -> None:
         """End with this error."""
@@ -159,6 +170,8 @@ class Call:
         elif isinstance(incoming.error, msgspec.Struct):
             error = codec.error_of(incoming.error)
             if isinstance(error, DeadlineExceededError):
+                if self._deadline_s is not None and is_own_deadline(error):
+                    error = too_late(self.method, self._deadline_s)
                 self._tell_key(error)
             self._end(error)
         return self.is_over
@@ -172,12 +185,15 @@ class Call:
         self.fail(cut(self.method.name, endpoint, is_repeatable=self.is_repeatable))
         return False
 
-    def expire(self, reason: Callable[[], DescartesError]) -> None:
+    def expire(self, reason: Callable[[float | None], DescartesError]) -> None:
         """No answer, or no connection, in time."""
+        deadline_s = self._deadline_s
         if self.was_sent:
-            self.fail(too_late(self.method, self._deadline_s))
+            self.fail(too_late(self.method, deadline_s))
+        elif deadline_s is None or self._waits_first or self.limit < self.began + deadline_s:
+            self.fail(reason(None))
         else:
-            self.fail(reason())
+            self.fail(reason(deadline_s))
 
     def fail(self, error: DescartesError) -> None:
         """End without an answer, with this error."""
@@ -209,9 +225,34 @@ def too_late(method: Method[Any, Any], allowed_s: float | None) -> DeadlineExcee
     """The time of a request is over."""
     return DeadlineExceededError(
         f"no answer to '{method.name}' within {allowed_s:g} s",
-        hint="it may still happen; a longer time is given with --timeout or deadline_s",
+        hint=_AFTERWARDS[method.resend],
         retryable=method.resend != "never",
     )
+
+
+def ended(method: Method[Any, Any], deadline_s: float | None) -> DeadlineExceededError:
+    """An open stream has lasted as long as its deadline let it."""
+    return DeadlineExceededError(
+        f"'{method.name}' was ended after {deadline_s:g} s, as asked",
+        hint="without --timeout or deadline_s it goes on",
+        retryable=True,
+    )
+
+
+def not_done(method: Method[Any, Any], deadline_s: float | None) -> DeadlineExceededError:
+    """What the server answers when the deadline sent to it, or its own limit, is over."""
+    limit = "in time" if deadline_s is None else f"within {deadline_s:.3g} s"
+    return DeadlineExceededError(
+        f"'{method.name}' was not done {limit}",
+        hint=_AFTERWARDS[method.resend],
+        retryable=method.resend != "never",
+        details=None if deadline_s is None else {"deadline_s": deadline_s},
+    )
+
+
+def is_own_deadline(error: DeadlineExceededError) -> bool:
+    """Whether the server speaks of the deadline it was sent: what was left of the caller's."""
+    return "deadline_s" in (error.details or {})
 
 
 def cut(method: str, endpoint: str, *, is_repeatable: bool) -> UnavailableError:

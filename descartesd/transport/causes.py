@@ -10,6 +10,7 @@ import stat
 import zmq
 
 from descartesd.errors import (
+    DeadlineExceededError,
     DescartesError,
     InvalidArgumentError,
     PermissionDeniedError,
@@ -38,10 +39,42 @@ def unreachable(endpoint: str) -> UnavailableError:
 
 def silent(endpoint: str, seconds: float) -> UnavailableError:
     """No handshake within the time for one attempt."""
+    who = f"the server at '{endpoint}' does not answer"
+    if not endpoint.startswith(UNIX):
+        who = f"nobody answers at '{endpoint}'"
     return UnavailableError(
-        f"nobody answers at '{endpoint}': no handshake within {seconds:g} s",
-        hint="check the host's name and that no firewall drops the packets; if the server hangs, "
-        "its log tells why",
+        f"{who}: no handshake within {seconds:g} s", hint=_when_silent(endpoint)
+    )
+
+
+def not_connected(endpoint: str, seconds: float) -> DeadlineExceededError:
+    """The deadline of a request came before any other sign."""
+    return DeadlineExceededError(
+        f"not connected to '{endpoint}' within {seconds:g} s",
+        hint="a longer time is given with --timeout or deadline_s; if that is no help: "
+        + _when_silent(endpoint),
+        retryable=True,
+    )
+
+
+def _when_silent(endpoint: str) -> str:
+    if endpoint.startswith(UNIX):
+        return (
+            "the server is there but does not answer, it may hang: look at it with "
+            "'ps -C descartesd -o pid,stat,args' and in its log"
+        )
+    return (
+        "check the host's name and that no firewall drops the packets; if the server hangs, its "
+        "log tells why"
+    )
+
+
+def made_elsewhere(pid: int) -> UnavailableError:
+    """The client came into this process by fork(2), without what makes it work."""
+    return UnavailableError(
+        f"this client was made in another process (pid {pid})",
+        hint="make one after the fork",
+        retryable=False,
     )
 
 
@@ -74,9 +107,9 @@ def queue_full(endpoint: str, limit: int) -> ResourceExhaustedError:
 
 def never_sent(error: DescartesError, method: str) -> DescartesError:
     """Why a request that waited for the connection in vain has certainly not happened."""
-    if not isinstance(error, UnavailableError):
+    if not isinstance(error, UnavailableError | DeadlineExceededError):
         return fresh(error)
-    return UnavailableError(
+    return type(error)(
         f"{error.message}; '{method}' was not sent",
         hint=error.hint,
         retryable=error.retryable,

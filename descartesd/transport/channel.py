@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
+import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal
@@ -20,7 +23,7 @@ from msgspec import Struct
 from descartesd.errors import DescartesError, InvalidArgumentError, UnavailableError
 from descartesd.keys.profile import Profile
 from descartesd.transport.calls import Call, Exchange, Patience
-from descartesd.transport.causes import fresh, queue_full
+from descartesd.transport.causes import fresh, made_elsewhere, queue_full
 from descartesd.transport.circuit import Circuit
 from descartesd.transport.connector import Connector
 from descartesd.transport.inbound import InboundStream
@@ -61,8 +64,15 @@ class Channel:
         `on_connection` is called from within `process`, so it must not use the channel.
         """
         settings = profile.client
+        self._pid = os.getpid()
         self._context = zmq.Context(io_threads=1)
         self._connector = Connector(profile, self._context, attempt_s=patience.connect_s)
+        # A context collected before its sockets waits for them for ever. What the finalizer holds
+        # outlives the channel, so it is closed in order.
+        self._abandoned = weakref.finalize(
+            self, _abandon, self._connector, self._context, self._pid
+        )
+        self._abandoned.atexit = False
         # Who was told to wait for the server waits, however long it is away.
         failures = 0 if patience.server_s else settings.circuit_failures
         self._circuit = Circuit(failures=failures, reset_s=settings.circuit_reset_secs)
@@ -94,8 +104,19 @@ class Channel:
         return self._connector.endpoint
 
     @property
+    def is_here(self) -> bool:
+        """Whether this is the process it was made in: libzmq works in no other."""
+        return os.getpid() == self._pid
+
+    def check_process(self) -> None:
+        """Raise UnavailableError in a process forked since it was made."""
+        if not self.is_here:
+            raise made_elsewhere(self._pid)
+
+    @property
     def state(self) -> State:
-        """What a request made now would meet."""
+        """What a request made now would meet; raises as `check_process`."""
+        self.check_process()
         if self._is_closed:
             return "closed"
         if self._connector.is_up:
@@ -123,9 +144,10 @@ class Channel:
         """Send a request, now or once there is a connection.
 
         Raises InvalidArgumentError when it is larger than the server takes, UnavailableError when
-        the channel is closed or nobody has answered for long, and ResourceExhaustedError when too
-        many requests wait already.
+        the channel is closed, another process's, or nobody has answered for long, and
+        ResourceExhaustedError when too many requests wait already.
         """
+        self.check_process()
         if self._is_closed:
             raise UnavailableError("the client is closed", retryable=False)
         now = self._clock()
@@ -141,7 +163,8 @@ class Channel:
         self._next_limit = min(self._next_limit, exchange.limit)
 
     def process(self) -> None:
-        """Read what has come, send what waits, and let time pass."""
+        """Read what has come, send what waits, and let time pass; raises as `check_process`."""
+        self.check_process()
         if self._is_closed:
             return
         self._receive()
@@ -162,7 +185,11 @@ class Channel:
             self._connector.rest()
 
     def next_item(self, stream: InboundStream) -> Struct | None:
-        """Take an item of a stream and let the server send on; None when none waits."""
+        """Take an item of a stream and let the server send on; None when none waits.
+
+        Raises as `check_process`.
+        """
+        self.check_process()
         item = stream.pop()
         if not stream.is_over and (grant := stream.regrant()) is not None:
             self._tell(grant)
@@ -185,6 +212,7 @@ class Channel:
         self._fail_all(UnavailableError("the client was closed", retryable=False))
         self._is_closed = True
         self._connector.drop(_LINGER_MS if self._connector.is_up else 0)
+        self._abandoned.detach()
 
     def finish(self) -> None:
         """Wait, at most half a second, until what was sent before `close` has gone out."""
@@ -298,6 +326,16 @@ class Channel:
         self._queue.clear()
         for exchange in exchanges:
             exchange.fail(fresh(error))
+
+
+def _abandon(connector: Connector, context: zmq.Context[zmq.Socket[bytes]], pid: int) -> None:
+    """Close what nobody can close any more."""
+    if os.getpid() != pid:
+        return
+    connector.drop()
+    context.term()
+    # From here over the finalizer to whoever let go of the client.
+    warnings.warn(f"unclosed client of '{connector.endpoint}'", ResourceWarning, stacklevel=3)
 
 
 def _lost(endpoint: str) -> UnavailableError:

@@ -54,6 +54,7 @@ class Connector:
         self._strikes: Counter[str] = Counter()
         self._verdicts: dict[str, DescartesError] = {}
         self._trouble: DescartesError | None = None
+        self._silence: DescartesError | None = None
         self._until = math.inf
         self._retry_at = math.inf
         self.link: Link | None = None
@@ -128,12 +129,14 @@ class Connector:
             self._retry_at = math.inf
             self._forget_failures()
 
-    def reason(self) -> DescartesError:
-        """Why nothing can be sent at this moment."""
+    def reason(self, deadline_s: float | None = None) -> DescartesError:
+        """Why nothing can be sent at this moment; `deadline_s` when the wait ended by that."""
         if self.is_up:
             return causes.does_not_read(self.endpoint)
         for error in self._verdicts.values():
             return causes.fresh(error)
+        if deadline_s is not None and self._trouble is self._silence:
+            return causes.not_connected(self._route.endpoint, deadline_s)
         if self._trouble is not None:
             return causes.fresh(self._trouble)
         return causes.silent(self._route.endpoint, self._attempt_s)
@@ -148,7 +151,7 @@ class Connector:
         self._rounds_left = math.inf
         self._strikes.clear()
         self._verdicts.clear()
-        self._trouble = None
+        self._trouble = self._silence = None
         self._plan.clear()
         self._routes.clear()
 
@@ -205,7 +208,7 @@ class Connector:
         elif change == "undecided":
             self._trouble = causes.undecided(endpoint)
         elif change == "silent":
-            self._trouble = causes.silent(endpoint, self._attempt_s)
+            self._trouble = self._silence = causes.silent(endpoint, self._attempt_s)
         else:
             self._trouble = causes.unreachable(endpoint)
         self._strikes[endpoint] = 0

@@ -10,8 +10,16 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw
 
-from descartesd.errors import DescartesError, UnavailableError
-from descartesd.transport.calls import LEAST_S, RESENDS, Patience, cut, too_late
+from descartesd.errors import DeadlineExceededError, DescartesError, UnavailableError
+from descartesd.transport.calls import (
+    LEAST_S,
+    RESENDS,
+    Patience,
+    cut,
+    ended,
+    is_own_deadline,
+    too_late,
+)
 from descartesd.transport.causes import never_sent
 from descartesd.transport.positions import position_of
 from descartesd.wire import codec
@@ -146,6 +154,9 @@ class InboundStream:
         return self.is_over
 
     def _refused(self, error: DescartesError) -> None:
+        if isinstance(error, DeadlineExceededError) and is_own_deadline(error):
+            self.fail(self._out_of_time())
+            return
         is_leaving = isinstance(error, UnavailableError) and error.retryable
         # A server that stops says so and closes the connection: the next one is waited for.
         if not (is_leaving and self._has_opened and self._position is not None):
@@ -212,13 +223,19 @@ class InboundStream:
             self.limit = self._ends_at
         return True
 
-    def expire(self, reason: Callable[[], DescartesError]) -> None:
+    def expire(self, reason: Callable[[float | None], DescartesError]) -> None:
         """It was not opened, or has lasted as long as it may."""
+        is_ended = self.limit >= self._ends_at
         if not self.was_sent:
-            self.fail(reason())
-            return
-        allowed_s = self._timeout_s if self.limit < self._ends_at else self._deadline_s
-        self.fail(too_late(self.method, allowed_s))
+            self.fail(reason(self._deadline_s if is_ended else None))
+        elif is_ended:
+            self.fail(self._out_of_time())
+        else:
+            self.fail(too_late(self.method, self._timeout_s))
+
+    def _out_of_time(self) -> DeadlineExceededError:
+        tell = ended if self._has_opened else too_late
+        return tell(self.method, self._deadline_s)
 
     def fail(self, error: DescartesError) -> None:
         """End with this error, behind the items that wait."""

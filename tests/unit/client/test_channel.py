@@ -16,6 +16,7 @@ from descartesd.errors import (
     UnavailableError,
 )
 from descartesd.keys.profile import ClientSettings
+from descartesd.transport.calls import not_done, too_late
 from descartesd.wire.agent import (
     AgentRef,
     AgentSignal,
@@ -178,6 +179,41 @@ def test_a_time_out_is_retryable_where_repeating_does_no_harm(
         connect(server.profile).call(method, request_, deadline_s=0.05)
 
     assert caught.value.retryable is retryable
+
+
+def test_the_deadline_the_server_speaks_of_is_told_as_it_was_given(
+    connect: Connect, server: FakeServer
+) -> None:
+    server.handlers["agent.wait"] = lambda *_: not_done(AGENT_WAIT, 1.9873)
+    server.handlers["agent.kill"] = lambda *_: DeadlineExceededError("the keeper took too long")
+    client = connect(server.profile)
+
+    with pytest.raises(DeadlineExceededError) as caught:
+        client.call(AGENT_WAIT, AgentRef(id="worker"), deadline_s=2)
+    with pytest.raises(DeadlineExceededError, match="the keeper took too long"):
+        client.call(AGENT_KILL, AgentRef(id="worker"), deadline_s=2)
+
+    assert caught.value.message == "no answer to 'agent.wait' within 2 s"
+    assert caught.value.hint == "a longer time is given with --timeout or deadline_s"
+    assert caught.value.details is None
+
+
+@pytest.mark.parametrize(
+    ("method", "may_happen", "advice"),
+    [
+        (AGENT_WAIT, False, "a longer time"),
+        (AGENT_KILL, True, "asking again does no harm"),
+        (AGENT_SIGNAL, True, "the same idempotency key"),
+        (AGENT_WRITE, True, "look at the state before asking again"),
+    ],
+    ids=["read", "state", "idem", "never"],
+)
+def test_what_to_do_after_a_time_out_is_told_by_the_kind_of_method(
+    method: Any, may_happen: bool, advice: str
+) -> None:
+    for error in (not_done(method, 2.0), not_done(method, None), too_late(method, 2.0)):
+        assert advice in str(error.hint)
+        assert ("may still happen" in str(error.hint)) is may_happen
 
 
 def test_the_deadline_travels_and_infinity_means_none(connect: Connect, server: FakeServer) -> None:

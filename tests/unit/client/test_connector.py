@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from descartesd.errors import (
+    DeadlineExceededError,
     DescartesError,
     InvalidArgumentError,
     UnauthenticatedError,
@@ -224,6 +225,56 @@ def test_a_server_that_accepts_and_stays_silent_is_unavailable(connect: Connect)
 
     assert "no handshake within 0.15 s" in error.message
     assert seconds < 1
+
+
+@contextmanager
+def hanging(path: Path) -> Iterator[str]:
+    """A server's socket, as one that hangs has it."""
+    path.with_name("server.pub").write_text(f"{ServerKeys().public}\n")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        yield f"ipc://{path}"
+
+
+def test_a_server_on_this_host_that_stays_silent_is_said_to_be_there(
+    connect: Connect, tmp_path: Path
+) -> None:
+    with hanging(tmp_path / "s") as endpoint:
+        client = connect(ServerKeys().profile(endpoint), connect_timeout_s=0.15)
+        error, _ = failure_of(client, UnavailableError)
+
+    assert f"'{endpoint}' does not answer: no handshake within 0.15 s" in error.message
+    assert "the server is there" in error.hint
+    assert "firewall" not in error.hint
+
+
+@pytest.mark.parametrize("timeout_s", [0.1, 0])
+def test_a_deadline_that_comes_before_any_sign_of_the_server_is_named_itself(
+    connect: Connect, tmp_path: Path, timeout_s: float
+) -> None:
+    with hanging(tmp_path / "s") as endpoint, listening(None) as far:
+        near = failure_of(
+            connect(ServerKeys().profile(endpoint), timeout_s=timeout_s), DeadlineExceededError
+        )[0]
+        other = failure_of(
+            connect(ServerKeys().profile(far), timeout_s=timeout_s), DeadlineExceededError
+        )[0]
+
+    within = f"within {timeout_s:g} s; 'server.methods' was not sent"
+    assert near.message == f"not connected to '{endpoint}' {within}"
+    assert other.message == f"not connected to '{far}' {within}"
+    assert (near.retryable, near.details) == (True, {"sent": False})
+    assert "firewall" not in near.hint
+    assert "firewall" in other.hint
+
+
+def test_a_deadline_does_not_hide_that_nobody_is_there(connect: Connect) -> None:
+    endpoint = unused_endpoint()
+
+    error, _ = failure_of(connect(ServerKeys().profile(endpoint), timeout_s=0.15), UnavailableError)
+
+    assert f"nobody answers at '{endpoint}'" in error.message
 
 
 def test_a_server_that_cannot_check_keys_is_unavailable(connect: Connect) -> None:
