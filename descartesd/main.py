@@ -19,7 +19,12 @@ _EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    try:
+        _refuse_unknown(parser, sys.argv[1:] if arguments is None else arguments)
+    except InvalidArgumentError as exc:
+        return _failed(exc)
+    options = parser.parse_args(arguments)
     try:
         if options.command == "init":
             return _init(options.directory, options.endpoint)
@@ -27,10 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except DescartesError as exc:
-        print(f"error: {exc.message}", file=sys.stderr)  # noqa: T201
-        if exc.hint:
-            print(f"hint: {exc.hint}", file=sys.stderr)  # noqa: T201
-        return 2 if options.check_config else exc.exit_status
+        status = _failed(exc)
+        return 2 if options.check_config else status
+
+
+def _failed(error: DescartesError) -> int:
+    print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
+    return error.exit_status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,6 +61,21 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("directory", metavar="DIR")
     init.add_argument("--endpoint", default="tcp://127.0.0.1:5555", metavar="tcp://HOST:PORT")
     return parser
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Name the option nobody knows; argparse would rather tell that its value is no command."""
+    known = ["--endpoint", *parser._option_string_actions]  # noqa: SLF001  # argparse tells its options nowhere else
+    for word in words:
+        if word == "--":
+            return
+        name = word.partition("=")[0]
+        if name.startswith("-") and not any(option.startswith(name) for option in known):
+            from difflib import get_close_matches  # noqa: PLC0415  # only errors need it
+
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'" if near else "see: descartesd --help"
+            raise InvalidArgumentError(f"unknown option '{name}'", hint=hint)
 
 
 def _version() -> str:

@@ -76,7 +76,10 @@ def errors_page() -> str:
 EXIT_INTRO = """
 The exit status of `descartesctl`, as `descartesctl help exit-codes` prints it.
 `descartesd` itself ends with 0 after an orderly stop, with 78 when it refuses to start,
-and with 2 when `--check-config` finds a fault.
+and with 2 when its options are wrong or `--check-config` finds a fault.
+`descartesd init` ends as `descartesctl` does: with 2 for an endpoint or a name that cannot be,
+with 3 for a path that leads nowhere, with 4 where it may not write,
+with 7 where there is something already, and with 8 on a full disk.
 """
 
 

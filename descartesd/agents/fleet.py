@@ -25,6 +25,7 @@ from descartesd.errors import (
 )
 from descartesd.wire.agent import AgentInfo, AgentSpec, State
 
+DRAINING = "the server is draining"
 _STARTED: frozenset[State] = frozenset(("running", "paused", "stopping"))
 # The states a verb needs; of the others, remove and respawn need an end, stop and kill nothing.
 _NEEDED: dict[str, tuple[State, ...]] = {
@@ -116,9 +117,10 @@ class Fleet:
         """Refuse a further live agent while there may be none."""
         self._book.registry.check()
         if self.closed is not None:
-            raise UnavailableError(
-                f"no agent can be started: {self.closed}", hint="ask another server"
-            )
+            hint = "ask another server"
+            if self.closed == DRAINING:
+                hint += ", or end the drain with: descartesctl server drain --undo"
+            raise UnavailableError(f"no agent can be started: {self.closed}", hint=hint)
         if not self._keeper.connected:
             raise UnavailableError(
                 "no agent can be started: the keeper is not connected",

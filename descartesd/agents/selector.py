@@ -16,6 +16,7 @@ _KEY = r"([A-Za-z0-9][A-Za-z0-9._/-]{0,62})"
 _VALUE = r"[A-Za-z0-9._/:@+-]{0,255}"
 _COMPARED = re.compile(rf"{_KEY}\s*(!=|==?)\s*({_VALUE})")
 _AMONG = re.compile(rf"{_KEY}\s+(in|notin)\s*\(([^()]*)\)")
+_ALMOST_COMPARED = re.compile(rf"{_KEY}\s*(?:!=|==?)\s*([^,=]*)")
 _PRESENT = re.compile(rf"(!?)\s*{_KEY}")
 _ONE_VALUE = re.compile(_VALUE)
 
@@ -77,10 +78,12 @@ def _condition(text: str, field: str) -> _OnLabels:
     if present := _PRESENT.fullmatch(text):
         negated, key = present.groups()
         return (lambda labels: key not in labels) if negated else (lambda labels: key in labels)
+    if almost := _ALMOST_COMPARED.fullmatch(text):
+        _value(almost[2], field)
     raise InvalidArgumentError(
         f"{field}: '{text[:80]}' is no condition: expected k=v, k!=v, k in (a, b), k notin (a, b),"
         " k or !k",
-        hint="several conditions are several entries of the list",
+        hint="give each condition on its own: --label A --label B, or an entry of the list each",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from descartesd.ctl.command import Command, add_ids
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
-from descartesd.ctl.selecting import add_selection, is_one, selector
-from descartesd.ctl.values import duration, signal
-from descartesd.errors import DescartesError
+from descartesd.ctl.selecting import add_selection, is_one, selector, tell_if_none
+from descartesd.ctl.values import duration, is_signal, signal
+from descartesd.errors import DescartesError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from descartesd.client import Client
@@ -73,6 +74,12 @@ def _signal_arguments(parser: ArgumentParser) -> None:
 
 
 def _signal(args: Namespace, out: Output) -> int:
+    if not is_signal(args.signal) and (named := [each for each in args.ids if is_signal(each)]):
+        words = [named[0], args.signal, *(each for each in args.ids if each != named[0])]
+        raise InvalidArgumentError(
+            f"'{args.signal}' is no signal; the signal comes first:"
+            f" agent signal {shlex.join(words)}"
+        )
     return _act(args, out, "signal", signal=args.signal)
 
 
@@ -100,6 +107,7 @@ def _act(args: Namespace, out: Output, verb: Verb, *, patient: bool = False, **p
         )
     results = [_result(item, before) for item in done.results]
     out.results([item.id for item in done.results], results)
+    tell_if_none(results, args, out)
     return _first_failure(results, lambda _agent: 0)
 
 

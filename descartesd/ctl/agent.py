@@ -7,7 +7,7 @@ from argparse import Namespace
 from descartesd.ctl.command import Command, add_id
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
-from descartesd.ctl.selecting import add_conditions, states
+from descartesd.ctl.selecting import add_conditions, states, tell_if_none
 
 
 def _list(args: Namespace, out: Output) -> int:
@@ -20,6 +20,7 @@ def _list(args: Namespace, out: Output) -> int:
             page = client.agent.list(**wanted, cursor=page.next)
             agents += page.agents
     out.agents(agents)
+    tell_if_none(agents, args, out)
     return 0
 
 

@@ -12,7 +12,16 @@ from descartesd.ctl.command import PROGRAM, Command
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
 from descartesd.ctl.values import count
-from descartesd.errors import AlreadyExistsError, InvalidArgumentError
+from descartesd.errors import (
+    AlreadyExistsError,
+    DescartesError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    StartupRefusedError,
+)
+
+_OUT_HELP = "file to write; default ./NAME.toml, with --dir DIR/profiles/NAME.toml"
 
 
 class _Issued(NamedTuple):
@@ -28,14 +37,22 @@ def _issue_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--days", metavar="N", type=count, default=365, help="how long it is valid; default 365"
     )
-    parser.add_argument("--out", metavar="PROFILE", help="file to write; default ./NAME.toml")
+    parser.add_argument("--out", metavar="PROFILE", help=_OUT_HELP)
     parser.add_argument(
         "--dir", metavar="DIR", help="sign with the keys of this server directory; needs no server"
     )
 
 
 def _issue(args: Namespace, out: Output) -> int:
-    issued = _issue_in_directory(args) if args.dir else _issue_by_server(args)
+    for option, value in (("--out", args.out), ("--dir", args.dir)):
+        if value == "":
+            raise InvalidArgumentError(f"{option} is empty: expected a path")
+    if args.out is not None:
+        _check_place(os.path.abspath(args.out))
+    try:
+        issued = _issue_by_server(args) if args.dir is None else _issue_in_directory(args)
+    except StartupRefusedError as exc:
+        raise _by_cause(exc) from exc
     shown = shlex.quote(issued.profile)
     out.document(
         issued._asdict(),
@@ -68,16 +85,7 @@ def _issue_by_server(args: Namespace) -> _Issued:
 
     check_request(args.name, args.role, args.days)
     path = os.path.abspath(args.out or f"{args.name}.toml")
-    if os.path.lexists(path):
-        # Seen before anything is signed: a certificate without its key is of no use.
-        raise AlreadyExistsError(
-            f"'{path}' exists already", hint="choose another file with --out, or remove it"
-        )
-    if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
-        raise InvalidArgumentError(
-            f"cannot write into '{os.path.dirname(path)}'",
-            hint="name a directory of yours with --out",
-        )
+    _check_place(path)
     pair = generate()
     with connect(args) as client:
         signed = client.cert.sign(
@@ -92,6 +100,38 @@ def _issue_by_server(args: Namespace) -> _Issued:
     )
     create_profile(path, profile)
     return _Issued(signed.name, signed.role, signed.fingerprint, path)
+
+
+def _check_place(path: str) -> None:
+    # Before anything is signed: a certificate without its key is of no use.
+    if os.path.isdir(path):
+        raise InvalidArgumentError(f"'{path}' is a directory: name a file in it with --out")
+    if os.path.lexists(path):
+        raise AlreadyExistsError(
+            f"'{path}' exists already", hint="choose another file with --out, or remove it"
+        )
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise NotFoundError(
+            f"there is no directory '{directory}'", hint="make it, or name another with --out"
+        )
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionDeniedError(
+            f"cannot write into '{directory}'", hint="name a directory of yours with --out"
+        )
+
+
+def _by_cause(refusal: StartupRefusedError) -> DescartesError:
+    """The error that fits what the kernel refused; a server would not start whatever that was."""
+    cause: BaseException | None = refusal
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    kind: type[DescartesError] = StartupRefusedError
+    if isinstance(cause, FileNotFoundError | NotADirectoryError):
+        kind = NotFoundError
+    elif isinstance(cause, PermissionError):
+        kind = PermissionDeniedError
+    return kind(refusal.message, hint=refusal.hint, details=refusal.details)
 
 
 COMMANDS = {

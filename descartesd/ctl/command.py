@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -71,13 +72,15 @@ SINGLE = {
     "bench": Single("measure a server", "bench", "bench"),
     "demo": Single("play ten scenarios on a server of its own", "demo", "demo"),
     "doctor": Single("check this host, the profile and the server", "doctor", "doctor"),
-    "help": Single("explain a topic: exit-codes", "topics", "help"),
+    "help": Single("explain a noun, or the topic exit-codes", "topics", "help"),
 }
 # Told apart from the noun and the verb when they stand in front of them.
 GLOBAL_FLAGS = ("--json", "--quiet")
 GLOBAL_VALUES = ("--profile", "--timeout", "--wait-for-server")
 GLOBALS_USAGE = "[--profile FILE|NAME] [--json] [--quiet] [--timeout S] [--wait-for-server S]"
 _MAX_WIDTH = 100
+# What other programs call an option of ours.
+_ELSEWHERE = {"-n": "--tail"}
 ID_HELP = "a name, an id, or the first characters of an id (at least 4)"
 
 
@@ -114,8 +117,23 @@ def _terminal_width() -> int:
         return _MAX_WIDTH
 
 
+class HelpAsked(SystemExit):
+    """`--help` was given, which takes the place of the command; `text` is the help."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(0)
+        self.text = text
+
+
 class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: object = None) -> NoReturn:  # noqa: ARG002  # as argparse has it
+        # argparse would pass over what cannot be written.
+        raise HelpAsked(self.format_help().rstrip("\n"))
+
     def error(self, message: str) -> NoReturn:
+        option, needless, _ = message.partition(": ignored explicit argument ")
+        if needless:
+            message = f"{option.removeprefix('argument ')} takes no value"
         raise InvalidArgumentError(message, hint=f"see: {self.prog} --help")
 
 
@@ -130,7 +148,7 @@ def parse(
 ) -> argparse.Namespace:
     """Read the words of a command; `after` is what stood behind `--`, None when there was none.
 
-    Raises InvalidArgumentError; SystemExit after `--help`.
+    Raises InvalidArgumentError; HelpAsked for `--help`.
     """
     parser = build_parser(title, command)
     if command.takes_command or after is None:
@@ -139,8 +157,13 @@ def parse(
     else:
         # That would lose the dashes.
         args, extra = parser.parse_known_args([*words, "--", *after])
+    if extra and command.takes_command and after is None and not extra[0].startswith("-"):
+        raise InvalidArgumentError(
+            f"unexpected argument '{_shown(extra[0])}'",
+            hint=f"the agent's command stands after '--': {_with_dashes(parser, words)}",
+        )
     if extra:
-        _refuse(parser, command, extra[0])
+        _refuse(parser, extra[0])
     if command.takes_command:
         args.command = after
     return args
@@ -181,19 +204,45 @@ def _add_globals(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _refuse(parser: argparse.ArgumentParser, command: Command, word: str) -> NoReturn:
-    name, equals, _ = word.partition("=")
-    # What stands behind '=' may be the value of an environment variable.
-    shown = f"{name}=…" if equals else name
+def _refuse(parser: argparse.ArgumentParser, word: str) -> NoReturn:
+    otherwise = f"see: {parser.prog} --help"
     if not word.startswith("-"):
-        hint = f"see: {parser.prog} --help"
-        if command.takes_command:
-            hint = f"the agent's command stands after '--': {parser.prog} -- {name}"
-        raise InvalidArgumentError(f"unexpected argument '{shown}'", hint=hint)
-    known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001  # argparse tells its options nowhere else
+        raise InvalidArgumentError(f"unexpected argument '{_shown(word)}'", hint=otherwise)
+    known = _options(parser)
+    meant = _ELSEWHERE.get(word[:2], word.partition("=")[0])
     raise InvalidArgumentError(
-        f"unknown option '{shown}'", hint=suggest(name, known, f"see: {parser.prog} --help")
+        f"unknown option '{_shown(word)}'", hint=suggest(meant, known, otherwise)
     )
+
+
+def _shown(word: str) -> str:
+    """A word for people; what stands behind '=' may be the value of an environment variable."""
+    name, equals, _ = word.partition("=")
+    return f"{name}=…" if equals else name
+
+
+def _with_dashes(parser: argparse.ArgumentParser, words: list[str]) -> str:
+    """The command as it should have been typed."""
+    takes_value = {name for name, action in _options(parser).items() if action.nargs != 0}
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        at += 2 if words[at] in takes_value else 1
+    safe = [
+        _shown(word) if number == at or _may_be_secret(word, before) else word
+        for number, (word, before) in enumerate(zip(words, ["", *words], strict=False))
+    ]
+    parts = (parser.prog, shlex.join(safe[:at]), "--", shlex.join(safe[at:]))
+    return " ".join(part for part in parts if part)
+
+
+def _may_be_secret(word: str, before: str) -> bool:
+    """Whether a word of a command looks like a variable of the environment, or is one."""
+    return word.partition("=")[0].isupper() or before == "--env" or word.startswith("--env=")
+
+
+def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    actions = parser._actions  # noqa: SLF001  # argparse tells its options nowhere else
+    return {name: action for action in actions for name in action.option_strings}
 
 
 def suggest(word: str, known: Iterable[str], otherwise: str) -> str:

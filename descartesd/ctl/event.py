@@ -16,21 +16,6 @@ if TYPE_CHECKING:
     from descartesd.wire.event import Event
 
 
-class _Connection:
-    """Tells people when the connection is lost and when it has come back."""
-
-    def __init__(self, out: Output) -> None:
-        self._out = out
-        self._was_lost = False
-
-    def changed(self, news: str, endpoint: str) -> None:
-        if news == "lost":
-            self._out.note(f"the connection to '{endpoint}' was lost; waiting for it")
-        elif self._was_lost:
-            self._out.note(f"connected to '{endpoint}' again")
-        self._was_lost = news == "lost"
-
-
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--since",
@@ -41,8 +26,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _follow(args: Namespace, out: Output) -> int:
-    connection = _Connection(out)
-    with connect(args, on_connection=connection.changed) as client:
+    with connect(args, tell=out) as client:
         for event in client.event.follow(since=args.since, deadline_s=args.timeout):
             out.item(event, id=str(event.seq), line=_line(event))
     return 0

@@ -35,7 +35,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 def _logs(args: Namespace, out: Output) -> int:
     streams: list[StreamName] = [args.stream] if args.stream else ["stdout", "stderr"]
-    with connect(args) as client:
+    with connect(args, tell=out if args.follow else None) as client:
         if args.follow:
             _print(_follow(client, args, streams), args, out)
         else:

@@ -6,14 +6,17 @@ import gc
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NoReturn
 
+from descartesd.ctl import INTERRUPTED, be_interruptible
 from descartesd.ctl.command import (
     GLOBAL_FLAGS,
     GLOBAL_VALUES,
     NOUNS,
     PROGRAM,
     SINGLE,
+    HelpAsked,
     find_command,
     parse,
     suggest,
@@ -22,7 +25,6 @@ from descartesd.ctl.output import Output
 from descartesd.errors import DescartesError, InternalError, InvalidArgumentError
 
 _HELP = ("-h", "--help")
-_INTERRUPTED = 130
 # What a shell shows for a program that SIGPIPE ended.
 _READER_GONE = 141
 
@@ -31,7 +33,12 @@ def main() -> NoReturn:
     """Run one command and end with its exit status."""
     # Imports leave no garbage worth looking for; it is looked for again once there is a client.
     gc.disable()
-    status = run(sys.argv[1:])
+    try:
+        be_interruptible()
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        # It came before there was anything to end, or once more.
+        status = INTERRUPTED
     # Everything is printed and closed: taking the interpreter apart would cost a start once more.
     os._exit(status)
 
@@ -43,7 +50,7 @@ def run(words: list[str]) -> int:
     try:
         return _guarded(head, after, out)
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         return _READER_GONE
 
@@ -57,12 +64,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
 
 def _guarded(head: list[str], after: list[str] | None, out: Output) -> int:
     try:
-        status = _run(head, after, out)
-        out.flush()
-        return status
-    except SystemExit as exc:  # argparse after --help
-        out.flush()
-        return int(exc.code or 0)
+        return _finished(head, after, out)
     except OverflowError:
         error: DescartesError = InvalidArgumentError("a number is larger than 64 bits can say")
     except UnicodeEncodeError:
@@ -73,8 +75,20 @@ def _guarded(head: list[str], after: list[str] | None, out: Output) -> int:
         raise
     except OSError as exc:
         error = InternalError(str(exc))
-    out.error(error)
+    # Where it cannot be told the status is left.
+    with suppress(DescartesError):
+        out.error(error)
     return error.exit_status
+
+
+def _finished(head: list[str], after: list[str] | None, out: Output) -> int:
+    try:
+        status = _run(head, after, out)
+    except HelpAsked as exc:
+        out.text(exc.text)
+        status = 0
+    out.flush()
+    return status
 
 
 def _run(head: list[str], after: list[str] | None, out: Output) -> int:
@@ -129,8 +143,13 @@ def _unknown(kind: str, word: str, known: Iterable[str], prog: str) -> InvalidAr
         return InvalidArgumentError(f"a {kind} is missing: expected {names}", hint=otherwise)
     if word.startswith("-"):
         shown = word.partition("=")[0]
+        if shown in GLOBAL_FLAGS:
+            return InvalidArgumentError(f"{shown} takes no value", hint=otherwise)
         message = f"unknown option '{shown}' in front of the {kind}"
-        return InvalidArgumentError(message, hint=f"options of a verb stand behind it; {otherwise}")
+        behind = f"options of a verb stand behind it; {otherwise}"
+        return InvalidArgumentError(
+            message, hint=suggest(shown, (*GLOBAL_FLAGS, *GLOBAL_VALUES), behind)
+        )
     return InvalidArgumentError(f"unknown {kind} '{word}'", hint=suggest(word, known, otherwise))
 
 

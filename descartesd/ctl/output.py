@@ -7,6 +7,7 @@ What comes from an agent or a server is escaped in tables and sentences and verb
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -22,10 +23,12 @@ from descartesd.ctl.text import (
     safe,
     table,
 )
-from descartesd.errors import DescartesError
+from descartesd.errors import DescartesError, InvalidArgumentError, ResourceExhaustedError
 
 if TYPE_CHECKING:
-    from descartesd.wire.agent import AgentInfo, OutputChunk
+    from descartesd.wire.agent import AgentInfo, OutputChunk, StreamName
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Output:
@@ -41,8 +44,10 @@ class Output:
     ) -> None:
         self.json = json
         self.quiet = quiet
-        self._stdout = stdout or sys.stdout or _nowhere()
-        self._stderr = stderr or sys.stderr or _nowhere()
+        self._stdout = _Stream("standard output", stdout or sys.stdout)
+        # Without it nothing can be told, and everything else can be done.
+        self._stderr = _Stream("standard error", stderr or sys.stderr or _nowhere())
+        self._read_to: dict[StreamName, int] = {}
 
     def agent(self, agent: AgentInfo) -> None:
         """Print one agent after a verb."""
@@ -92,7 +97,7 @@ class Output:
             self.json_line(value)
             return
         for line in ids if self.quiet else lines:
-            _write(self._stdout, line)
+            self._stdout.line(line)
 
     def item(self, value: Any, *, id: str, line: str) -> None:  # noqa: A002  # as in `ids`
         """Print one item of a stream and flush it: its JSON, or its id, or its line for people."""
@@ -102,7 +107,7 @@ class Output:
     def note(self, text: str) -> None:
         """Tell people something on stderr that is neither data nor an error."""
         if not self.json:
-            _write(self._stderr, safe(text))
+            self._stderr.line(safe(text))
             self._stderr.flush()
 
     def json_line(self, value: Any) -> None:
@@ -113,6 +118,7 @@ class Output:
 
     def chunk(self, chunk: OutputChunk) -> None:
         """Print what an agent wrote: verbatim to the stream of the same name, or as JSON."""
+        self._tell_what_is_gone(chunk)
         if not chunk.data:
             return
         if self.json:
@@ -122,18 +128,18 @@ class Output:
 
     def raw(self, data: bytes, *, to_stderr: bool = False) -> None:
         """Print bytes as they are and flush them."""
-        target = (self._stderr if to_stderr else self._stdout).buffer
+        target = self._stderr if to_stderr else self._stdout
         target.write(data)
         target.flush()
 
     def text(self, text: str) -> None:
         """Print text of our own."""
-        _write(self._stdout, text)
+        self._stdout.line(text)
 
     def progress(self, text: str) -> None:
         """Print how far a long command is: for people only, at once."""
         if not self.json and not self.quiet:
-            _write(self._stdout, text)
+            self._stdout.line(text)
             self._stdout.flush()
 
     def error(self, error: DescartesError) -> None:
@@ -141,7 +147,7 @@ class Output:
         if self.json:
             import json  # noqa: PLC0415  # errors happen before msgspec is there
 
-            _write(self._stderr, json.dumps({"error": error_item(error)}, default=str))
+            self._stderr.line(json.dumps({"error": error_item(error)}, default=str))
         else:
             self._complain(error)
         self._stderr.flush()
@@ -151,12 +157,20 @@ class Output:
         self._stdout.flush()
         self._stderr.flush()
 
+    def _tell_what_is_gone(self, chunk: OutputChunk) -> None:
+        read_to = self._read_to.get(chunk.stream, 0)
+        if chunk.offset == chunk.truncated_before > read_to and not self.quiet:
+            gone = chunk.offset - read_to
+            which = f"{gone} further bytes" if read_to else f"the first {gone} bytes"
+            self.note(f"{which} of {chunk.stream} were dropped: more was written than is kept")
+        self._read_to[chunk.stream] = chunk.next_offset
+
     def _complain(self, error: DescartesError, prefix: str = "") -> None:
-        _write(self._stderr, f"error: {safe(prefix + error.message)}")
+        self._stderr.line(f"error: {safe(prefix + error.message)}")
         if error.hint:
             # A hint may hold lines to copy, as those of a configuration.
             lines = (safe(line) for line in error.hint.split("\n"))
-            _write(self._stderr, "hint: " + "\n".join(lines))
+            self._stderr.line("hint: " + "\n".join(lines))
 
     def _agent_lines(self, agents: Sequence[AgentInfo]) -> list[str]:
         now = time.time()
@@ -171,13 +185,50 @@ class Output:
         return self._stdout.isatty()
 
 
+class _Stream:
+    """A standard stream; where it cannot be written the error names it.
+
+    BrokenPipeError alone is raised as it is. A stream is None when its descriptor was closed by
+    whoever started us.
+    """
+
+    def __init__(self, name: str, stream: TextIO | None) -> None:
+        self._name = name
+        self._is_closed = stream is None
+        # Otherwise what is opened next would have its descriptor.
+        self._stream = stream or _nowhere()
+
+    def line(self, text: str) -> None:
+        self.write(f"{text}\n".encode(self._stream.encoding, "backslashreplace"))
+
+    def write(self, data: bytes) -> None:
+        if self._is_closed:
+            raise InvalidArgumentError(f"{self._name} is closed", hint="redirect it to a file")
+        try:
+            self._stream.buffer.write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise self._named(exc) from exc
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise self._named(exc) from exc
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def _named(self, exc: OSError) -> DescartesError:
+        kind = ResourceExhaustedError if exc.errno in _FULL else InvalidArgumentError
+        return kind(f"{self._name} cannot be written: {exc.strerror}")
+
+
 def _nowhere() -> TextIO:
-    # A standard stream is None when its descriptor was closed by whoever started us.
     return open(os.devnull, "w")  # lives as long as the process
-
-
-def _write(stream: TextIO, line: str) -> None:
-    stream.buffer.write(f"{line}\n".encode(stream.encoding, "backslashreplace"))
 
 
 def complete(value: Any) -> Any:

@@ -10,6 +10,7 @@ from descartesd.ctl.command import ID_HELP, PROGRAM, suggest
 from descartesd.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from descartesd.ctl.output import Output
     from descartesd.wire.agent import State
     from descartesd.wire.batch import Selector
 
@@ -26,7 +27,9 @@ def add_conditions(parser: ArgumentParser) -> None:
         default=[],
         help="only agents this holds for: k=v, k!=v, 'k in (a, b)', 'k notin (a, b)', k, '!k'",
     )
-    parser.add_argument("--owner", metavar="O", help="only agents of this owner")
+    parser.add_argument(
+        "--owner", metavar="O", help="only agents of this owner: uid:N or key:SHA256:…"
+    )
 
 
 def add_selection(parser: ArgumentParser) -> None:
@@ -48,7 +51,10 @@ def states(args: Namespace) -> Sequence[State]:
     known = get_args(State)
     for state in args.state:
         if state not in known:
-            hint = suggest(state, known, f"states: {', '.join(known)}")
+            hint = suggest(state.lower(), known, f"states: {', '.join(known)}")
+            if "," in state:
+                again = " ".join(f"--state {each.strip()}" for each in state.split(","))
+                hint = f"repeat the option: {again}"
             raise InvalidArgumentError(f"there is no state '{state}'", hint=hint)
     return cast("Sequence[State]", args.state)
 
@@ -79,5 +85,15 @@ def selector(args: Namespace, verb: str) -> Selector | None:
     return Selector(labels=args.label, states=list(states(args)), owner=args.owner, all=args.all)
 
 
+def tell_if_none(found: Sequence[object], args: Namespace, out: Output) -> None:
+    """Tell people that the conditions given hold for no agent: one may be misspelt."""
+    if not found and _has_conditions(args) and not out.quiet:
+        out.note("no agent matches")
+
+
 def _is_selecting(args: Namespace) -> bool:
-    return bool(args.all or args.state or args.label or args.owner is not None)
+    return bool(args.all or _has_conditions(args))
+
+
+def _has_conditions(args: Namespace) -> bool:
+    return bool(args.state or args.label or args.owner is not None)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from descartesd.client import Client
     from descartesd.wire.agent import AgentInfo, AgentSpec
 
+_FOLLOW_HELP = "the same, printing the output; with --json then a line with the agent"
 # A deadline of 0 is none the wire knows.
 _LEAST_S = 0.001
 
@@ -38,7 +39,7 @@ def _arguments(parser: ArgumentParser) -> None:
     add("--idem", metavar="KEY", help="spawn once only, however often this is repeated")
     then = parser.add_mutually_exclusive_group()
     then.add_argument("--wait", action="store_true", help="wait for the end; 0 when it completed")
-    then.add_argument("--follow", action="store_true", help="the same, printing the output")
+    then.add_argument("--follow", action="store_true", help=_FOLLOW_HELP)
 
 
 def _spawn(args: Namespace, out: Output) -> int:
@@ -46,7 +47,7 @@ def _spawn(args: Namespace, out: Output) -> int:
         hint = f"it stands after '--': {PROGRAM} agent spawn -- sleep 60"
         raise InvalidArgumentError("the agent's command is missing", hint=hint)
     spec = _spec(args)
-    with connect(args) as client:
+    with connect(args, tell=out if args.follow else None) as client:
         until = None if args.timeout is None else time.monotonic() + args.timeout
         agent = client.agent.spawn(spec=spec, replace=args.replace, idem=args.idem)
         if not (args.wait or args.follow):
@@ -54,10 +55,12 @@ def _spawn(args: Namespace, out: Output) -> int:
             return 0
         try:
             ended = _see_to_its_end(client, agent, until, out if args.follow else None)
-        except (KeyboardInterrupt, DeadlineExceededError, UnavailableError):
+        except (KeyboardInterrupt, DeadlineExceededError, UnavailableError) as exc:
             out.note(f"{agent.name} goes on; see it with: {PROGRAM} agent show {agent.id}")
+            if isinstance(exc, DeadlineExceededError) and args.timeout is not None:
+                raise _too_late(agent, args.timeout) from exc
             raise
-    if args.wait:
+    if args.wait or out.json:
         out.agent(ended)
     else:
         out.note(f"{ended.name}: {ended.state}, {text.outcome(ended)}")
@@ -74,12 +77,27 @@ def _see_to_its_end(
     return client.agent.wait(id=agent.id, deadline_s=_left(until))
 
 
+def _too_late(agent: AgentInfo, allowed_s: float) -> DeadlineExceededError:
+    # The error names what was left of it after the start.
+    return DeadlineExceededError(
+        f"agent '{agent.name}' had not ended within {allowed_s:g} s",
+        hint="a longer time is given with --timeout",
+    )
+
+
 def _left(until: float | None) -> float | None:
     return None if until is None else max(until - time.monotonic(), _LEAST_S)
 
 
 def _spec(args: Namespace) -> AgentSpec:
-    from descartesd.wire.agent import AgentSpec, Limits, StopSpec  # noqa: PLC0415  # start-up time
+    from descartesd.wire.agent import (  # noqa: PLC0415  # start-up time
+        AgentSpec,
+        Argument,
+        EnvName,
+        Labels,
+        Limits,
+        StopSpec,
+    )
 
     given: dict[str, Any] = {
         "name": args.name,
@@ -89,12 +107,30 @@ def _spec(args: Namespace) -> AgentSpec:
     stop = {"signal": args.stop_signal, "grace_s": args.grace}
     return AgentSpec(
         command=args.command,
-        env=pairs("--env", args.env),
-        labels=pairs("--label", args.label),
+        env=_possible("env", pairs("--env", args.env), dict[EnvName, Argument]),
+        labels=_possible("label", pairs("--label", args.label), Labels),
         limits=Limits(open_files=args.open_files, output_bytes=args.output_bytes),
         stop=StopSpec(**{key: value for key, value in stop.items() if value is not None}),
         **{key: value for key, value in given.items() if value is not None},
     )
+
+
+def _possible(what: str, entries: dict[str, str], kind: Any) -> dict[str, str]:
+    """The entries; raises InvalidArgumentError naming the first that cannot be one of the wire."""
+    import msgspec  # noqa: PLC0415  # start-up time
+
+    from descartesd.wire.codec import broken_rule  # noqa: PLC0415
+
+    for key, value in entries.items():
+        try:
+            msgspec.convert({key: value}, kind)
+        except msgspec.ValidationError as exc:
+            rule, at_key = broken_rule(exc)
+            part = "name" if at_key else "value"
+            raise InvalidArgumentError(
+                f"{what} '{key[:64]}': its {part} is not possible: {rule}"
+            ) from exc
+    return entries
 
 
 def _cwd(path: str, profile: str | None) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from descartesd.ctl.command import (
     GLOBALS_USAGE,
@@ -90,14 +91,15 @@ def exit_codes() -> str:
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("topic", metavar="TOPIC", nargs="?", help="exit-codes")
+    parser.add_argument("topic", metavar="TOPIC", nargs="?", help="a noun, or exit-codes")
 
 
 def _help(args: Namespace, out: Output) -> int:
     if args.topic is None:
         out.text(overview())
         return 0
-    topics = {"exit-codes": exit_codes}
+    topics: dict[str, Callable[[], str]] = {"exit-codes": exit_codes}
+    topics |= {noun: partial(verbs, noun) for noun in NOUNS}
     if args.topic not in topics:
         hint = suggest(args.topic, topics, f"topics: {', '.join(topics)}")
         raise InvalidArgumentError(f"there is no topic '{args.topic}'", hint=hint)
@@ -107,8 +109,8 @@ def _help(args: Namespace, out: Output) -> int:
 
 COMMANDS = {
     "help": Command(
-        summary="Explain a topic.",
-        examples=("help exit-codes", "agent spawn --help"),
+        summary="Explain a noun or a topic.",
+        examples=("help exit-codes", "help agent"),
         run=_help,
         arguments=_arguments,
     ),

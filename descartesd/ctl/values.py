@@ -77,6 +77,14 @@ def signal(text: str) -> str | int:
     return int(text) if text.isascii() and text.isdecimal() else text
 
 
+def is_signal(word: str | int) -> bool:
+    """Whether a signal has this name or number."""
+    from signal import Signals  # noqa: PLC0415  # builds enums that few commands need
+
+    text = str(word).upper().removeprefix("SIG")
+    return text.isdecimal() or f"SIG{text}" in Signals.__members__
+
+
 def pairs(option: str, items: Iterable[str]) -> dict[str, str]:
     """K=V words as a map, the last of a key winning.
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from descartesd.agents.book import Book
-from descartesd.agents.fleet import Fleet
+from descartesd.agents.fleet import DRAINING, Fleet
 from descartesd.methods.call import Call, Handler
 from descartesd.transport.streams import Streams
 from descartesd.wire import server as wire
@@ -21,7 +21,6 @@ from descartesd.wire.methods import METHODS, Method
 
 log = logging.getLogger(__name__)
 
-DRAINING = "the server is draining"
 FEATURES = ["streams", "events", "idempotency", "writer-offsets", "unix-identity"]
 
 

@@ -28,7 +28,17 @@ _UNKNOWN_FIELD = re.compile(
     r"unknown field `(?P<field>.*?)`(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL
 )
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_AT_KEY = re.compile(r"^(?P<what>.*) - at `key` in `(?P<path>[^`]*)`$", re.DOTALL)
 _PATTERN = re.compile(r"Expected `str` matching regex (?P<pattern>'.*'|\".*\")")
+_LENGTH = re.compile(r"Expected `(?P<kind>\w+)` of length (?P<than>[<>]=) (?P<count>\d+)")
+_BOUND = re.compile(r"Expected `(?:int|float)` (?P<than>[<>]=?) (?P<bound>\S+)")
+_COUNTED = {
+    "str": ("character", "characters"),
+    "bytes": ("byte", "bytes"),
+    "array": ("entry", "entries"),
+    "object": ("entry", "entries"),
+}
+_THAN = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 # What any decoder may raise on hostile bytes; RecursionError on nesting.
 MALFORMED = (msgspec.DecodeError, ValueError, TypeError, RecursionError, OverflowError)
 
@@ -196,13 +206,46 @@ def explain(exc: BaseException, kind: type[msgspec.Struct]) -> str:
         return "the message is nested too deeply"
     if isinstance(exc, UnicodeDecodeError):
         return "the message holds text that is not valid UTF-8"
-    text = _PATTERN.sub(_in_words, str(exc))
+    text = _told(exc)
     if unknown := _UNKNOWN_FIELD.search(text):
         return _unknown_key(unknown["field"], unknown["path"] or "$", kind)
+    if at_key := _AT_KEY.match(text):
+        return f"a key of {_place(at_key['path'])}: {_lower(at_key['what'])}"
     match = _AT_PATH.match(text)
     if match is None or not match["path"]:
         return f"the message is malformed: {_lower(text)}"
-    return f"{match['path'].removeprefix('$.').removeprefix('$')}: {_lower(match['what'])}"
+    return f"{_place(match['path'])}: {_lower(match['what'])}"
+
+
+def broken_rule(exc: msgspec.ValidationError) -> tuple[str, bool]:
+    """What was expected where a map with one entry was refused, and whether of its key."""
+    text = _told(exc)
+    if at_key := _AT_KEY.match(text):
+        return _lower(at_key["what"]), True
+    match = _AT_PATH.match(text)
+    return _lower(match["what"] if match else text), False
+
+
+def _told(exc: BaseException) -> str:
+    text = _PATTERN.sub(_in_words, str(exc))
+    return _BOUND.sub(_bound_in_words, _LENGTH.sub(_length_in_words, text))
+
+
+def _place(path: str) -> str:
+    # `[...]` stands for the value of some key.
+    holder, is_value, _ = path.partition("[...]")
+    name = holder.removeprefix("$.").removeprefix("$") or "the message"
+    return f"a value of {name}" if is_value else name
+
+
+def _length_in_words(match: re.Match[str]) -> str:
+    one, many = _COUNTED.get(match["kind"], ("entry", "entries"))
+    unit = one if match["count"] == "1" else many
+    return f"expected {_THAN[match['than']]} {match['count']} {unit}"
+
+
+def _bound_in_words(match: re.Match[str]) -> str:
+    return f"expected {_THAN[match['than']]} {match['bound']}"
 
 
 def _in_words(match: re.Match[str]) -> str:

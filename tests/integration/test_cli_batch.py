@@ -87,6 +87,8 @@ def test_selection_of_nothing_succeeds_and_prints_an_empty_result(ctl: Ctl) -> N
     }
     assert people.returncode == 0
     assert len(people.stdout.splitlines()) == 1
+    assert people.stderr == ctl("ps", "--label", "job=z").stderr == b"no agent matches\n"
+    assert ctl("--quiet", "agent", "stop", "--label", "job=z").stderr == b""
 
 
 @pytest.mark.parametrize("words", [[], ["a", "--all"], ["--label", "job in"], ["--state", "zz"]])

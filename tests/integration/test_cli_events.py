@@ -106,6 +106,43 @@ def test_follower_goes_on_over_a_crash_of_the_server_and_tells(
     ]
 
 
+def test_followed_spawn_tells_of_a_lost_connection_too(server: Server, tmp_path: Path) -> None:
+    script = "echo up; until [ -e done ]; do sleep 0.1; done; echo down"
+    words = ("agent", "spawn", "--follow", "--cwd", tmp_path, "--", "sh", "-c", script)
+    with following(server, tmp_path, *words) as follower:
+        eventually(lambda: follower.lines == ["up"])
+        server.crash_and_restart()
+        eventually(lambda: len(follower.notes) == 2, timeout=20)
+        (tmp_path / "done").touch()
+
+        assert follower.process.wait(timeout=10) == 0
+
+    assert follower.lines == ["up", "down"]
+    assert follower.notes[:2] == [
+        f"the connection to '{server.endpoint}' was lost; waiting for it",
+        f"connected to '{server.endpoint}' again",
+    ]
+
+
+def test_followers_that_reach_their_time_out_say_so(server: Server) -> None:
+    program = ("sh", "-c", "echo up; sleep 60")
+
+    spawned = server.ctl(
+        "agent", "spawn", "--name", "a", "--follow", "--timeout", "1", "--", *program
+    )
+    logs = server.ctl("agent", "logs", "-f", "--timeout", "1", "a")
+    events = server.ctl("event", "follow", "--since", "0", "--timeout", "1")
+    waited = server.ctl("agent", "wait", "--timeout", "1", "a")
+
+    assert (spawned.stdout, logs.stdout) == (b"up\n", b"up\n")
+    assert b"error: agent 'a' had not ended within 1 s\n" in spawned.stderr
+    assert b"error: 'agent.follow' was ended after 1 s, as asked\n" in logs.stderr
+    assert b"error: 'event.follow' was ended after 1 s, as asked\n" in events.stderr
+    assert b"error: no answer to 'agent.wait' within 1 s\n" in waited.stderr
+    assert b"may still happen" not in logs.stderr + events.stderr + waited.stderr
+    assert {done.returncode for done in (spawned, logs, events, waited)} == {6}
+
+
 def test_followed_spawn_tells_at_the_end_how_it_ended(server: Server) -> None:
     words = ("agent", "spawn", "--follow", "--name", "a", "--replace", "--")
 
@@ -117,7 +154,7 @@ def test_followed_spawn_tells_at_the_end_how_it_ended(server: Server) -> None:
     assert (good.stdout, good.stderr, good.returncode) == (b"hi\n", b"a: completed, exit 0\n", 0)
     assert (bad.stdout, bad.stderr, bad.returncode) == (b"hi\n", b"a: failed, exit 3\n", 1)
     assert (killed.stderr, killed.returncode) == (b"a: failed, KILL\n", 1)
-    assert (json.loads(as_json.stdout)["data"], as_json.stderr) == ("hi\n", b"")
+    assert (json.loads(as_json.stdout.splitlines()[0])["data"], as_json.stderr) == ("hi\n", b"")
 
 
 def test_followed_agent_that_is_lost_with_its_keeper_is_told(

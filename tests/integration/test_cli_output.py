@@ -181,6 +181,32 @@ def test_followed_spawn_prints_as_it_comes_and_has_the_agents_success_as_status(
     assert ctl("agent", "spawn", "--follow", "--", "echo", "x").returncode == 0
 
 
+def test_followed_spawn_as_json_ends_with_the_agent(ctl: Ctl) -> None:
+    done = ctl("--json", "agent", "spawn", "--follow", "--name", "a", "--", "sh", "-c", "echo x")
+    waited = ctl("--json", "agent", "wait", "a")
+
+    chunk, last = done.stdout.splitlines(keepends=True)
+    assert json.loads(chunk)["data"] == "x\n"
+    assert last == waited.stdout
+    assert (done.stderr, done.returncode) == (b"", 0)
+
+
+def test_logs_tell_how_much_of_the_beginning_is_gone(ctl: Ctl) -> None:
+    shell(ctl, "seq 1 100000", "--output-bytes", "64K")
+    ctl("agent", "wait", "a")
+    shown = json.loads(ctl("--json", "agent", "show", "a").stdout)["output"]["stdout"]
+    gone = shown["truncated_before"]
+    told = f"the first {gone} bytes of stdout were dropped: more was written than is kept\n"
+
+    for words in ([], ["-f"], ["--timestamps"], ["--grep", "9"]):
+        done = ctl("agent", "logs", *words, "a")
+        assert done.stderr.decode() == told
+        assert ctl("--quiet", "agent", "logs", *words, "a").stderr == b""
+        assert ctl("--json", "agent", "logs", *words, "a").stderr == b""
+    assert gone > 0
+    assert ctl("agent", "logs", "--tail", "1", "a").stderr == b""
+
+
 def test_followed_logs_go_on_over_a_crash_of_the_server(server: Server) -> None:
     server.ctl(
         "agent", "spawn", "--name", "a", "--stdin", "--",
@@ -195,7 +221,12 @@ def test_followed_logs_go_on_over_a_crash_of_the_server(server: Server) -> None:
     server.start()
     server.ctl("agent", "write", "a", "two\nthree\n")
 
-    assert finish(running) == (b"two\nthree\n", b"", 0)
+    out, err, status = finish(running)
+    assert (out, status) == (b"two\nthree\n", 0)
+    assert err.decode().splitlines() == [
+        f"the connection to '{server.endpoint}' was lost; waiting for it",
+        f"connected to '{server.endpoint}' again",
+    ]
     out, err, status = finish(waiting)
     assert (err, status) == (b"", 0)
     assert b"completed" in out

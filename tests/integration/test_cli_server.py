@@ -73,6 +73,7 @@ def test_drained_server_takes_no_new_agents_until_it_is_undone(shared_server: Se
 
     assert drained == {"draining": True, "alive": 0}
     assert refused.returncode == 5
+    assert refused.stderr.endswith(b"end the drain with: descartesctl server drain --undo\n")
     assert ["draining", "takes", "no", "new", "agents"] in [line.split() for line in health]
     assert undone["draining"] is False
     assert spawned.returncode == 0

@@ -108,7 +108,7 @@ def test_a_profile_that_cannot_be_written_costs_no_name(
         "cert", "issue", "tmp", "--role", "operator", "--out", tmp_path / "x.toml"
     )
 
-    assert refused.returncode == 2
+    assert refused.returncode == 3
     assert done.returncode == 0, done.stderr
 
 

@@ -107,3 +107,20 @@ def test_thousands_of_agents_are_looked_through_in_no_time() -> None:
 
     assert time.perf_counter() - began < 0.25
     assert [each.spec.labels["number"] for each in found] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("team=x y", "labels[0]: 'x y' cannot be a label's value: expected up to 255 ", None),
+        ("team!=ä", "labels[0]: 'ä' cannot be a label's value: expected up to 255 ", None),
+        ("team=x,tier=y", "labels[0]: 'team=x,tier=y' is no condition: ", "--label A --label B"),
+        ("team=x tier=y", "labels[0]: 'team=x tier=y' is no condition: ", "--label A --label B"),
+    ],
+)
+def test_refused_condition_tells_its_fault(text: str, message: str, hint: str | None) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        matcher([text], [], None)
+
+    assert caught.value.message.startswith(message)
+    assert hint in caught.value.hint if hint else caught.value.hint is None

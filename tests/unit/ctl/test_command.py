@@ -111,9 +111,26 @@ def test_timeout_must_be_a_time(value: str) -> None:
         parse("x", PLAIN, ["--timeout", value], None)
 
 
-def test_forgotten_dashes_are_explained() -> None:
-    with pytest.raises(InvalidArgumentError) as caught:
-        parse("agent spawn", WITH_COMMAND, ["sleep", "60"], None)
+@pytest.mark.parametrize(
+    ("words", "corrected"),
+    [
+        ("ls -l", "-- ls -l"),
+        ("--name=ls ls -l --color=auto", "--name=ls -- ls -l --color=auto"),
+        ("--stdin sh -c 'echo a  b'", "--stdin -- sh -c 'echo a  b'"),
+        ("dd if=a of=b", "-- dd if=a of=b"),
+        ("--env A=hunter2 B=hunter2 make", "--env 'A=…' -- 'B=…' make"),
+        ("env --env a=hunter2 B=hunter2 --env=c=hunter2", "-- env --env 'a=…' 'B=…' '--env=…'"),
+    ],
+)
+def test_forgotten_dashes_are_put_where_they_belong(words: str, corrected: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^unexpected argument '") as caught:
+        parse("agent spawn", find_command("spawn", "spawn"), shlex.split(words), None)
 
-    assert caught.value.message == "unexpected argument 'sleep'"
-    assert "descartesctl agent spawn -- sleep" in str(caught.value.hint)
+    assert caught.value.hint == (
+        f"the agent's command stands after '--': descartesctl agent spawn {corrected}"
+    )
+
+
+def test_option_without_a_value_says_so() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^--json takes no value$"):
+        parse("x", PLAIN, ["--json=hunter2"], None)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from descartesd.ctl.event import _Connection, _line
+from descartesd.ctl.connect import _Connection
+from descartesd.ctl.event import _line
 from descartesd.wire.agent import Outcome
 from descartesd.wire.event import Event
 from tests.unit.ctl.test_output import Captured

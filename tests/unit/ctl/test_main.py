@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from descartesd.ctl import main
+from descartesd.init import init_directory
 
 # What costs start-up time and no ordinary command needs.
 HEAVY = {"asyncio", "nacl", "dynaconf", "pluggy", "rich", "sqlite3", "descartesd.init"}
@@ -177,3 +179,149 @@ def test_listing_agents_loads_nothing_heavy() -> None:
     assert "zmq" in loaded
     assert not loaded & HEAVY
     assert not any(name.startswith(("asyncio.", "nacl.", "dynaconf.")) for name in loaded)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        (["--json=1", "ps"], "--json takes no value", "see: descartesctl --help"),
+        (["agent", "--json=1", "list"], "--json takes no value", "see: descartesctl agent --help"),
+        (["ps", "--json=1"], "--json takes no value", "see: descartesctl ps --help"),
+        (
+            ["--jsn", "ps"],
+            "unknown option '--jsn' in front of the noun",
+            "did you mean '--json'",
+        ),
+        (["agent", "logs", "-n", "5", "a"], "unknown option '-n'", "did you mean '--tail'"),
+        (["help", "agnt"], "there is no topic 'agnt'", "did you mean 'agent'"),
+        (
+            ["agent", "signal", "w3", "hup"],
+            "'w3' is no signal; the signal comes first: agent signal hup w3",
+            None,
+        ),
+        (
+            ["agent", "spawn", "--label", "team=x y", "--", "true"],
+            (
+                "label 'team': its value is not possible: "
+                "expected up to 255 letters, digits and any of . _ / : @ + -"
+            ),
+            None,
+        ),
+        (
+            ["agent", "spawn", "--env", "Ü=hunter2", "--", "true"],
+            (
+                "env 'Ü': its name is not possible: "
+                "expected letters, digits and '_', not beginning with a digit"
+            ),
+            None,
+        ),
+    ],
+)
+def test_slip_is_named_and_nothing_of_the_wire_is_said(
+    words: list[str], error: str, hint: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words) == 2
+
+    told = [f"error: {error}", *([f"hint: {hint}"] if hint else [])]
+    assert capsys.readouterr().err.splitlines() == told
+
+
+def test_noun_is_a_topic_of_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("help", "agent") == 0
+    of_topic = capsys.readouterr().out
+
+    assert run("agent", "--help") == 0
+    assert capsys.readouterr().out == of_topic
+
+
+@pytest.mark.parametrize(
+    ("begin", "expected"),
+    [
+        ("import descartesd.ctl", (130, "")),
+        ("from descartesd.ctl import be_interruptible; be_interruptible()", (130, "interrupted")),
+    ],
+)
+def test_interrupt_while_the_program_loads_ends_it_quietly(
+    begin: str, expected: tuple[int, str]
+) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "sys.argv = ['/usr/bin/descartesctl']\n"
+        f"{begin}\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', end='')\n"
+        "    sys.exit(130)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert (done.returncode, done.stdout) == expected
+    assert done.stderr == ""
+
+
+def test_ignored_interrupt_stays_ignored() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "sys.argv = ['descartesctl']\n"
+        "import descartesd.ctl\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'trap \'\' INT; exec "$0" -c "$1"', sys.executable, code],
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "error"),
+    [
+        (["ci", "--out", ""], 2, "--out is empty: expected a path"),
+        (["ci", "--dir", ""], 2, "--dir is empty: expected a path"),
+        (["ci", "--out", "there"], 2, "'{}/there' is a directory: name a file in it with --out"),
+        (["ci", "--out", "none/x"], 3, "there is no directory '{}/none'"),
+        (["ci", "--out", "/sys/x"], 4, "cannot write into '/sys'"),
+        (["ci", "--out", "none/x", "--dir", "there"], 3, "there is no directory '{}/none'"),
+        (["ci", "--dir", "none"], 3, "cannot read the configuration 'none/descartesd.toml': No "),
+        (["ci", "--dir", "there"], 3, "cannot read the configuration 'there/descartesd.toml': No "),
+        (["ci", "--dir", "/etc/passwd"], 3, "cannot read the configuration '/etc/passwd/"),
+    ],
+)
+def test_certificate_has_nowhere_to_go(
+    words: list[str],
+    status: int,
+    error: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "/sys/x" in words and os.access("/sys", os.W_OK):
+        pytest.skip("nothing is closed to this user")
+    (tmp_path / "there").mkdir()
+
+    assert run("cert", "issue", "--role", "admin", *words) == status
+    assert capsys.readouterr().err.startswith(f"error: {error.format(tmp_path)}")
+
+
+def test_certificate_without_its_keys_is_not_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init_directory(str(tmp_path / "d"))
+    (tmp_path / "d/keys/authority.key").unlink()
+
+    assert run("cert", "issue", "--role", "admin", "ci", "--dir", "d") == 3
+    assert "authority.key': No such file" in capsys.readouterr().err
+
+
+def test_certificate_of_a_broken_configuration_is_refused_as_by_the_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init_directory(str(tmp_path / "d"))
+    (tmp_path / "d/descartesd.toml").write_text("nonsense")
+
+    assert run("cert", "issue", "--role", "admin", "ci", "--dir", "d") == 78
+    assert "is not valid TOML" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from descartesd.ctl.output import Output, chunk_item, error_item
 from descartesd.errors import ConflictError, NotFoundError
@@ -278,26 +279,51 @@ def test_reader_that_went_away_ends_it_quietly() -> None:
     assert done.returncode == 141
 
 
-def test_closed_standard_streams_are_survived() -> None:
+@pytest.mark.parametrize("words", ["help exit-codes", "agent list --help", "--json help"])
+@pytest.mark.parametrize(
+    ("target", "status", "error"),
+    [
+        (">&-", 2, "standard output is closed"),
+        (">/dev/full", 8, "standard output cannot be written: No space left on device"),
+        (">&- 2>&-", 2, ""),
+        (">/dev/full 2>/dev/full", 8, ""),
+    ],
+)
+def test_standard_output_that_takes_nothing_is_an_error_that_names_it(
+    words: str, target: str, status: int, error: str
+) -> None:
     done = subprocess.run(
-        ["sh", "-c", f"{CTL} help exit-codes >&- 2>&-"],
-        timeout=30,
-        check=False,
+        ["sh", "-c", f"{CTL} {words} {target}"], capture_output=True, timeout=30, check=False
+    )
+
+    assert done.returncode == status
+    assert error in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+def test_closed_standard_error_hinders_nothing() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{CTL} help exit-codes 2>&-"], capture_output=True, timeout=30, check=False
     )
 
     assert done.returncode == 0
+    assert done.stdout
 
 
-def test_full_device_is_an_error_and_not_a_traceback() -> None:
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [CTL, "help", "exit-codes"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            timeout=30,
-            check=False,
-        )
+def test_what_is_gone_of_an_agents_output_is_told_to_people() -> None:
+    printed, quiet, json_lines = Captured(), Captured(quiet=True), Captured(json=True)
+    first = replace(chunk(b"one\n"), truncated_before=5)
+    second = replace(chunk(b"two\n"), offset=30, next_offset=34, truncated_before=30)
+    third = replace(second, data=b"end\n", offset=34, next_offset=38)
 
-    assert done.returncode == 70
-    assert done.stderr.startswith(b"error: ")
-    assert b"Traceback" not in done.stderr
+    for each in (printed, quiet, json_lines):
+        for part in (first, second, third):
+            each.output.chunk(part)
+
+    assert printed.out == quiet.out == b"one\ntwo\nend\n"
+    assert printed.err.decode().splitlines() == [
+        "the first 5 bytes of stdout were dropped: more was written than is kept",
+        "21 further bytes of stdout were dropped: more was written than is kept",
+    ]
+    assert quiet.err == json_lines.err == b""
+    assert len(json_lines.out.splitlines()) == 3

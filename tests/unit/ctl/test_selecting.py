@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from descartesd.ctl.command import find_command, parse
-from descartesd.ctl.selecting import is_one, selector, states
+from descartesd.ctl.selecting import is_one, selector, states, tell_if_none
 from descartesd.errors import InvalidArgumentError
 from descartesd.wire.batch import Selector
+from tests.unit.ctl.test_output import Captured
 
 STOP = find_command("acting", "stop")
 
@@ -67,8 +68,37 @@ def test_one_agent_alone_is_acted_on_directly(words: list[str], expected: bool) 
     assert is_one(parse("agent stop", STOP, words, None)) is expected
 
 
-def test_state_nobody_knows_is_told_with_the_nearest() -> None:
-    with pytest.raises(InvalidArgumentError, match="there is no state 'pausd'") as caught:
-        states(parse("agent stop", STOP, ["--state", "pausd"], None))
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("pausd", "did you mean 'paused'"),
+        ("RUNNING", "did you mean 'running'"),
+        ("running, paused", "repeat the option: --state running --state paused"),
+    ],
+)
+def test_state_nobody_knows_is_told_with_what_was_meant(word: str, hint: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"there is no state '{word}'") as caught:
+        states(parse("agent stop", STOP, ["--state", word], None))
 
-    assert caught.value.hint == "did you mean 'paused'"
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("words", "found", "quiet", "told"),
+    [
+        (["--label", "a=b"], [], False, b"no agent matches\n"),
+        (["--state", "failed"], [], False, b"no agent matches\n"),
+        (["--owner", "uid:7"], [], False, b"no agent matches\n"),
+        (["--label", "a=b"], [], True, b""),
+        (["--label", "a=b"], [1], False, b""),
+        (["a"], [], False, b""),
+    ],
+)
+def test_conditions_that_hold_for_nobody_are_told(
+    words: list[str], found: list[int], quiet: bool, told: bytes
+) -> None:
+    printed = Captured(quiet=quiet)
+
+    tell_if_none(found, parse("agent stop", STOP, words, None), printed.output)
+
+    assert printed.err == told

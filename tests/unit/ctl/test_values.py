@@ -5,7 +5,16 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from descartesd.ctl.values import count, duration, moment, pairs, positive_duration, signal, size
+from descartesd.ctl.values import (
+    count,
+    duration,
+    is_signal,
+    moment,
+    pairs,
+    positive_duration,
+    signal,
+    size,
+)
 from descartesd.errors import InvalidArgumentError
 
 
@@ -109,3 +118,11 @@ def test_malformed_pair_is_named_by_its_place_and_never_shown(word: str) -> None
         pairs("--env", ["A=1", word])
 
     assert caught.value.message == "--env number 2 is not of the form K=V"
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("HUP", True), ("sigterm", True), (9, True), ("w3", False), ("", False), ("SIG", False)],
+)
+def test_signals_are_told_from_other_words(word: str | int, expected: bool) -> None:
+    assert is_signal(word) is expected

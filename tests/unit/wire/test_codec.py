@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from descartesd.errors import ERRORS, DescartesError, InvalidArgumentError, UnimplementedError
 from descartesd.wire import codec
-from descartesd.wire.agent import AgentRef, AgentSpawn, AgentSpec, AgentWrite
+from descartesd.wire.agent import AgentOutput, AgentRef, AgentSpawn, AgentSpec, AgentWrite
 from descartesd.wire.envelope import CURVE_OVERHEAD, Request, Result, raw
 from descartesd.wire.methods import METHODS
 
@@ -228,3 +228,42 @@ def test_result_is_plain_msgpack() -> None:
 def test_curve_overhead_is_what_the_protocol_says() -> None:
     # RFC 26: a MESSAGE command is 8 bytes of name, 8 of nonce, 16 of box, 1 of flags.
     assert CURVE_OVERHEAD == 8 + 8 + 16 + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"env": {"Ü": "x"}},
+            "a key of spec.env: expected letters, digits and '_', not beginning with a digit",
+        ),
+        (
+            {"labels": {"team": "x y"}},
+            "a value of spec.labels: expected up to 255 letters, digits and any of . _ / : @ + -",
+        ),
+        (
+            {"labels": {f"k{n}": "" for n in range(65)}},
+            "spec.labels: expected at most 64 entries",
+        ),
+        ({"command": []}, "spec.command: expected at least 1 entry"),
+        ({"cwd": "x" * 5000}, "spec.cwd: expected at most 4095 characters"),
+        ({"limits": {"open_files": 1}}, "spec.limits.open_files: expected at least 16"),
+        ({"stop": {"grace_s": 1e9}}, "spec.stop.grace_s: expected at most 31536000.0"),
+    ],
+)
+def test_refused_spec_is_told_the_rule_in_words(changes: dict[str, Any], sentence: str) -> None:
+    request = codec.decode_request(packed(params={"spec": {"command": ["true"], **changes}}))
+
+    with pytest.raises(InvalidArgumentError) as caught:
+        codec.ParamsDecoder(AgentSpawn)(request.params)
+
+    assert caught.value.message == sentence
+
+
+def test_empty_text_is_refused_in_words() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^idem: expected at least 1 character$"):
+        codec.decode_request(packed(idem=""))
+
+    request = codec.decode_request(packed(params={"id": "a", "regex": ""}))
+    with pytest.raises(InvalidArgumentError, match=r"^regex: expected at least 1 character$"):
+        codec.ParamsDecoder(AgentOutput)(request.params)
