@@ -271,7 +271,9 @@ def _is_connected(running: Popen[bytes], server: Server) -> bool:
 def test_reader_that_went_away_ends_a_followed_spawn_quietly(
     ctl: Ctl, shared_server: Server
 ) -> None:
-    running = begin(shared_server, "agent", "spawn", "--follow", "--name", "a", "--", "yes")
+    # Not so fast that output has to be dropped, of which it would tell.
+    words = ("sh", "-c", "while echo y; do sleep 0.01; done")
+    running = begin(shared_server, "agent", "spawn", "--follow", "--name", "a", "--", *words)
     assert running.stdout is not None
     assert running.stderr is not None
     assert running.stdout.read(4) == b"y\ny\n"
