@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 LOCK := packaging/requirements/dev.txt
 WORKERS ?= 2
 
-.PHONY: help venv demo test test-slow check bench docs docs-check package lock clean
+.PHONY: help venv demo test test-slow test-vm test-agents check bench docs docs-check package lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,6 +30,12 @@ test: $(STAMP) ## run the tests
 
 test-slow: $(STAMP) ## run the tests that take over 20 s each
 	$(BIN)/python -m pytest -m slow tests
+
+test-agents: $(STAMP) ## drive the real coding agents, installed with npm, against a model on loopback
+	$(BIN)/python -m pytest -m real_agents tests/agents
+
+test-vm: $(STAMP) ## run the tests that need a whole host, in a virtual machine
+	$(BIN)/python -m tests.vm
 
 check: $(STAMP) ## lint, types, generated files
 	$(BIN)/ruff check .

@@ -12,28 +12,32 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from descartesd.agents.book import Book
+from descartesd.agents.expiry import Expiry
 from descartesd.agents.facts import Facts
-from descartesd.agents.fleet import Fleet, FleetOptions
+from descartesd.agents.fleet import Fleet
 from descartesd.agents.follow import Watches
 from descartesd.agents.journal import Journal
 from descartesd.agents.keeper_guard import KeeperGuard, KeeperPaths
 from descartesd.agents.keeper_link import KeeperLink, boot_id
+from descartesd.agents.monitor import Monitor
 from descartesd.agents.output import OutputFiles
 from descartesd.agents.recovery import reconcile
 from descartesd.agents.registry import Registry
 from descartesd.agents.sampler import Sampler
 from descartesd.agents.spec import RunnerDefaults
-from descartesd.builtin import actions as builtin_actions
-from descartesd.config.endpoint import parse_tcp
+from descartesd.agents.starting import FleetOptions
+from descartesd.agents.talk import Talk
+from descartesd.agents.use import Use
+from descartesd.config.endpoint import seen_from_elsewhere
 from descartesd.config.schema import Config
 from descartesd.errors import DescartesError, StartupRefusedError
-from descartesd.hooks.relay import Relay
 from descartesd.keys.authority import load_authority
 from descartesd.keys.curve import load_key_file
 from descartesd.keys.trust import TrustStore
 from descartesd.methods import cut_short
 from descartesd.methods.action import ActionMethods
 from descartesd.methods.agent import AgentMethods
+from descartesd.methods.attach import AttachMethods
 from descartesd.methods.batch import BatchMethods
 from descartesd.methods.cert import CertMethods, Introduction
 from descartesd.methods.dispatch import Dispatcher
@@ -44,7 +48,9 @@ from descartesd.methods.output import OutputMethods
 from descartesd.methods.policy import LocalRoles, Policy
 from descartesd.methods.server import Reports, ServerFacts, ServerMethods
 from descartesd.methods.stats import Stats
+from descartesd.methods.talk import TalkMethods
 from descartesd.places import lock_state, open_directory, publish, unlink
+from descartesd.plugins import Contributions
 from descartesd.transport.context import server_context
 from descartesd.transport.listeners import Listener, listen_tcp, listen_unix
 from descartesd.transport.selftest import refuse_unknown_key
@@ -81,7 +87,7 @@ class Daemon:
     """One server. `run` returns after an orderly stop."""
 
     @_refusing()
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, contributed: Contributions) -> None:
         server = config.server
         self._config = config
         self._lock = lock_state(server.state_dir)
@@ -102,25 +108,26 @@ class Daemon:
                 log=os.path.join(server.state_dir, "keeper.log"),
             ),
         )
+        self._actions, backends = contributed
         runner = RunnerDefaults(
             working_dir=server.runner.working_dir or None,
             path=server.runner.path,
             output_bytes=config.limits.max_output_buffer_bytes,
+            backends=backends,
         )
         self._book = Book(
             self._registry, Journal(self._registry), OutputFiles(output_dir), server.server_id
         )
         self._book.load(self._registry.agents())
         self._facts = Facts(self._book, self._link)
-        self._fleet = Fleet(self._book, self._link, FleetOptions(server.max_agents, runner))
+        options = FleetOptions(server.max_agents, runner, config.limits.max_queued)
+        self._fleet = Fleet(self._book, self._link, options)
+        self._expiry = Expiry(self._book, self._fleet, config.limits.keep_ended_secs)
         self._open_intents = self._registry.open_intents()
         self._answers = Answers(self._registry)
         self._policy = Policy(
             self._trust, LocalRoles(config.policy.local_uids, config.policy.local_groups)
         )
-        relay = Relay()
-        relay.register(builtin_actions, "builtin")
-        self._actions = relay.actions()
         self._stopping = asyncio.Event()
         self._ending: asyncio.Timeout | None = None
 
@@ -160,6 +167,9 @@ class Daemon:
         zap.start(loop)
         watches = Watches(loop, self._output_dir)
         parts.callback(watches.close)
+        monitor = Monitor(self._book, watches, self._fleet.pause)
+        self._facts.hear_out = monitor.hear_out
+        talk = Talk(self._book, self._fleet, self._link, monitor)
         listeners = self._listen(parts)
         self._health = Health(
             Parts(
@@ -190,7 +200,7 @@ class Daemon:
             unread=dispatcher.unread,
         )
         parts.callback(router.close)
-        self._register(dispatcher, router, watches)
+        self._register(dispatcher, router, watches, talk)
         async with asyncio.TaskGroup() as group:
             dispatcher.start(group, router.send)
             router.start(loop, listeners)
@@ -200,10 +210,13 @@ class Daemon:
             self._health.refuses_strangers = True
             self._health.look(lag_s=0.0)
             router.tell_failures()
+            # To the very end: what an agent has said decides how it ended.
+            listening = group.create_task(monitor.run(), name="listening")
             minding = [
                 group.create_task(self._guard_keeper(), name="keeper guard"),
                 group.create_task(self._tidy(dispatcher), name="tidying"),
                 group.create_task(self._sampler().run(), name="sampling"),
+                group.create_task(self._fleet.turns.run(), name="turns"),
             ]
             self._book.journal.record("server_started", data={"version": version()})
             log.info(
@@ -218,6 +231,7 @@ class Daemon:
             await self._end_agents()
             await dispatcher.finish(work_s=_LAST_WORK_S, answers_s=_LAST_ANSWERS_S)
             dispatcher.stop()
+            listening.cancel()
 
     def _sampler(self) -> Sampler:
         server = self._config.server
@@ -225,10 +239,13 @@ class Daemon:
         return Sampler(
             self._book,
             self._output_dir,
+            Use(self._book, self._link),
             updates_every_s=every_s if server.enable_status_updates else None,
         )
 
-    def _register(self, dispatcher: Dispatcher, router: RouterServer, watches: Watches) -> None:
+    def _register(
+        self, dispatcher: Dispatcher, router: RouterServer, watches: Watches, talk: Talk
+    ) -> None:
         config = self._config
         about = ServerFacts(
             server_id=config.server.server_id,
@@ -238,10 +255,9 @@ class Daemon:
         )
         stats = Stats(config.server.server_id, self._book, self._fleet, dispatcher, router.traffic)
         reports = Reports(self._health.report, stats.report)
-        introduction = Introduction(
-            self._host_key.public_text, _for_other_hosts(self._health.endpoints)
-        )
-        verbs = AgentMethods(self._book, self._fleet).handlers()
+        elsewhere = seen_from_elsewhere(self._health.endpoints, socket.gethostname())
+        introduction = Introduction(self._host_key.public_text, elsewhere)
+        verbs = AgentMethods(self._book, self._fleet, talk).handlers()
         dispatcher.register(
             {
                 **verbs,
@@ -250,6 +266,8 @@ class Daemon:
                 ).handlers(),
                 **ActionMethods(self._book, self._actions).handlers(),
                 **OutputMethods(self._book, watches).handlers(),
+                **AttachMethods(self._book, self._fleet, watches).handlers(),
+                **TalkMethods(self._book, talk).handlers(),
                 **EventMethods(self._book.journal).handlers(),
                 **ServerMethods(
                     about, reports, self._book, self._fleet, dispatcher.streams
@@ -297,6 +315,9 @@ class Daemon:
         try:
             async with asyncio.timeout(_KEEPER_ASKED_EVERY_S):
                 await self._keeper_lost.wait()
+            # The loss may have been that of one before, while this one was brought up.
+            self._keeper_lost.clear()
+            return self._link.connected
         except TimeoutError:
             if await self._link.answers(_KEEPER_PATIENCE_S):
                 self._health.keeper_answered()
@@ -326,6 +347,7 @@ class Daemon:
         self._registry.set_meta("boot_id", boot_id())
         self._registry.save()
         self._close_open_intents()
+        self._fleet.turns.keeper_is_ready()
 
     def _do_without_keeper(self, problem: str) -> None:
         if problem != self._health.keeper_problem:
@@ -344,7 +366,8 @@ class Daemon:
         """End every agent in order, then the keeper: a stop of the foreground means stop."""
         if not self._link.connected:
             return
-        self._fleet.closed = "the server is stopping"
+        self._fleet.starts.closed = "the server is stopping"
+        self._fleet.end_waiting()
         self._link.leaving = True
         patience = _STOP_MARGIN_S + self._book.roster.longest_grace_s()
         with contextlib.suppress(TimeoutError, DescartesError):
@@ -364,15 +387,10 @@ class Daemon:
             try:
                 dispatcher.tidy()
                 self._health.look(lag_s=loop.time() - due)
+                await self._expiry.tick()
                 await self._registry.tidy()
             except Exception:  # the boundary: what cannot be tidied now is tried again
                 log.exception("tidying.failed")
-
-
-def _for_other_hosts(listeners: list[str]) -> list[str]:
-    """The endpoints a certificate is of use at: on the Unix socket the uid decides."""
-    tcp = [endpoint for endpoint in listeners if endpoint.startswith("tcp://")]
-    return [str(parse_tcp(endpoint).seen_from(socket.gethostname())) for endpoint in tcp]
 
 
 def version() -> str:

@@ -101,9 +101,13 @@ def _init(directory: str, endpoint: str) -> int:
 
 
 def _serve(path: str | None, *, check: bool) -> int:
-    from descartesd.config.load import load_config  # noqa: PLC0415  # not for `init`
+    from descartesd.config.layers import CONFIG_FILE  # noqa: PLC0415  # not for `init`
+    from descartesd.config.load import load_config  # noqa: PLC0415
 
     config = load_config(path, environ=os.environ)
+    from descartesd.plugins import contributions  # noqa: PLC0415
+
+    contributed = contributions(config, os.path.basename(path or os.environ[CONFIG_FILE]))
     if check:
         return 0
     import asyncio  # noqa: PLC0415  # only the server itself needs all this
@@ -115,7 +119,7 @@ def _serve(path: str | None, *, check: bool) -> int:
     set_up(config.monitoring.log_level, config.monitoring.log_format)
 
     async def serve() -> None:
-        await Daemon(config).run()
+        await Daemon(config, contributed).run()
 
     # Requests leave hardly any cycles: looking for them as often as usual costs a spawn 4 %.
     gc.set_threshold(_GARBAGE_LOOKED_FOR_AFTER)

@@ -8,12 +8,16 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from msgspec import structs
+
 from descartesd.agents.follow import Waker
 from descartesd.agents.journal import Journal
-from descartesd.agents.lifecycle import ALIVE, ENDED, step
+from descartesd.agents.lifecycle import ALIVE, ENDED, WAITING, step
 from descartesd.agents.output import OutputFiles
+from descartesd.agents.queue import Queue, Timetable
 from descartesd.agents.record import Agent
 from descartesd.agents.registry import Registry
+from descartesd.agents.restart import LEAST_S
 from descartesd.agents.roster import Roster
 from descartesd.agents.views import Views
 from descartesd.errors import UnavailableError
@@ -22,6 +26,7 @@ from descartesd.wire.event import EventKind
 
 log = logging.getLogger(__name__)
 
+_KEPT_MAX = 1000
 _KINDS: dict[State, EventKind] = {
     "completed": "completed",
     "failed": "error",
@@ -45,17 +50,31 @@ class Book:
         self.registry = registry
         self.journal = journal
         self.output = output
-        self.views = Views(output, server_id)
+        self.queue = Queue()
+        self.timetable = Timetable()
+        self.views = Views(output, self.queue, server_id)
         self.roster = Roster()
         self.clock = clock
         self.alive = 0
+        self.queued = 0
+        # Ids of waiting agents which a daemon that died may have had started all the same.
+        self.doubtful: set[str] = set()
+        # Ids of removed agents that may have left processes on purpose, the last ones.
+        self.kept: list[str] = []
+        # Called at each change of an agent's state, end of its output, and removal.
+        self.on_change: list[Callable[[Agent], None]] = []
         self._wakers: dict[str, set[Waker]] = {}
         self._ends: dict[str, asyncio.Future[AgentInfo | None]] = {}
 
     def load(self, agents: Iterable[Agent]) -> None:
         """Take over what the registry has, oldest first."""
+        self.kept = (self.registry.meta("kept") or "").split()
         for agent in agents:
             self._take(agent)
+            if agent.state in WAITING:
+                self.wait(agent)
+                if not agent.is_over:
+                    self.doubtful.add(agent.id)
 
     def add(self, agent: Agent) -> None:
         """Take in a new agent, whose id and name are free, and tell of it."""
@@ -71,18 +90,65 @@ class Book:
 
     def _take(self, agent: Agent) -> None:
         self.roster.add(agent)
-        self.alive += agent.state in ALIVE
+        self._count(None, agent.state)
+
+    def _count(self, previous: State | None, following: State | None) -> None:
+        self.alive += (following in ALIVE) - (previous in ALIVE)
+        self.queued += (following == "queued") - (previous == "queued")
+
+    def wait(self, agent: Agent) -> None:
+        """Have a queued agent wait for a slot, and one in backoff for its next start."""
+        if agent.state == "queued":
+            self.queue.join(agent.id, agent.spec.priority, agent.turn)
+            return
+        left_s = (agent.next_start_at or 0.0) - self.clock()
+        # A clock that was set back keeps nobody waiting.
+        most_s = max(2 * agent.spec.restart.max_delay_s, LEAST_S)
+        self.timetable.add(agent.id, time.monotonic() + min(max(left_s, 0.0), most_s))
+        self.queue.on_turn()
+
+    def _move(self, agent: Agent, previous: State, following: State | None) -> None:
+        """Count an agent under its following state, and see to who waits because of it."""
+        self._count(previous, following)
+        if previous in WAITING:
+            self.queue.leave(agent.id)
+            self.timetable.discard(agent.id)
+        if following not in ALIVE and len(self.queue):
+            self.queue.on_turn()
+        if following == "backoff":
+            self.wait(agent)
 
     def forget(self, agent: Agent) -> None:
         """Drop an agent and its name, and tell it."""
         if not self.roster.drop(agent):
             return
-        self.alive -= agent.state in ALIVE
+        self._move(agent, agent.state, None)
         agent.eof = True
         self.registry.drop_agent(agent.id)
+        if agent.spec.on_exit == "keep":
+            self.set_kept([*self.kept, agent.id])
         self.journal.record("removed", agent.id, name=agent.name, state=agent.state)
         self.wake(agent)
         self._tell_end(agent, None)
+
+    def set_kept(self, ids: list[str]) -> None:
+        """Remember of which removed agents there may be processes."""
+        self.kept = ids[-_KEPT_MAX:]
+        self.registry.set_meta("kept", " ".join(self.kept))
+
+    def started(
+        self, agent: Agent, attempt: int, *, pid: int, start_time: int, started_at: float
+    ) -> None:
+        """Note that the keeper has started this attempt of an agent, unless that is known."""
+        if agent.attempt != attempt or agent.pid is not None:
+            return
+        agent.pid, agent.start_time, agent.started_at = pid, start_time, started_at
+        agent.next_start_at = None
+        if agent.state in WAITING:
+            self.set_state(agent, "starting")
+        if agent.state == "starting":
+            self.set_state(agent, "running")
+        self.put(agent)
 
     def give_up(self, agent: Agent, why: str | None = None) -> None:
         """Note that a start failed: a first one leaves nothing, a further one is an attempt.
@@ -94,17 +160,27 @@ class Book:
         if agent.attempt == 1:
             self.forget(agent)
         else:
-            self._end_unstarted(agent, "failed", "spawn_error", why)
+            self.fail_start(agent, why)
 
-    def cancel(self, agent: Agent) -> None:
-        """Note that an agent was ended before it was started."""
-        self._end_unstarted(agent, "terminated", "cancelled")
+    def fail_start(self, agent: Agent, why: str | None) -> None:
+        """Note that the start of an agent failed about which somebody has been told."""
+        if agent.state in WAITING:
+            self.set_state(agent, "starting")
+        self._end_unstarted(agent, "failed", Outcome(reason="spawn_error", message=why), why)
+
+    def cancel(self, agent: Agent, reason: Reason) -> None:
+        """Note that an agent was ended before it was started again; `cancelled`: at all."""
+        if agent.attempt == 1 and agent.started_at is None:
+            reason = "cancelled"
+        known = agent.outcome or Outcome(reason=reason)
+        self._end_unstarted(agent, "terminated", structs.replace(known, reason=reason))
 
     def _end_unstarted(
-        self, agent: Agent, state: State, reason: Reason, why: str | None = None
+        self, agent: Agent, state: State, outcome: Outcome, why: str | None = None
     ) -> None:
         agent.ended_at = self.clock()
-        agent.outcome = Outcome(reason=reason)
+        agent.next_start_at = None
+        agent.outcome = outcome
         agent.eof = True
         self.set_state(agent, state, why)
         self.put(agent)
@@ -113,7 +189,7 @@ class Book:
         """Go to the following state and tell it; `put` must come after the last change."""
         previous = agent.state
         agent.state = step(previous, following)
-        self.alive += (following in ALIVE) - (previous in ALIVE)
+        self._move(agent, previous, following)
         level = logging.WARNING if following == "lost" else logging.DEBUG
         log.log(level, "agent.state", extra={"agent": agent.id, "state": following})
         self.journal.record(
@@ -138,6 +214,8 @@ class Book:
     def wake(self, agent: Agent) -> None:
         """Wake everyone who waits for a change of this agent."""
         self.views.changed(agent)
+        for tell in self.on_change:
+            tell(agent)
         for waker in self._wakers.get(agent.id, ()):
             waker.set()
 

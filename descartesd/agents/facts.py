@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable
+from typing import Literal
 
-from descartesd.agents import record
+from msgspec import structs
+
+from descartesd.agents import record, restart
 from descartesd.agents.book import Book
 from descartesd.agents.keeper_link import KeeperLink
-from descartesd.agents.lifecycle import ENDED
+from descartesd.agents.lifecycle import ALIVE, WAITING
 from descartesd.agents.record import Agent
 from descartesd.keeper.protocol import Status
 from descartesd.wire.agent import Outcome, OutputTotals, Reason, State
 
 log = logging.getLogger(__name__)
+
+HearOut = Callable[[Agent, Status, Callable[[], None]], None]
 
 _LIVE: dict[str, State] = {"running": "running", "paused": "paused", "stopping": "stopping"}
 
@@ -21,11 +27,19 @@ _LIVE: dict[str, State] = {"running": "running", "paused": "paused", "stopping":
 class Facts:
     """Makes the book say what the keeper says."""
 
-    def __init__(self, book: Book, keeper: KeeperLink) -> None:
+    def __init__(
+        self, book: Book, keeper: KeeperLink, *, draw: Callable[[], float] = random.random
+    ) -> None:
+        """`draw` gives numbers from 0 to 1, which spread the restarts of many agents."""
+        self._draw = draw
         self._book = book
         self._keeper = keeper
         keeper.on_event = self.on_keeper_event
         book.registry.on_saved.append(self._settle)
+        # How the end of an agent is put off until all it said before is known.
+        self.hear_out: HearOut = _at_once
+        # By id: the ends that are put off now.
+        self._put_off: dict[str, Status] = {}
         # Ids of agents whose end the keeper may forget once it is durable here.
         self._over: list[str] = []
         # Ids of running agents which the keeper has and the registry does not.
@@ -40,8 +54,31 @@ class Facts:
             return
         log.debug("keeper.event", extra={"agent": agent.id, "event": event})
         if _is_news(agent, status):
+            self._take(agent, status)
+        elif status["eof"]:
+            self._over.append(agent.id)
+
+    def _take(self, agent: Agent, status: Status) -> None:
+        # At once, whenever its end is noted: nobody may start it again meanwhile.
+        self._book.started(
+            agent,
+            status["attempt"],
+            pid=status["pid"],
+            start_time=status["start_time"],
+            started_at=status["started_at"],
+        )
+        if status["state"] != "exited":
             self._apply(agent, status)
-            self._book.registry.save_soon()
+            return
+
+        def apply() -> None:
+            self._put_off.pop(agent.id, None)
+            if agent.attempt == status["attempt"] and _is_news(agent, status):
+                self._apply(agent, status)
+
+        if not agent.is_over:
+            self._put_off[agent.id] = status
+        self.hear_out(agent, status, apply)
 
     def _settle(self) -> None:
         """Let the keeper forget the ends that are durable here."""
@@ -50,31 +87,57 @@ class Facts:
             self._keeper.tell("forget", agent_ids=over)
 
     def _apply(self, agent: Agent, status: Status) -> None:
-        if agent.pid is None:
-            agent.pid, agent.start_time = status["pid"], status["start_time"]
-            agent.started_at = status["started_at"]
-        if agent.state == "starting":
-            self._book.set_state(agent, "running")
+        # A keeper older than this daemon knows of neither.
+        agent.limits_enforced = status.get("limits_enforced", {})
         if status["state"] == "exited":
             self._apply_exit(agent, status)
-        elif status["state"] != agent.state:
+        elif status["state"] != agent.state and not _has_paused_itself(agent, status):
             agent.paused_at = status["paused_at"]
-            agent.pause_mode = "tree" if status["state"] == "paused" else None
+            agent.pause_mode = _pause_mode(status) if status["state"] == "paused" else None
             self._book.set_state(agent, _LIVE[status["state"]])
         self._book.put(agent)
+        self._book.registry.save_soon()
 
     def _apply_exit(self, agent: Agent, status: Status) -> None:
         agent.output = self._final_output(agent, status)
         if status["eof"]:
             agent.eof = True
             self._over.append(agent.id)
-        if agent.state not in ENDED:
-            state, agent.outcome = record.ending(status, stopping=agent.state == "stopping")
+        if not agent.is_over:
             agent.ended_at = status["ended_at"]
-            agent.paused_at, agent.pause_mode = None, None
-            self._book.set_state(agent, state)
+            state, outcome = record.ending(
+                status,
+                stopping=agent.state == "stopping",
+                no_result=agent.report is not None and agent.report.lacks_result,
+            )
+            self._conclude(agent, state, outcome)
         else:
             self._book.wake(agent)
+
+    def _conclude(self, agent: Agent, state: State, outcome: Outcome) -> None:
+        """Note how an attempt ended, and what follows by the agent's restart policy."""
+        agent.outcome = outcome
+        agent.paused_at, agent.pause_mode = None, None
+        policy = agent.spec.restart
+        is_final = agent.halted or agent.state == "stopping"
+        if is_final or not restart.is_wanted(policy, state, outcome.reason):
+            self._book.set_state(agent, state)
+            return
+        ended_at = agent.ended_at or self._book.clock()
+        following = restart.following(
+            policy,
+            in_a_row=agent.restarts_in_a_row,
+            ran_s=ended_at - (agent.started_at or ended_at),
+            draw=self._draw(),
+        )
+        if following is None:
+            why = f"gave up after {agent.restarts_in_a_row} restarts in a row"
+            agent.outcome = structs.replace(outcome, reason="gave_up", message=why)
+            self._book.set_state(agent, "failed", why)
+            return
+        agent.restarts_in_a_row = following.in_a_row
+        agent.next_start_at = ended_at + following.delay_s
+        self._book.set_state(agent, "backoff", f"starts again in {following.delay_s:.3g} s")
 
     def _final_output(self, agent: Agent, status: Status) -> OutputTotals:
         is_whole = max(status["totals"].values()) <= agent.output_bytes
@@ -91,10 +154,13 @@ class Facts:
         for agent, status in found:
             # The end of an agent may have been told while the list was still coming.
             if _is_news(agent, status):
-                self._apply(agent, status)
+                self._take(agent, status)
             elif status["eof"]:
                 self._over.append(agent.id)
-            if agent.state not in ENDED:
+            elif status["state"] != "exited":
+                # Ended by a person while nobody knew that it had been started.
+                self._keeper.tell("kill", agent_id=agent.id)
+            if agent.state in ALIVE and status["state"] != "exited":
                 self._book.journal.record(
                     "adopted", agent.id, name=agent.name, state=agent.state, attempt=agent.attempt
                 )
@@ -103,16 +169,34 @@ class Facts:
 
     def lose(self, agent: Agent, reason: Reason) -> None:
         """Nobody knows how the agent ended; one that was being started may never have run."""
+        if agent.state in WAITING:
+            self._cut_short(agent)
+            return
         if agent.state == "starting":
             self._book.give_up(agent, "its start was cut short")
             return
+        output = self._book.views.totals(agent)
+        known = self._put_off.get(agent.id)
+        if known is not None:
+            # How it ended is known, and nothing more of it comes.
+            totals = {"stdout": output.stdout.total, "stderr": output.stderr.total}
+            self._take(agent, {**known, "eof": True, "totals": totals})
+            return
         agent.ended_at = self._book.clock()
-        agent.outcome = Outcome(reason=reason)
         agent.eof = True
-        agent.output = self._book.views.totals(agent)
-        agent.paused_at, agent.pause_mode = None, None
-        self._book.set_state(agent, "lost")
+        agent.output = output
+        self._conclude(agent, "lost", Outcome(reason=reason))
         self._book.put(agent)
+
+    def _cut_short(self, agent: Agent) -> None:
+        if agent.halted:
+            self._book.cancel(agent, agent.halt_reason)
+        elif agent.spec.restart.policy == "never":
+            self._book.fail_start(agent, "its start was cut short")
+        else:
+            # Had it run, it would be started again as well.
+            self._book.queue.leave(agent.id)
+            self._book.wait(agent)
 
     def close_output(self, agent: Agent) -> None:
         """Nothing writes to the agent's output any more."""
@@ -122,6 +206,19 @@ class Facts:
         self._book.wake(agent)
 
 
+def _at_once(_agent: Agent, _status: Status, apply: Callable[[], None]) -> None:
+    apply()
+
+
+def _has_paused_itself(agent: Agent, status: Status) -> bool:
+    """Whether it does nothing though the keeper has not stopped it."""
+    return agent.pause_mode == "cooperative" and status["state"] == "running"
+
+
+def _pause_mode(status: Status) -> Literal["cgroup", "tree"]:
+    return "cgroup" if status.get("pause_mode") == "cgroup" else "tree"
+
+
 def _is_news(agent: Agent, status: Status) -> bool:
     """Whether something may have happened since what is known here."""
-    return agent.state not in ENDED or (status["state"] == "exited" and not agent.eof)
+    return not agent.is_over or (status["state"] == "exited" and not agent.eof)

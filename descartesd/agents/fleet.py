@@ -5,61 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal as signals
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec.structs import replace
 
 from descartesd.agents import spec
 from descartesd.agents.book import Book
-from descartesd.agents.ids import IdSource, name_for
 from descartesd.agents.keeper_link import KeeperLink
-from descartesd.agents.lifecycle import ALIVE, ENDED, require
+from descartesd.agents.lifecycle import ALIVE, ENDED, STARTED, WAITING, require
 from descartesd.agents.record import Agent
+from descartesd.agents.starting import FleetOptions, Starts
+from descartesd.agents.turns import Turns
 from descartesd.errors import (
     AbortedError,
-    AlreadyExistsError,
     ConflictError,
     DescartesError,
     NotFoundError,
-    ResourceExhaustedError,
-    UnavailableError,
 )
-from descartesd.wire.agent import AgentInfo, AgentSpec, State
+from descartesd.wire.agent import AgentInfo, Reason, State, Tty
 
-DRAINING = "the server is draining"
-_STARTED: frozenset[State] = frozenset(("running", "paused", "stopping"))
+_ENDED_BY: dict[str, Reason] = {"stop": "stopped", "kill": "killed"}
 # The states a verb needs; of the others, remove and respawn need an end, stop and kill nothing.
 _NEEDED: dict[str, tuple[State, ...]] = {
     "pause": ("running", "paused"),
     "resume": ("running", "paused"),
     "signal": ("running", "paused", "stopping"),
     "write": ("running", "paused", "stopping"),
+    "resize": ("running", "paused", "stopping"),
+    "say": ("running", "paused", "stopping"),
+    "answer": ("running", "paused", "stopping"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class FleetOptions:
-    """How many agents may be alive, and how they are started."""
-
-    max_agents: int
-    runner: spec.RunnerDefaults
-
-
-@dataclass(slots=True)
-class SpawnCounts:
-    """Agents asked for since the start."""
-
-    requested: int = 0
-    succeeded: int = 0
-    failed: int = 0
-
-
-@dataclass(slots=True)
-class _Reservation:
-    """An agent not yet asked for at the keeper."""
-
-    # The connection to the keeper it was made under.
-    connection: int
-    is_cancelled: bool = False
 
 
 class Fleet:
@@ -68,112 +43,10 @@ class Fleet:
     def __init__(self, book: Book, keeper: KeeperLink, options: FleetOptions) -> None:
         self._book = book
         self._keeper = keeper
-        self._options = options
-        self._id_source = IdSource(book.clock)
-        self.spawns = SpawnCounts()
-        self._reserved: dict[str, _Reservation] = {}
+        self.starts = Starts(book, keeper, options)
+        self.turns = Turns(book, keeper, self.starts)
         # Ids of agents that are being removed.
         self._going: set[str] = set()
-        # Why new agents are refused now; None while they are taken.
-        self.closed: str | None = None
-
-    def reserve(self, wanted: AgentSpec, owner: str) -> Agent:
-        """Make a new agent's record, not yet durable: id and name are taken from here on.
-
-        Raises InvalidArgumentError, AlreadyExistsError, ResourceExhaustedError, UnavailableError.
-        """
-        self.spawns.requested += 1
-        try:
-            return self._reserve(wanted, owner)
-        except DescartesError:
-            self.spawns.failed += 1
-            raise
-
-    def _reserve(self, wanted: AgentSpec, owner: str) -> Agent:
-        spec.check(wanted)
-        self._admit()
-        agent_id = self._id_source.next()
-        name = wanted.name or self._free_name(wanted.command[0])
-        holder = self._book.roster.names.get(name)
-        if holder is not None:
-            raise AlreadyExistsError(
-                f"the name '{name}' is taken by agent {holder.id}, which is {holder.state}",
-                hint=f"take another name, remove it with: descartesctl agent remove {name},"
-                " or spawn with --replace",
-            )
-        agent = Agent(
-            id=agent_id,
-            name=name,
-            owner=owner,
-            spec=wanted,
-            created_at=self._book.clock(),
-            output_bytes=wanted.limits.output_bytes or self._options.runner.output_bytes,
-        )
-        self._book.add(agent)
-        self._reserved[agent.id] = _Reservation(self._keeper.connections)
-        return agent
-
-    def _admit(self) -> None:
-        """Refuse a further live agent while there may be none."""
-        self._book.registry.check()
-        if self.closed is not None:
-            hint = "ask another server"
-            if self.closed == DRAINING:
-                hint += ", or end the drain with: descartesctl server drain --undo"
-            raise UnavailableError(f"no agent can be started: {self.closed}", hint=hint)
-        if not self._keeper.connected:
-            raise UnavailableError(
-                "no agent can be started: the keeper is not connected",
-                hint="see what happened with: descartesctl server health",
-            )
-        if self._book.alive >= self._options.max_agents:
-            raise ResourceExhaustedError(
-                f"{self._book.alive} agents are alive and server.max_agents is"
-                f" {self._options.max_agents}",
-                hint="stop an agent, or raise server.max_agents",
-            )
-
-    def _free_name(self, program: str) -> str:
-        while (name := name_for(program)) in self._book.roster.names:
-            continue
-        return name
-
-    async def start(self, agent: Agent) -> None:
-        """Start a reserved or renewed agent, once it is durable; cancelled by then, it is ended.
-
-        What the keeper refuses leaves nothing of a new agent; of a renewed one the attempt failed.
-        Raises what the keeper says, AbortedError when the keeper is lost meanwhile and has not
-        started it, UnavailableError when the agent cannot be recorded.
-        """
-        try:
-            await self._book.registry.durable()
-            if self._take_up(agent).is_cancelled:
-                self._book.cancel(agent)
-            else:
-                await self._launch(agent)
-        except AbortedError:
-            # Nobody knows what the keeper has started by now: recovery looks, and tells.
-            await self._book.until(agent, ENDED | _STARTED)
-            if agent.started_at is None:
-                self.spawns.failed += 1
-                raise
-        except DescartesError as exc:
-            self.release(agent, exc.message)
-            raise
-        self.spawns.succeeded += 1
-
-    def _take_up(self, agent: Agent) -> _Reservation:
-        reservation = self._reserved.pop(agent.id)
-        # After a loss of the keeper recovery gives up every agent it finds not started.
-        if reservation.connection != self._keeper.connections:
-            raise AbortedError("the keeper was lost before it was asked to start the agent")
-        return reservation
-
-    def release(self, agent: Agent, why: str | None = None) -> None:
-        """Give up an agent that is not started: nothing is left of a new one, not its name."""
-        self._reserved.pop(agent.id, None)
-        self.spawns.failed += 1
-        self._book.give_up(agent, why)
 
     async def renew(self, agent: Agent) -> None:
         """Begin a further attempt of an ended agent, not yet durable: id, name and output stay.
@@ -182,30 +55,14 @@ class Fleet:
         AbortedError, ResourceExhaustedError, UnavailableError.
         """
         self.check(agent, "respawn")
-        self._admit()
+        self.starts.admit()
         # Its pipes may still be open: what they carry belongs to the attempt before.
         await self._book.holds(agent, lambda: agent.eof)
+        # Until then the keeper alone would know of that end after a crash.
+        await self._book.registry.durable()
         await self._keeper.request("forget", agent_id=agent.id)
         self.check(agent, "respawn")
-        self._admit()
-        self.spawns.requested += 1
-        self._reserved[agent.id] = _Reservation(self._keeper.connections)
-        agent.attempt += 1
-        agent.pid = agent.start_time = agent.started_at = agent.ended_at = agent.outcome = None
-        agent.eof = False
-        self._book.set_state(agent, "queued")
-        self._book.set_state(agent, "starting")
-        self._book.put(agent)
-
-    async def _launch(self, agent: Agent) -> None:
-        fields = spec.launch_fields(agent.spec, agent.id, agent.name, self._options.runner)
-        started = await self._keeper.request("spawn", attempt=agent.attempt, **fields)
-        agent.pid, agent.start_time = int(started["pid"]), int(started["start_time"])
-        agent.started_at = started["started_at"]
-        # It may have ended already: the exit is told on its own.
-        if agent.state == "starting":
-            self._book.set_state(agent, "running")
-        self._book.put(agent)
+        self.starts.renew(agent)
 
     def check(self, agent: Agent, verb: str) -> None:
         """Raise the ConflictError with which the agent's state would refuse this verb now."""
@@ -214,22 +71,18 @@ class Fleet:
         elif verb in _NEEDED:
             require(agent.name, agent.state, verb=verb, allowed=_NEEDED[verb])
 
-    async def try_out(self, wanted: AgentSpec) -> None:
-        """Find out whether this could be started, starting nothing; raises as `start` does."""
-        spec.check(wanted)
-        fields = spec.launch_fields(wanted, "0" * 20, "trial", self._options.runner)
-        await self._keeper.request("spawn", attempt=1, trial=True, **fields)
-
     async def pause(self, agent: Agent) -> None:
         """Freeze every process of the agent; returns when none of them runs any more."""
         self.check(agent, "pause")
-        if agent.state == "paused":
+        if agent.state == "paused" and agent.pause_mode != "cooperative":
             return
         self._book.registry.check()
         reply = await self._keeper.request("pause", agent_id=agent.id)
-        if agent.state == "running":
-            agent.paused_at, agent.pause_mode = reply.get("paused_at", self._book.clock()), "tree"
-            self._book.set_state(agent, "paused")
+        if agent.state in ("running", "paused"):
+            agent.paused_at = self._book.clock()
+            agent.pause_mode = "cgroup" if reply.get("mode") == "cgroup" else "tree"
+            if agent.state == "running":
+                self._book.set_state(agent, "paused")
             self._book.put(agent)
             await self._book.settled()
 
@@ -271,19 +124,37 @@ class Fleet:
         return ended
 
     async def _ending(self, agent: Agent, op: str, fields: dict[str, object]) -> AgentInfo:
-        reservation = self._reserved.get(agent.id)
+        if agent.state in WAITING and agent.id not in self._book.queue.taken:
+            self._book.cancel(agent, _ENDED_BY[op])
+            return await self.ended(agent)
+        if agent.state not in ENDED:
+            agent.halted, agent.halt_reason = True, _ENDED_BY[op]
+        reservation = self.starts.reserved.get(agent.id)
         if reservation is not None:
             reservation.is_cancelled = True
-        await self._book.until(agent, ENDED | _STARTED)
-        if agent.state not in _STARTED:
+        await self._book.until(agent, ENDED | STARTED)
+        if agent.state not in STARTED:
             return await self.ended(agent)
         # Waited for from here on: it may have been respawned by the time the keeper answers.
         end = self._book.end_of(agent)
         taken = self._keeper.request(op, agent_id=agent.id, **fields)
         taken.add_done_callback(partial(self._note_stopping, agent))
-        # The keeper goes on with it, whoever still waits for its answer.
-        await asyncio.shield(taken)
+        try:
+            # The keeper goes on with it, whoever still waits for its answer.
+            await asyncio.shield(taken)
+        except DescartesError as exc:
+            # Only then is it certain that nothing of it was done.
+            agent.halted = isinstance(exc, AbortedError)
+            raise
         return await self._told(agent, await end)
+
+    def end_waiting(self) -> None:
+        """End every agent that waits for a restart, and let none be restarted from now on."""
+        for agent in list(self._book.roster):
+            if agent.state == "backoff" and agent.id not in self._book.queue.asked:
+                self._book.cancel(agent, "stopped")
+            elif agent.state not in ENDED and agent.state != "queued":
+                agent.halted, agent.halt_reason = True, "stopped"
 
     def kill_all(self) -> None:
         """Kill every agent now, without waiting for their ends."""
@@ -316,8 +187,27 @@ class Fleet:
         reply = await self._keeper.request("write", agent_id=agent.id, data=data, **fields)
         return int(reply["accepted"]), reply.get("offset")
 
+    async def resize(self, agent: Agent, rows: int, cols: int) -> None:
+        """Change the size of the agent's terminal, that of further attempts too.
+
+        Raises ConflictError where it has none.
+        """
+        self.check(agent, "resize")
+        if agent.spec.tty is None:
+            raise ConflictError(
+                f"agent '{agent.name}' has no terminal",
+                hint="spawn it with --tty (spec.tty)",
+            )
+        await self._keeper.request("resize", agent_id=agent.id, rows=rows, cols=cols)
+        if agent.state in STARTED:
+            agent.spec = replace(agent.spec, tty=Tty(rows=rows, cols=cols))
+            self._book.put(agent)
+
     async def close_stdin(self, agent: Agent) -> None:
-        """Close stdin once it has been read; of an ended agent it is closed already."""
+        """Close stdin once it has been read; of an ended agent it is closed already.
+
+        A terminal gets its end-of-file character and stays open.
+        """
         if agent.state in ALIVE:
             await self._keeper.request("close_stdin", agent_id=agent.id)
 
@@ -329,6 +219,7 @@ class Fleet:
             await self._keeper.request("forget", agent_id=agent.id)
             await self._keeper.request("remove", agent_id=agent.id)
             self._book.forget(agent)
+            self.starts.secrets.drop(agent.id)
             await self._book.settled()
         finally:
             self._going.discard(agent.id)

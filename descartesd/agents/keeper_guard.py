@@ -111,7 +111,7 @@ class KeeperGuard:
 
 
 def _clean_environment() -> dict[str, str]:
-    kept = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    kept = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TMPDIR")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     return {"LANG": "C.UTF-8", **environment}
 

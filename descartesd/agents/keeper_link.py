@@ -17,6 +17,7 @@ from descartesd.errors import (
     InternalError,
     ResourceExhaustedError,
     UnavailableError,
+    UnimplementedError,
 )
 from descartesd.keeper import protocol
 from descartesd.keeper.protocol import Status
@@ -43,6 +44,9 @@ class KeeperLink:
         self.pid: int | None = None
         self.version: str | None = None
         self.boot_id: str | None = None
+        # Tells this keeper from every other.
+        self.identity: str | None = None
+        self._features: frozenset[str] = frozenset()
         # Told to end: its going is no loss.
         self.leaving = False
 
@@ -50,6 +54,10 @@ class KeeperLink:
     def connected(self) -> bool:
         """Whether a keeper answers."""
         return self._socket is not None and self.pid is not None
+
+    def has(self, feature: str) -> bool:
+        """Whether a keeper answers that can do this."""
+        return self.connected and feature in self._features
 
     async def connect(self, path: str) -> None:
         """Connect and greet; raises OSError when nobody listens, UnimplementedError on another
@@ -62,6 +70,8 @@ class KeeperLink:
         except OSError:
             sock.close()
             raise
+        # What is left of an earlier connection would be kept open for ever.
+        self._disconnect()
         self._socket = sock
         self.connections += 1
         asyncio.get_running_loop().add_reader(sock, self._readable)
@@ -69,7 +79,9 @@ class KeeperLink:
             facts = await self.request("hello", version=protocol.VERSION)
             self.version = str(facts["version"])
             self.boot_id = str(facts["boot_id"])
+            self._features = frozenset(facts.get("features", ()))
             self.pid = int(facts["pid"])
+            self.identity = f"{self.pid} {facts['started_at']}"
         finally:
             if self.pid is None:
                 self._disconnect()
@@ -102,6 +114,22 @@ class KeeperLink:
         self._pending[self._next_id] = future
         self._send({"id": self._next_id, "op": op, **fields})
         return future
+
+    def spawn(self, **fields: Any) -> asyncio.Future[dict[str, Any]]:
+        """Send the request `spawn`; of a keeper older than the daemon nothing it would not heed.
+
+        Raises UnimplementedError.
+        """
+        if self.version is not None and _number(self.version) < (1, 1):
+            fields["env"] = {**fields["env"], **fields.pop("env_over", {})}
+            for name in protocol.SPAWN_SINCE_1_1:
+                if name in fields:
+                    raise UnimplementedError(
+                        f"the keeper that runs speaks version {self.version} of its protocol and"
+                        f" has no '{name}'",
+                        hint="restart the keeper, which ends its agents",
+                    )
+        return self.request("spawn", **fields)
 
     def tell(self, op: str, **fields: Any) -> None:
         """Ask without waiting: a refusal only means the keeper is gone, which is told anyway."""
@@ -230,6 +258,10 @@ class KeeperLink:
 
 def _unheard(event: str, _status: Status) -> None:
     log.error("keeper.event_unheard", extra={"event": event})
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def boot_id() -> str:

@@ -10,6 +10,10 @@ from descartesd.wire.agent import State
 ENDED: Final[frozenset[State]] = frozenset(("completed", "failed", "terminated", "lost"))
 # The states in which the keeper holds a process for the agent.
 ALIVE: Final[frozenset[State]] = frozenset(("starting", "running", "paused", "stopping"))
+# Those of them after the start.
+STARTED: Final[frozenset[State]] = frozenset(("running", "paused", "stopping"))
+# Those in which it waits for its start.
+WAITING: Final[frozenset[State]] = frozenset(("queued", "backoff"))
 
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     "queued": frozenset(("starting", "terminated")),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from descartesd.agents.book import Book
 from descartesd.agents.facts import Facts
 from descartesd.agents.keeper_link import KeeperLink
-from descartesd.agents.lifecycle import ALIVE, ENDED
+from descartesd.agents.lifecycle import ALIVE
 from descartesd.agents.record import Agent
 from descartesd.keeper.protocol import Status
 from descartesd.wire.agent import Reason
@@ -24,8 +24,8 @@ async def reconcile(
 ) -> list[str]:
     """Adopt what the keeper has, take over what ended meanwhile, and call the rest lost.
 
-    What is left of lost agents is ended first. Returns the ids of agents the keeper has and the
-    registry does not know.
+    What is left of lost agents is ended first, and after a keeper what it had let stay. Returns
+    the ids of agents the keeper has and the registry does not know.
     """
     # Looked at before the keeper is asked: what is started from here on is none of this.
     seen = [(agent, agent.state, agent.attempt) for agent in book.roster]
@@ -34,31 +34,60 @@ async def reconcile(
     missing = []
     for agent, state, attempt in seen:
         status = statuses.pop(agent.id, None)
-        # What has changed meanwhile is newer than the list, but for an end.
+        # What has changed meanwhile is newer than the list, but for an end on either side.
         is_same = (agent.state, agent.attempt) == (state, attempt)
         if status is not None and status["attempt"] == agent.attempt:
-            if is_same or status["state"] == "exited":
+            if is_same or agent.is_over or status["state"] == "exited":
                 found.append((agent, status))
         elif is_same:
             missing.append(agent)
     facts.adopt(found)
     for agent in missing:
-        if agent.state in ENDED and not agent.eof:
+        if agent.is_over and not agent.eof:
             facts.close_output(agent)
-    lost = [agent for agent in missing if agent.state in ALIVE]
-    if lost and lost_because == "keeper_lost":
-        await _end_leftovers(lost, keeper)
+    lost = [agent for agent in missing if _was_started(book, agent)]
+    doubtful = [agent for agent in missing if agent.id in book.doubtful]
+    if lost_because == "keeper_lost":
+        await _end_leftovers(keeper, [*lost, *doubtful], _kept(book, keeper, missing))
+    book.doubtful.clear()
+    _meet(book, keeper)
     for agent in lost:
-        if agent.state in ALIVE:
+        if _was_started(book, agent):
             facts.lose(agent, lost_because)
     return await _unknown(book, keeper, statuses.values())
 
 
-async def _end_leftovers(lost: Iterable[Agent], keeper: KeeperLink) -> None:
-    left = [
+def _was_started(book: Book, agent: Agent) -> bool:
+    """Whether the keeper had it, or was asked for it."""
+    return agent.state in ALIVE or agent.id in book.queue.asked
+
+
+def _kept(book: Book, keeper: KeeperLink, missing: Iterable[Agent]) -> list[str]:
+    """Ids of agents, removed ones too, that a dead keeper may have let leave something."""
+    if _is_known(book, keeper):
+        return []
+    return [*book.kept, *(agent.id for agent in missing if agent.spec.on_exit == "keep")]
+
+
+def _is_known(book: Book, keeper: KeeperLink) -> bool:
+    return book.registry.meta("keeper") == keeper.identity
+
+
+def _meet(book: Book, keeper: KeeperLink) -> None:
+    if not _is_known(book, keeper):
+        book.set_kept([])
+        book.registry.set_meta("keeper", keeper.identity or "")
+
+
+async def _end_leftovers(keeper: KeeperLink, lost: Iterable[Agent], kept: Iterable[str]) -> None:
+    # An id alone for what ended long ago: another session may have had its pid since.
+    left = [{"agent_id": agent_id, "pid": _NO_PID, "start_time": 0} for agent_id in kept]
+    left += [
         {"agent_id": agent.id, "pid": agent.pid or _NO_PID, "start_time": agent.start_time or 0}
         for agent in lost
     ]
+    if not left:
+        return
     reply = await keeper.request("recover", agents=left)
     log.warning("keeper.leftovers_ended", extra={"count": reply["ended"]})
 

@@ -73,6 +73,7 @@ DROP TABLE agents_1;
 
 
 Table = Literal["agents", "events", "intents", "meta"]
+MetaKey = Literal["boot_id", "keeper", "kept", "server_id"]
 
 
 class Intent(NamedTuple):
@@ -376,12 +377,12 @@ class Registry:
         """Drop the events in front of this one."""
         self._change("events", ("old",), "DELETE FROM events WHERE seq < ?", before)
 
-    def meta(self, key: Literal["boot_id", "server_id"]) -> str | None:
+    def meta(self, key: MetaKey) -> str | None:
         """Read a fact about the registry itself."""
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
-    def set_meta(self, key: Literal["boot_id", "server_id"], value: str) -> None:
+    def set_meta(self, key: MetaKey, value: str) -> None:
         """Write a fact about the registry itself."""
         self._change("meta", (key,), "INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
 

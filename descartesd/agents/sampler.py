@@ -1,4 +1,4 @@
-"""Looks, on one tick for all agents, at how much they have written."""
+"""Looks, on one tick for all agents, at how much they have written and what they use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 from descartesd.agents.book import Book
 from descartesd.agents.lifecycle import ALIVE
 from descartesd.agents.record import Agent
+from descartesd.agents.titles import SEARCHED, last_title
+from descartesd.agents.use import Use
 from descartesd.wire.agent import OutputTotals
 
 TICK_S = 1.0
@@ -24,10 +26,13 @@ class Sampler:
     one look at the directory.
     """
 
-    def __init__(self, book: Book, directory: str, *, updates_every_s: float | None) -> None:
+    def __init__(
+        self, book: Book, directory: str, use: Use, *, updates_every_s: float | None
+    ) -> None:
         """`updates_every_s`: how often events tell of an agent's output at most; None: never."""
         self._book = book
         self._directory = directory
+        self._use = use
         self._updates_every_s = updates_every_s
         self._directory_time = -1
         # Whose output has grown since an event told of it, and until when no event may.
@@ -40,6 +45,7 @@ class Sampler:
         while True:
             await asyncio.sleep(TICK_S)
             self.sample()
+            self._use.tick()
             every_s = self._updates_every_s
             # On a full disk nothing may pile up that can be told as well later.
             if every_s is None or not self._book.journal.is_followed or self._book.registry.problem:
@@ -55,15 +61,31 @@ class Sampler:
         """Take every size that may have changed into the records."""
         is_new = self._has_new_files()
         for agent in self._book.roster:
-            if not agent.eof and (is_new or agent.output != _NOTHING):
+            if agent.eof or agent.id in self._book.queue:
+                # Nothing writes for who waits for a slot.
+                continue
+            if is_new or agent.output != _NOTHING:
                 self._look_at(agent)
 
     def _look_at(self, agent: Agent) -> None:
         totals = self._book.views.totals(agent)
         if totals != agent.output:
             agent.output = totals
+            if agent.spec.tty is not None:
+                self._look_for_title(agent)
             self._book.views.changed(agent)
             self._grown.add(agent.id)
+
+    def _look_for_title(self, agent: Agent) -> None:
+        start = max(agent.output.stdout.total - SEARCHED, 0)
+        try:
+            piece = self._book.output.read(agent.id, "stdout", start, SEARCHED)
+        except OSError:
+            # It is told the better by the next look.
+            return
+        title = last_title(piece.data)
+        if title is not None:
+            agent.title = title or None
 
     def _has_new_files(self) -> bool:
         try:

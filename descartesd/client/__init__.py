@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from descartesd.client.aio import AsyncClient, AsyncStream
+    from descartesd.client.attach import Attachment
+    from descartesd.client.attach_async import AsyncAttachment
     from descartesd.client.pool import AsyncClientPool, ClientPool
     from descartesd.client.profiles import find_profile
     from descartesd.client.sync import Client, Stream
@@ -21,6 +23,8 @@ __all__ = [
     "AsyncClientPool",
     "Stream",
     "AsyncStream",
+    "Attachment",
+    "AsyncAttachment",
     "find_profile",
 ]
 
@@ -29,6 +33,8 @@ _HOMES = {
     "Stream": "descartesd.client.sync",
     "AsyncClient": "descartesd.client.aio",
     "AsyncStream": "descartesd.client.aio",
+    "Attachment": "descartesd.client.attach",
+    "AsyncAttachment": "descartesd.client.attach_async",
     "ClientPool": "descartesd.client.pool",
     "AsyncClientPool": "descartesd.client.pool",
     "find_profile": "descartesd.client.profiles",

@@ -11,6 +11,8 @@ from typing import Any, Generic, cast
 from msgspec import UNSET, Struct, UnsetType
 
 from descartesd.client.async_methods import AsyncMethods
+from descartesd.client.attach import new_writer
+from descartesd.client.attach_async import AsyncAttachment
 from descartesd.client.closing import AsyncClosing
 from descartesd.client.loop import LoopDriver
 from descartesd.client.profiles import find_profile
@@ -155,6 +157,27 @@ class AsyncClient(AsyncClosing, AsyncMethods):
                 raise write.would_block()
             if pause_s:
                 await asyncio.sleep(pause_s)
+
+    def attach(
+        self,
+        agent_id: str,
+        *,
+        watch: bool = False,
+        steal: bool = False,
+        deadline_s: float | None = None,
+    ) -> AsyncAttachment:
+        """Attach to an agent, when it is first iterated over; see `Client.attach`."""
+        return AsyncAttachment(
+            self,
+            agent_id,
+            self.agent.attach(
+                id=agent_id,
+                writer=None if watch else new_writer(),
+                steal=steal,
+                deadline_s=deadline_s,
+            ),
+            watch=watch,
+        )
 
     async def aclose(self) -> None:
         """Close the connection; calls under way in other tasks fail with UnavailableError."""

@@ -14,13 +14,14 @@ from descartesd.wire.agent import (
     AgentList,
     AgentOutput,
     AgentPage,
-    AgentPause,
     AgentRef,
     AgentSignal,
     AgentSpawn,
     AgentSpec,
     AgentStop,
     AgentWrite,
+    Argument,
+    EnvName,
     FollowOffsets,
     LabelSelector,
     Name,
@@ -32,13 +33,19 @@ from descartesd.wire.agent import (
     Signalled,
     State,
     StreamName,
+    Task,
+    TerminalSize,
+    Writer,
     Written,
 )
+from descartesd.wire.attach import AgentAttach, AgentResize, AttachChunk, AttachOffsets
 from descartesd.wire.batch import BatchResult, BatchRun, BatchSpawn, Selector, Verb
 from descartesd.wire.event import Event, EventFollow
 from descartesd.wire.methods import (
     ACTION_LIST,
     ACTION_RUN,
+    AGENT_ANSWER,
+    AGENT_ATTACH,
     AGENT_CLOSE_STDIN,
     AGENT_FOLLOW,
     AGENT_GET,
@@ -47,8 +54,10 @@ from descartesd.wire.methods import (
     AGENT_OUTPUT,
     AGENT_PAUSE,
     AGENT_REMOVE,
+    AGENT_RESIZE,
     AGENT_RESPAWN,
     AGENT_RESUME,
+    AGENT_SAY,
     AGENT_SIGNAL,
     AGENT_SPAWN,
     AGENT_STOP,
@@ -77,6 +86,7 @@ from descartesd.wire.server import (
     ServerStats,
     SignedCertificate,
 )
+from descartesd.wire.talk import AgentAnswer, AgentPause, AgentRespawn, AgentSay
 
 if TYPE_CHECKING:
     from descartesd.client.aio import AsyncStream
@@ -138,12 +148,16 @@ class AsyncAgentMethods:
         *,
         spec: AgentSpec,
         replace: bool = False,
+        secrets: dict[EnvName, Argument] | None = None,
         deadline_s: float | None = None,
         idem: str | None = None,
     ) -> AgentInfo:
         """Start an agent; answered when its program runs."""
         return await self._caller.call(
-            AGENT_SPAWN, AgentSpawn(spec=spec, replace=replace), deadline_s=deadline_s, idem=idem
+            AGENT_SPAWN,
+            AgentSpawn(spec=spec, replace=replace, secrets={} if secrets is None else secrets),
+            deadline_s=deadline_s,
+            idem=idem,
         )
 
     async def list(
@@ -228,11 +242,11 @@ class AsyncAgentMethods:
         *,
         id: AgentId,
         data: bytes,
-        writer: str | None = None,
+        writer: Writer | None = None,
         offset: int | None = None,
         deadline_s: float | None = None,
     ) -> Written:
-        """Write bytes to the agent's stdin."""
+        """Write bytes to the agent's stdin or terminal."""
         return await self._caller.call(
             AGENT_WRITE,
             AgentWrite(id=id, data=data, writer=writer, offset=offset),
@@ -240,7 +254,7 @@ class AsyncAgentMethods:
         )
 
     async def close_stdin(self, *, id: AgentId, deadline_s: float | None = None) -> Done:
-        """Close the agent's stdin once everything written has been read."""
+        """Close the agent's stdin, or send its terminal an end of file, after what was written."""
         return await self._caller.call(AGENT_CLOSE_STDIN, AgentRef(id=id), deadline_s=deadline_s)
 
     async def output(
@@ -301,6 +315,40 @@ class AsyncAgentMethods:
             deadline_s=deadline_s,
         )
 
+    def attach(
+        self,
+        *,
+        id: AgentId,
+        writer: Writer | None = None,
+        steal: bool = False,
+        offsets: AttachOffsets | None = None,
+        deadline_s: float | None = None,
+    ) -> AsyncStream[AttachChunk]:
+        """Stream what an agent writes, first the last screenful, and hold its pen if asked for."""
+        return self._caller.stream(
+            AGENT_ATTACH,
+            AgentAttach(
+                id=id,
+                writer=writer,
+                steal=steal,
+                offsets=AttachOffsets() if offsets is None else offsets,
+            ),
+            deadline_s=deadline_s,
+        )
+
+    async def resize(
+        self,
+        *,
+        id: AgentId,
+        rows: TerminalSize,
+        cols: TerminalSize,
+        deadline_s: float | None = None,
+    ) -> Done:
+        """Set the size of the agent's terminal."""
+        return await self._caller.call(
+            AGENT_RESIZE, AgentResize(id=id, rows=rows, cols=cols), deadline_s=deadline_s
+        )
+
     async def remove(
         self, *, id: AgentId, deadline_s: float | None = None, idem: str | None = None
     ) -> Done:
@@ -310,11 +358,48 @@ class AsyncAgentMethods:
         )
 
     async def respawn(
-        self, *, id: AgentId, deadline_s: float | None = None, idem: str | None = None
+        self,
+        *,
+        id: AgentId,
+        resume: bool = False,
+        task: Task | None = None,
+        secrets: dict[EnvName, Argument] | None = None,
+        deadline_s: float | None = None,
+        idem: str | None = None,
     ) -> AgentInfo:
         """Start an ended agent once more: same id, name and spec, its output going on."""
         return await self._caller.call(
-            AGENT_RESPAWN, AgentRef(id=id), deadline_s=deadline_s, idem=idem
+            AGENT_RESPAWN,
+            AgentRespawn(
+                id=id, resume=resume, task=task, secrets={} if secrets is None else secrets
+            ),
+            deadline_s=deadline_s,
+            idem=idem,
+        )
+
+    async def say(
+        self, *, id: AgentId, text: Task, deadline_s: float | None = None, idem: str | None = None
+    ) -> Done:
+        """Say something to an agent that was started as a chat."""
+        return await self._caller.call(
+            AGENT_SAY, AgentSay(id=id, text=text), deadline_s=deadline_s, idem=idem
+        )
+
+    async def answer(
+        self,
+        *,
+        id: AgentId,
+        decision: Literal["allow", "deny"],
+        message: str | None = None,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> Done:
+        """Answer the question an agent waits with: whether it may use a tool."""
+        return await self._caller.call(
+            AGENT_ANSWER,
+            AgentAnswer(id=id, decision=decision, message=message),
+            deadline_s=deadline_s,
+            idem=idem,
         )
 
 
@@ -358,13 +443,16 @@ class AsyncBatchMethods:
         *,
         specs: list[AgentSpec],
         fail_fast: bool = False,
+        secrets: dict[EnvName, Argument] | None = None,
         deadline_s: float | None = None,
         idem: str | None = None,
     ) -> BatchResult:
         """Start many agents."""
         return await self._caller.call(
             BATCH_SPAWN,
-            BatchSpawn(specs=specs, fail_fast=fail_fast),
+            BatchSpawn(
+                specs=specs, fail_fast=fail_fast, secrets={} if secrets is None else secrets
+            ),
             deadline_s=deadline_s,
             idem=idem,
         )

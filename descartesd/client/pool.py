@@ -15,6 +15,8 @@ from msgspec import Struct
 
 from descartesd.client.aio import AsyncClient, AsyncStream
 from descartesd.client.async_methods import AsyncMethods
+from descartesd.client.attach import Attachment
+from descartesd.client.attach_async import AsyncAttachment
 from descartesd.client.closing import AsyncClosing, Closing
 from descartesd.client.requests import Rep, Req
 from descartesd.client.sync import Client, Stream
@@ -63,6 +65,19 @@ class ClientPool(Closing, Methods):
         """Write bytes of any length to an agent's stdin; see `Client.write`."""
         return _best(self._clients).write(agent_id, data, deadline_s=deadline_s)
 
+    def attach(
+        self,
+        agent_id: str,
+        *,
+        watch: bool = False,
+        steal: bool = False,
+        deadline_s: float | None = None,
+    ) -> Attachment:
+        """Attach to an agent over one of the connections; see `Client.attach`."""
+        return _best(self._clients).attach(
+            agent_id, watch=watch, steal=steal, deadline_s=deadline_s
+        )
+
     def close(self) -> None:
         """Close every connection."""
         for client in self._clients:
@@ -109,6 +124,19 @@ class AsyncClientPool(AsyncClosing, AsyncMethods):
     ) -> Written:
         """Write bytes of any length to an agent's stdin; see `Client.write`."""
         return await _best(self._clients).write(agent_id, data, deadline_s=deadline_s)
+
+    def attach(
+        self,
+        agent_id: str,
+        *,
+        watch: bool = False,
+        steal: bool = False,
+        deadline_s: float | None = None,
+    ) -> AsyncAttachment:
+        """Attach to an agent over one of the connections; see `Client.attach`."""
+        return _best(self._clients).attach(
+            agent_id, watch=watch, steal=steal, deadline_s=deadline_s
+        )
 
     async def aclose(self) -> None:
         """Close every connection."""

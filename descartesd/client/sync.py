@@ -9,6 +9,7 @@ from typing import Any, Generic, cast
 
 from msgspec import UNSET, Struct, UnsetType
 
+from descartesd.client.attach import Attachment, new_writer
 from descartesd.client.closing import Closing
 from descartesd.client.profiles import find_profile
 from descartesd.client.requests import (
@@ -180,6 +181,31 @@ class Client(Closing, Methods):
                 raise write.would_block()
             if pause_s:
                 time.sleep(pause_s)
+
+    def attach(
+        self,
+        agent_id: str,
+        *,
+        watch: bool = False,
+        steal: bool = False,
+        deadline_s: float | None = None,
+    ) -> Attachment:
+        """Attach to an agent: read what it writes from its last screenful on, and write to it.
+
+        One client at a time may; while it does, another gets ConflictError from the first chunk
+        on, unless it only watches, or steals: then the other's chunks end with ConflictError.
+        """
+        return Attachment(
+            self,
+            agent_id,
+            self.agent.attach(
+                id=agent_id,
+                writer=None if watch else new_writer(),
+                steal=steal,
+                deadline_s=deadline_s,
+            ),
+            watch=watch,
+        )
 
     def close(self) -> None:
         """Close the connection; calls under way in other threads fail with UnavailableError.

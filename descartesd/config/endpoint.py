@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 UNIX_PATH_MAX = 107  # sun_path is 108 bytes with its NUL: unix(7)
@@ -50,6 +51,12 @@ def parse_tcp(text: str) -> TcpEndpoint:
     if port > 65535:
         raise ValueError(f"expected a port from 0 to 65535, got '{text}'")
     return TcpEndpoint(match["v6"] or match["host"], port)
+
+
+def seen_from_elsewhere(endpoints: Iterable[str], host: str) -> list[str]:
+    """The endpoints a certificate is of use at: on the Unix socket the uid decides."""
+    tcp = [endpoint for endpoint in endpoints if endpoint.startswith("tcp://")]
+    return [str(parse_tcp(endpoint).seen_from(host)) for endpoint in tcp]
 
 
 def _is_host(match: re.Match[str]) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from descartesd.config.leaves import Leaf, leaves, shown, unknown
 
 PREFIX = "DESCARTES_"
@@ -43,6 +45,8 @@ class Layer:
     values: dict[str, Any] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     known: dict[str, Leaf] = field(default_factory=leaves)
+    # What stands before its keys where a fault names one.
+    prefix: str = ""
 
     def take(self, key: str, value: Any, *, named: str | None = None) -> None:
         """Take one setting, or note what is wrong with it; `named` is its key as written."""
@@ -57,14 +61,29 @@ class Layer:
 
     def take_entry(self, key: str, name: str, value: Any, *, named: str | None = None) -> None:
         """Take one entry of a table of free names."""
-        if (fault := self.known[key].entry_fault(name, value)) is not None:
+        leaf = self.known[key]
+        if leaf.entry is not None and isinstance(value, dict) and leaf.name_fault(name) is None:
+            within = self.within(f"{named or key}.{name}", leaf.entry)
+            _take_table(within, value)
+            self.take_settings(key, name, within)
+        elif (fault := leaf.entry_fault(name, value)) is not None:
             self.refuse(f"{named or key}.{name}", fault)
         else:
             self.values.setdefault(key, {})[name] = value
 
+    def within(self, key: str, kind: type[Struct]) -> Layer:
+        """An empty layer for the settings of one entry."""
+        return Layer(self.origin, known=leaves(kind), prefix=f"{self.prefix}{key}.")
+
+    def take_settings(self, key: str, name: str, settings: Layer) -> None:
+        """Take an entry whose settings have been taken by a layer of its own."""
+        self.faults += settings.faults
+        if not settings.faults:
+            self.values.setdefault(key, {})[name] = settings.values
+
     def refuse(self, key: str, fault: str) -> None:
         """Note a fault."""
-        self.faults.append(f"{self.origin}: {key}: {fault}")
+        self.faults.append(f"{self.origin}: {self.prefix}{key}: {fault}")
 
 
 def file_layers(table: Mapping[str, Any], origin: str, environment: str) -> list[Layer]:
@@ -111,18 +130,30 @@ def flag_layers(flags: Mapping[str, str]) -> list[Layer]:
 
 
 def _text_layer(origin: str, parts: list[str], text: str) -> Layer:
-    layer = Layer(origin)
+    return _with_text(Layer(origin), parts, text)
+
+
+def _with_text(layer: Layer, parts: list[str], text: str) -> Layer:
     key = ".".join(parts).lower()
     for depth in range(1, len(parts)):
         section = ".".join(parts[:depth]).lower()
         if section in layer.known and layer.known[section].is_table:
-            layer.take_entry(section, "__".join(parts[depth:]), text)
+            _take_text_entry(layer, section, parts[depth:], text)
             return layer
     if key in layer.known:
         layer.take(key, _typed(text, layer.known[key]))
     else:
         layer.refuse(key, unknown(key, set(layer.known), layer.known))
     return layer
+
+
+def _take_text_entry(layer: Layer, section: str, parts: list[str], text: str) -> None:
+    leaf, name = layer.known[section], parts[0]
+    if leaf.entry is None or len(parts) == 1 or leaf.name_fault(name) is not None:
+        layer.take_entry(section, "__".join(parts), text)
+        return
+    within = layer.within(f"{section}.{name}", leaf.entry)
+    layer.take_settings(section, name, _with_text(within, parts[1:], text))
 
 
 def _typed(text: str, leaf: Leaf) -> Any:

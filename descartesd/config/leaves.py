@@ -36,6 +36,14 @@ class Leaf:
         return typing.get_origin(self.base) is dict
 
     @property
+    def entry(self) -> type[Struct] | None:
+        """What an entry of a table of free names is, where it is a table itself."""
+        if not self.is_table:
+            return None
+        kind = typing.get_args(self.base)[1]
+        return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
+
+    @property
     def description(self) -> str:
         """What the setting does."""
         return next((m.description for m in self.metas if m.description), "")
@@ -57,15 +65,22 @@ class Leaf:
 
     def entry_fault(self, name: str, value: Any) -> str | None:
         """The same for one entry of a table of free names."""
-        name_type, value_type = typing.get_args(self.base)
-        if not _fits(name, name_type):
-            title = next(m.title for m in typing.get_args(name_type)[1:])
-            return f"expected {title}, got '{name[:_SHOWN]}'"
+        if (wrong_name := self.name_fault(name)) is not None:
+            return wrong_name
+        value_type = typing.get_args(self.base)[1]
         if (refused := _token_fault(value)) is not None:
             return refused
         if not _fits(value, value_type):
             return f"expected {_kind(value_type, [])}, got {shown(value)}"
         return None
+
+    def name_fault(self, name: str) -> str | None:
+        """The same for the name of an entry alone."""
+        name_type = typing.get_args(self.base)[0]
+        if _fits(name, name_type):
+            return None
+        title = next(m.title for m in typing.get_args(name_type)[1:])
+        return f"expected {title}, got '{name[:_SHOWN]}'"
 
 
 def leaves(kind: type[Struct] = Config, prefix: str = "") -> dict[str, Leaf]:
@@ -111,8 +126,9 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _token_fault(value: Any) -> str | None:
     # dynaconf evaluates such values (@format, @int, @jinja …) instead of taking them as written.
-    values = value if isinstance(value, list) else [value]
-    if any(isinstance(each, str) and each.startswith("@") for each in values):
+    if isinstance(value, list):
+        return next(filter(None, map(_token_fault, value)), None)
+    if isinstance(value, str) and value.startswith("@"):
         return "expected a value that does not begin with '@'"
     return None
 
@@ -122,7 +138,7 @@ def _check_fault(value: Any, metas: list[Meta]) -> str | None:
         check: Callable[[Any], object] | None = (meta.extra or {}).get("check")
         if check is not None:
             try:
-                check(value)
+                check(tuple(value) if isinstance(value, list) else value)
             except ValueError as exc:
                 return str(exc)
     return None

@@ -133,17 +133,29 @@ def _socket_faults(layers: list[Layer], directory: str) -> list[str]:
 
 
 def _merged(settings: Dynaconf, layers: Iterable[Layer]) -> Config:
-    tables: dict[str, dict[str, str]] = {}
+    tables: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for layer in layers:
         for key, value in layer.values.items():
             taken = value
             if isinstance(value, dict):
                 # Names of users and groups are case-sensitive, dynaconf's merge is not.
-                taken = tables[key] = tables.get(key, {}) | value
-            settings.set(key, taken, dotted_lookup=True, loader_identifier=layer.origin)
+                taken = tables[key] = _overlaid(tables.get(key, {}), value)
+            if layer.known[key].entry is None:
+                settings.set(key, taken, dotted_lookup=True, loader_identifier=layer.origin)
+            else:
+                entries[key] = taken
     merged = settings.as_dict()
-    sections = {name: merged.get(name.upper(), {}) for name in Config.__struct_fields__}
+    sections = {name: merged.get(name.upper(), {}) for name in Config.__struct_fields__} | entries
     return msgspec.convert(sections, Config)
+
+
+def _overlaid(table: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = table | above
+    for name, value in above.items():
+        if isinstance(value, dict) and name in table:
+            merged[name] = _overlaid(table[name], value)
+    return merged
 
 
 def _absolute(path: str, directory: str) -> str:

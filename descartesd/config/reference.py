@@ -6,6 +6,9 @@ import typing
 from itertools import groupby
 from typing import Literal
 
+from msgspec import Struct
+
+from descartesd.config.backend import Words
 from descartesd.config.layers import ALIASES, CONFIG_FILE, ENVIRONMENT, FLAT_KEYS, PREFIX
 from descartesd.config.leaves import Leaf, leaves
 from descartesd.config.toml_text import toml_text
@@ -26,9 +29,18 @@ Relative paths are relative to the directory of the file.
 
 def reference() -> str:
     """The text of docs/reference/configuration.md."""
-    sections = groupby(leaves().values(), key=lambda leaf: leaf.key.rpartition(".")[0])
+    settings = leaves().values()
+    plain = (leaf for leaf in settings if leaf.entry is None)
+    sections = groupby(plain, key=lambda leaf: leaf.key.rpartition(".")[0])
     tables = [_section(name, list(members)) for name, members in sections]
-    return "\n".join([_HEAD, *tables, _environments(), _variables()])
+    entries = [_entry(leaf, leaf.entry) for leaf in settings if leaf.entry is not None]
+    return "\n".join([_HEAD, *tables, *entries, _environments(), _variables()])
+
+
+def _entry(leaf: Leaf, kind: type[Struct]) -> str:
+    about = f"{leaf.description}\n{kind.__doc__}"
+    title, _, rows = _section(f"{leaf.key}.NAME", list(leaves(kind).values())).partition("\n\n")
+    return f"{title}\n\n{about}\n\n{rows}"
 
 
 def _section(name: str, members: list[Leaf]) -> str:
@@ -45,13 +57,16 @@ def _row(leaf: Leaf) -> str:
 def _value(leaf: Leaf) -> str:
     if leaf.is_table:
         _, value = typing.get_args(leaf.base)
-        return f"table: name = {_choices(value)}"
+        return f"table: name = {'text' if value is str else _choices(value)}"
     if typing.get_origin(leaf.base) is Literal:
         return _choices(leaf.base)
     if leaf.base is int:
         bounds = next(meta for meta in leaf.metas if meta.ge is not None)
         return f"integer, {bounds.ge} to {bounds.le}"
-    return "text" if leaf.base is str else "list of texts"
+    if leaf.base in (str, bool):
+        return "text" if leaf.base is str else "`true`, `false`"
+    inner, _ = typing.get_args(leaf.base)
+    return "list of texts" if inner is not Words else "list of texts and of lists of texts"
 
 
 def _choices(literal: object) -> str:

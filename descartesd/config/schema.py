@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from descartesd.config.backend import Backend, BackendName
 from descartesd.config.endpoint import parse_tcp
 from descartesd.wire.server import Role
 
@@ -173,8 +174,25 @@ class Monitoring(Section, frozen=True):
 
 
 class Limits(Section, frozen=True):
-    """Limits of an agent whose spec sets none."""
+    """How many agents may wait, and the limits of an agent whose spec sets none."""
 
+    max_queued: Annotated[
+        int,
+        Meta(
+            description="Agents that may wait while server.max_agents run; 0: none, a further one "
+            "is refused.",
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 1000
+    keep_ended_secs: Annotated[
+        int,
+        Meta(
+            description="Seconds an ended agent and its output are kept; 0: until it is removed.",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 0
     max_output_buffer_bytes: Annotated[
         int,
         Meta(
@@ -206,3 +224,7 @@ class Config(Section, frozen=True):
     monitoring: Monitoring = field(default_factory=Monitoring)
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
+    backends: Annotated[
+        dict[BackendName, Backend],
+        Meta(description="Programs clients start by name, beside the built-in ones."),
+    ] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from descartesd.ctl.backend import add_secret_arguments, secrets, task
 from descartesd.ctl.command import Command, add_ids
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
@@ -81,6 +82,19 @@ def _signal(args: Namespace, out: Output) -> int:
             f" agent signal {shlex.join(words)}"
         )
     return _act(args, out, "signal", signal=args.signal)
+
+
+def _respawn_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--resume", action="store_true", help="go on with the conversation it told of")
+    add("--task", metavar="T", help="with --resume: what to do now; '-': read from our stdin")
+    add_secret_arguments(parser)
+    add_selection(parser)
+
+
+def _respawn(args: Namespace, out: Output) -> int:
+    given = {"resume": args.resume, "task": task(args), "secrets": secrets(args.secret_env)}
+    return _act(args, out, "respawn", **{name: value for name, value in given.items() if value})
 
 
 def _plain(verb: Verb) -> Callable[[Namespace, Output], int]:
@@ -197,8 +211,8 @@ COMMANDS = {
     "respawn": Command(
         summary="Start ended agents once more: same id, name and command, the output going on.",
         examples=("agent respawn build-7", "agent respawn --state failed --fail-fast"),
-        run=_plain("respawn"),
-        arguments=add_selection,
+        run=_respawn,
+        arguments=_respawn_arguments,
     ),
     "remove": Command(
         summary="Forget ended agents: their records, their output and their names.",

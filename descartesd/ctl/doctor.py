@@ -21,7 +21,7 @@ from descartesd.errors import DescartesError, StartupRefusedError, UnavailableEr
 
 if TYPE_CHECKING:
     from descartesd.keys.profile import Profile
-    from descartesd.wire.server import ServerHealth, ServerHello
+    from descartesd.wire.server import ServerHealth, ServerHello, Stray
 
 _CHECK_FAILED = 1
 _OLDEST_PYTHON = (3, 11)
@@ -30,6 +30,7 @@ _PROGRAMS = ("descartesd", "descartes-keeper")
 _CLOSED_DIRECTORIES = ("keys", "state", "profiles")
 _PUBLIC_SUFFIX = ".pub"
 _UNIX = "ipc://"
+_STRAYS_NAMED = 5
 
 
 class Check(NamedTuple):
@@ -222,11 +223,22 @@ def _parts(health: ServerHealth) -> Iterator[Check]:
     else:
         hint = "the server's log tells why"
         yield Check("keeper", ok=False, detail="not connected: nothing can be started", hint=hint)
+    if health.keeper.strays:
+        yield _strays(health.keeper.strays)
     if health.isolation == "none":
         detail = "none: agents run as the server's own user"
     else:
         detail = "agents run as users of their own"
     yield Check("isolation", ok=True, detail=detail)
+
+
+def _strays(strays: list[Stray]) -> Check:
+    """A note, no fault: agents may leave processes on purpose."""
+    listed = [f"{stray.pid} {stray.command}" for stray in strays[:_STRAYS_NAMED]]
+    more = ["…"] if len(strays) > _STRAYS_NAMED else []
+    noun = "process" if len(strays) == 1 else "processes"
+    detail = f"{len(strays)} {noun} of no agent: {', '.join([*listed, *more])}"
+    return Check("strays", ok=True, detail=detail)
 
 
 def _tcp_address(endpoint: str) -> tuple[str, int] | None:

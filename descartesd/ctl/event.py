@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from descartesd.ctl import text
 from descartesd.ctl.command import Command
-from descartesd.ctl.connect import connect
+from descartesd.ctl.connect import Connection, connect
 from descartesd.ctl.output import Output
 from descartesd.ctl.values import count
 
@@ -26,7 +26,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _follow(args: Namespace, out: Output) -> int:
-    with connect(args, tell=out) as client:
+    with connect(args, connection=Connection(out.note)) as client:
         for event in client.event.follow(since=args.since, deadline_s=args.timeout):
             out.item(event, id=str(event.seq), line=_line(event))
     return 0

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from descartesd.ctl.command import Command, add_id
-from descartesd.ctl.connect import connect
+from descartesd.ctl.connect import Connection, connect
 from descartesd.ctl.output import Output
 from descartesd.ctl.values import count, moment
 
@@ -35,7 +35,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 def _logs(args: Namespace, out: Output) -> int:
     streams: list[StreamName] = [args.stream] if args.stream else ["stdout", "stderr"]
-    with connect(args, tell=out if args.follow else None) as client:
+    with connect(args, connection=Connection(out.note) if args.follow else None) as client:
         if args.follow:
             _print(_follow(client, args, streams), args, out)
         else:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from descartesd.ctl import said
 from descartesd.ctl.text import (
     AGENT_HEADERS,
     agent_details,
@@ -174,7 +175,14 @@ class Output:
 
     def _agent_lines(self, agents: Sequence[AgentInfo]) -> list[str]:
         now = time.time()
-        header, *lines = table(AGENT_HEADERS, [agent_row(agent, now) for agent in agents])
+        extra = said.columns(agents)
+        header, *lines = table(
+            (*AGENT_HEADERS[:-1], *extra, AGENT_HEADERS[-1]),
+            [
+                _with(agent_row(agent, now), [tell(agent) for tell in extra.values()])
+                for agent in agents
+            ],
+        )
         if self._has_colour():
             lines = [coloured(line, agent.state) for line, agent in zip(lines, agents, strict=True)]
         return [header, *lines]
@@ -183,6 +191,10 @@ class Output:
         if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
             return False
         return self._stdout.isatty()
+
+
+def _with(row: tuple[str, ...], cells: Sequence[str]) -> tuple[str, ...]:
+    return (*row[:-1], *cells, row[-1])
 
 
 class _Stream:

@@ -67,6 +67,7 @@ def _info_rows(hello: ServerHello) -> list[tuple[str, str]]:
         ("version", hello.version),
         ("protocol", str(hello.protocol)),
         ("features", " ".join(hello.features)),
+        ("backends", " ".join(hello.backends)),
         ("identity", f"{identity.id}{name}"),
         ("role", identity.role),
         ("largest request", f"{hello.limits.max_request_bytes} bytes"),
@@ -170,6 +171,7 @@ def _drained_rows(drained: Drained) -> list[tuple[str, str]]:
     return [
         ("new agents", "refused" if drained.draining else "taken"),
         ("alive", str(drained.alive)),
+        *([("queued", f"{drained.queued}, until agents are taken")] if drained.queued else []),
     ]
 
 
@@ -190,7 +192,7 @@ COMMANDS = {
         run=_stats,
     ),
     "drain": Command(
-        summary="Take no new agents from now on, and leave the others alone.",
+        summary="Take and start no new agents from now on, and leave the others alone.",
         examples=("server drain --wait --timeout 1h", "server drain --undo"),
         run=_drain,
         arguments=_drain_arguments,

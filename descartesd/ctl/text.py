@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from descartesd.ctl import asked, said
+
 if TYPE_CHECKING:
-    from descartesd.wire.agent import AgentInfo, Outcome
+    from descartesd.wire.agent import AgentInfo, AgentSpec, Outcome
 
 AGENT_HEADERS = ("ID", "NAME", "STATE", "AGE", "PID", "OUTCOME", "COMMAND")
 STATE_COLUMN = AGENT_HEADERS.index("STATE")
@@ -67,7 +68,7 @@ def coloured(line: str, state: str) -> str:
 
 def agent_row(agent: AgentInfo, now: float) -> tuple[str, ...]:
     """One line of the agents' table; the age runs from the start to the end or to `now`."""
-    command = shlex.join(agent.spec.command)
+    command = asked.summary(agent.spec)
     if len(command) > _COMMAND_WIDTH:
         command = command[: _COMMAND_WIDTH - 1] + "…"
     began = agent.started_at or agent.created_at
@@ -77,14 +78,28 @@ def agent_row(agent: AgentInfo, now: float) -> tuple[str, ...]:
         agent.state,
         age((agent.ended_at or now) - began),
         "-" if agent.pid is None else str(agent.pid),
-        outcome(agent),
+        _outcome_or_wait(agent, now),
         command,
     )
+
+
+def _outcome_or_wait(agent: AgentInfo, now: float) -> str:
+    """How an agent ended, and what it waits for."""
+    if agent.queue_position is not None:
+        return f"queued {agent.queue_position}"
+    if agent.next_start_at is not None:
+        return f"{outcome(agent)}, again in {age(agent.next_start_at - now)}"
+    return outcome(agent)
 
 
 def outcome(agent: AgentInfo) -> str:
     """How an agent ended, in a word or two; '-' while it has not."""
     return "-" if agent.outcome is None else ending(agent.outcome)
+
+
+def _outcome_and_why(agent: AgentInfo) -> str:
+    told = agent.outcome
+    return f"{told.reason}: {told.message}" if told and told.message else outcome(agent)
 
 
 def ending(ended: Outcome) -> str:
@@ -113,25 +128,71 @@ def agent_details(agent: AgentInfo, now: float) -> list[tuple[str, str]]:
         ("id", agent.id),
         ("name", agent.name),
         ("state", agent.state),
-        ("outcome", outcome(agent)),
+        ("outcome", _outcome_and_why(agent)),
         ("owner", agent.owner),
-        ("command", shlex.join(spec.command)),
+        *asked.details(spec),
         ("cwd", spec.cwd or "-"),
-        ("env", " ".join(sorted(spec.env)) or "-"),
         (
             "labels",
             " ".join(f"{key}={value}" for key, value in sorted(agent.labels.items())) or "-",
         ),
         ("pid", "-" if agent.pid is None else str(agent.pid)),
         ("attempt", str(agent.attempt)),
+        *said.details(agent),
+        ("user", spec.user or "-"),
+        ("limits", _limits(agent)),
+        ("uses", _usage(agent)),
+        ("paused by", agent.pause_mode or "-"),
+        *_waiting_details(agent, now),
         ("created", moment(agent.created_at, now)),
         ("started", moment(agent.started_at, now)),
         ("ended", moment(agent.ended_at, now)),
-        ("stdin", spec.stdin),
+        ("on exit", "-" if spec.on_exit == "kill" else spec.on_exit),
+        _input(spec),
         ("stdout", f"{output.stdout.total} bytes"),
         ("stderr", f"{output.stderr.total} bytes"),
+        ("output waits", agent.output_error or "-"),
     ]
     return [row for row in rows if row[1] != "-"]
+
+
+def _input(spec: AgentSpec) -> tuple[str, str]:
+    if spec.tty is None:
+        return "stdin", spec.stdin
+    return "terminal", f"{spec.tty.rows} rows, {spec.tty.cols} columns"
+
+
+def _limits(agent: AgentInfo) -> str:
+    """The limits asked for, and of each whether it is real once that is known."""
+    limits = agent.spec.limits
+    told = []
+    for name in limits.__struct_fields__:
+        value = getattr(limits, name)
+        if value is not None and name != "best_effort":
+            is_real = agent.limits_enforced.get(name, True)
+            told.append(f"{name}={value}{'' if is_real else ' (not enforced)'}")
+    return " ".join(told) or "-"
+
+
+def _usage(agent: AgentInfo) -> str:
+    usage = agent.usage
+    if usage is None:
+        return "-"
+    tasks = "1 task" if usage.tasks == 1 else f"{usage.tasks} tasks"
+    return f"{size(usage.memory_bytes)} of memory, {usage.cpu_seconds:.2f} s of processor, {tasks}"
+
+
+def _waiting_details(agent: AgentInfo, now: float) -> list[tuple[str, str]]:
+    """Its restarts, and what it waits for."""
+    restart, next_start = agent.spec.restart, agent.next_start_at
+    most = f" of {restart.max_restarts}" if restart.max_restarts else ""
+    return [
+        ("restart", "-" if restart.policy == "never" else restart.policy),
+        ("restarts", "-" if restart.policy == "never" else f"{agent.restarts}{most}"),
+        ("priority", str(agent.spec.priority or "-")),
+        ("queue position", str(agent.queue_position or "-")),
+        ("next start", "-" if next_start is None else f"in {age(next_start - now)}"),
+    ]
 
 
 def moment(when: float | None, now: float) -> str:

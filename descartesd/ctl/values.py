@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from argparse import ArgumentTypeError
@@ -65,11 +66,30 @@ def moment(text: str) -> float:
         ) from None
 
 
+def dollars(text: str) -> float:
+    """A sum of money above 0: '0.5', '20'."""
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < math.inf:
+        raise ArgumentTypeError(f"'{text}' is no sum above 0: expected US dollars, as 0.5")
+    return amount
+
+
 def count(text: str) -> int:
     """A whole number from 0. Raises ArgumentTypeError."""
     if not (text.isascii() and text.isdecimal()):
         raise ArgumentTypeError(f"'{text}' is no count: expected a whole number from 0")
     return int(text)
+
+
+def percent(text: str) -> int:
+    """A whole number of percent, as '50%' or '50'. Raises ArgumentTypeError."""
+    number = text.removesuffix("%")
+    if not (number.isascii() and number.isdecimal()) or int(number) == 0:
+        raise ArgumentTypeError(f"'{text}' is no share: expected percent of one core, as 50%")
+    return int(number)
 
 
 def signal(text: str) -> str | int:

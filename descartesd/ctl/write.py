@@ -20,7 +20,7 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "text", metavar="TEXT", nargs="?", help="sent as it is, no newline added; '-': our stdin"
     )
-    parser.add_argument("--eof", action="store_true", help="close the agent's stdin afterwards")
+    parser.add_argument("--eof", action="store_true", help="then close stdin; on a terminal, ^D")
 
 
 def _write(args: Namespace, out: Output) -> int:
@@ -48,7 +48,7 @@ def _pieces(text: str | None) -> Iterator[bytes]:
 
 COMMANDS = {
     "write": Command(
-        summary="Write to the stdin of an agent that was started with --stdin.",
+        summary="Write to the stdin of an agent that was started with --stdin or --tty.",
         examples=("agent write build-7 yes --eof", "agent write build-7 - < answers.txt"),
         run=_write,
         arguments=_arguments,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from descartesd.api import Action
+from descartesd.api import Action, Backend
 
 hookspec = pluggy.HookspecMarker("descartesd")
 
@@ -22,4 +22,15 @@ def register_actions() -> Iterable[Action]:  # type: ignore[empty-body]  # only 
     Runs once, in the main thread before the server serves: it only makes them, and returns at once.
     If it raises, the server does not start, and says which plugin it was.
     Since 0.1.
+    """
+
+
+@hookspec
+def register_backends() -> Iterable[Backend]:  # type: ignore[empty-body]  # only a declaration
+    """The server starts and collects the programs clients may start by name.
+
+    Returns the backends this plugin adds; a name another plugin has taken is refused.
+    Runs once, in the main thread before the server serves: it only makes them, and returns at once.
+    If it raises, the server does not start, and says which plugin it was.
+    Since 0.2.
     """

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pluggy
 
-from descartesd.api import Action
+from descartesd.api import Action, Backend
 from descartesd.errors import StartupRefusedError
 from descartesd.hooks import hookspecs
+
+_Named = TypeVar("_Named", Action, Backend)
 
 
 class Registered(NamedTuple):
@@ -45,31 +47,40 @@ class Relay:
 
     def actions(self) -> dict[str, Registered]:
         """Collect every plugin's actions by name; raises StartupRefusedError."""
-        found: dict[str, Registered] = {}
-        for implementation in self._plugins.hook.register_actions.get_hookimpls():
+        found = self._collected("register_actions", Action, "action")
+        return {name: Registered(plugin, action) for name, (plugin, action) in found.items()}
+
+    def backends(self) -> dict[str, Backend]:
+        """Collect every plugin's backends by name; raises StartupRefusedError."""
+        found = self._collected("register_backends", Backend, "backend")
+        return {name: backend for name, (_, backend) in found.items()}
+
+    def _collected(self, hook: str, kind: type[_Named], word: str) -> dict[str, tuple[str, _Named]]:
+        found: dict[str, tuple[str, _Named]] = {}
+        for implementation in getattr(self._plugins.hook, hook).get_hookimpls():
             plugin = implementation.plugin_name
-            for action in _call(implementation):
-                known = found.get(action.name)
-                if known is not None:
+            for each in _call(implementation, kind, word):
+                if each.name in found:
                     raise StartupRefusedError(
-                        f"plugin '{plugin}' registers the action '{action.name}', which plugin"
-                        f" '{known.plugin}' has registered"
+                        f"plugin '{plugin}' registers the {word} '{each.name}', which plugin"
+                        f" '{found[each.name][0]}' has registered"
                     )
-                found[action.name] = Registered(plugin, action)
+                found[each.name] = plugin, each
         return found
 
 
-def _call(implementation: pluggy.HookImpl) -> Iterable[Action]:
+def _call(implementation: pluggy.HookImpl, kind: type[_Named], word: str) -> Iterable[_Named]:
     """What a plugin registers; raises StartupRefusedError naming the plugin."""
-    refused = f"plugin '{implementation.plugin_name}' cannot register its actions:"
-    if inspect.iscoroutinefunction(implementation.function):
-        raise StartupRefusedError(f"{refused} register_actions is a coroutine function")
+    hook = implementation.function
+    refused = f"plugin '{implementation.plugin_name}' cannot register its {word}s:"
+    if inspect.iscoroutinefunction(hook):
+        raise StartupRefusedError(f"{refused} register_{word}s is a coroutine function")
     try:
-        registered: Any = implementation.function()
-        actions = list(registered)
+        registered: Any = hook()
+        contributed = list(registered)
     except Exception as exc:
         raise StartupRefusedError(f"{refused} {type(exc).__name__}: {exc}") from exc
-    for action in actions:
-        if not isinstance(action, Action):
-            raise StartupRefusedError(f"{refused} {type(action).__name__} is no Action")
-    return actions
+    for each in contributed:
+        if not isinstance(each, kind):
+            raise StartupRefusedError(f"{refused} {type(each).__name__} is no {kind.__name__}")
+    return contributed

@@ -10,12 +10,15 @@ from typing import Final
 
 from descartesd.errors import ConflictError, NotFoundError
 from descartesd.keeper import procfs
+from descartesd.keeper.cgroup import Group
 from descartesd.keeper.loop import Task, Timer
 from descartesd.keeper.output import Pump, Stream
 from descartesd.keeper.protocol import STREAMS, Status
 from descartesd.keeper.stdin import Stdin, Writers
+from descartesd.keeper.terminal import Terminal
 
 # Descriptors a running agent may come to hold: two pipes, two files, two indexes, a pidfd, stdin.
+# With a terminal both its sides, one of them twice, a file, an index, a pidfd.
 DESCRIPTORS: Final = 8
 
 
@@ -23,10 +26,12 @@ class Agent:
     """One agent: its present or last attempt, its streams over all of them."""
 
     __slots__ = (
-        "_start_time", "_stat", "agent_id", "attempt", "ended_at", "ended_by", "eof_timer",
-        "exit_code", "fence_at", "fence_timer", "is_killed", "is_swept", "leftovers", "name",
-        "paused_at", "pid", "pidfd", "signal", "signalled", "started_at", "state", "stderr",
-        "stdin", "stdout", "stop_grace_s", "stop_signal", "task", "writers",
+        "_start_time", "_stat", "agent_id", "attempt", "cpu_seconds", "ended_at", "ended_by",
+        "eof_timer", "exit_code", "fence_at", "fence_timer", "group", "is_killed",
+        "is_out_of_memory", "is_swept", "keeps_rest", "kill_timer", "leftovers",
+        "limits_enforced", "name", "paused_at", "pid", "pidfd", "run_s", "run_timer", "signal",
+        "signalled", "started_at", "state", "stderr", "stdin", "stdout", "stop_grace_s",
+        "stop_signal", "task", "terminal", "tmp", "writers",
     )  # fmt: skip
 
     def __init__(self, pump: Pump, agent_id: str) -> None:
@@ -37,8 +42,13 @@ class Agent:
         self.writers = Writers()
         self.stop_signal: int = signal.SIGTERM
         self.stop_grace_s = 0.0
+        # Whether what is left after an end of its own accord is left alone.
+        self.keeps_rest = False
         self.task: Task | None = None
         self.fence_timer: Timer | None = None
+        self.run_timer: Timer | None = None
+        # Runs while it is stopping and not being killed yet.
+        self.kill_timer: Timer | None = None
         self.eof_timer: Timer | None = None
         self.forget_attempt()
 
@@ -56,7 +66,17 @@ class Agent:
         self.signal: int | None = None
         self.ended_by: str | None = None
         self.leftovers = 0
+        self.group: Group | None = None
+        # Its directory for temporary files.
+        self.tmp: str | None = None
+        # After how many seconds it is stopped.
+        self.run_s: float | None = None
+        self.limits_enforced: dict[str, bool] = {}
+        self.is_out_of_memory = False
+        # The most it was ever seen to have used: what is gone cannot be added up any more.
+        self.cpu_seconds = 0.0
         self.stdin: Stdin | None = None
+        self.terminal: Terminal | None = None
         self.fence_at: float | None = None
         # While a stop is under way, whom it has reached, as (pid, start_time).
         self.signalled: set[tuple[int, int]] | None = None
@@ -83,6 +103,19 @@ class Agent:
         self.signal = signum
         os.close(self.pidfd)
         self.pidfd = -1
+
+    def close_input(self) -> None:
+        """Write nothing more, and leave the terminal to whoever still has it open."""
+        if self.stdin is not None:
+            self.stdin.close()
+        if self.terminal is not None:
+            self.terminal.close()
+            self.terminal = None
+
+    @property
+    def pause_mode(self) -> str:
+        """How the agent is paused, if it is."""
+        return "tree" if self.group is None else "cgroup"
 
     def identify(self) -> None:
         """See that the leader's start time is known, which it has to be before it is reaped."""
@@ -111,6 +144,11 @@ class Agent:
         """Whether the leader has exited and no output of it can come any more."""
         return not (self.runs or self.stdout.is_open or self.stderr.is_open)
 
+    @property
+    def output_error(self) -> str | None:
+        """Why output waits here, if it does."""
+        return self.stdout.error or self.stderr.error
+
     def status(self) -> Status:
         """The facts the daemon is told."""
         return {
@@ -127,10 +165,13 @@ class Agent:
             "signal": self.signal,
             "ended_by": self.ended_by,
             "leftovers": self.leftovers,
+            "pause_mode": self.pause_mode,
+            "limits_enforced": self.limits_enforced,
+            "out_of_memory": self.is_out_of_memory,
             "eof": self.eof,
             "stdin_open": self.stdin is not None and self.stdin.is_open,
             "totals": {"stdout": self.stdout.total, "stderr": self.stderr.total},
-            "output_error": self.stdout.error or self.stderr.error,
+            "output_error": self.output_error,
         }
 
 
@@ -145,6 +186,8 @@ class Agents:
         self.leaders: dict[int, Agent] = {}
         # Those whose leader runs or whose output has not ended: they hold descriptors.
         self.holders: set[Agent] = set()
+        # Children of the keeper that are no agent's: they are waited for by who started them.
+        self.helpers: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._by_id)

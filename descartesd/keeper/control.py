@@ -12,8 +12,9 @@ from collections.abc import Generator
 from typing import Final
 
 from descartesd.errors import ConflictError, DeadlineExceededError, DescartesError
-from descartesd.keeper import procfs
+from descartesd.keeper import procfs, tmpdir
 from descartesd.keeper.agent import Agent, Agents
+from descartesd.keeper.cgroup import Group, remove_when_empty
 from descartesd.keeper.loop import Loop, Steps, boottime
 from descartesd.keeper.procfs import Process
 from descartesd.keeper.server import Request
@@ -27,6 +28,7 @@ DELAY_MIN_S: Final = 0.001
 DELAY_MAX_S: Final = 0.05
 SWEEP_DELAY_MAX_S: Final = 1.0
 SECOND_LOOK_S: Final = 0.02
+STILL_LIMIT_S: Final = 0.1
 
 
 class Control:
@@ -46,7 +48,7 @@ class Control:
         """
         self._refuse_stopping(agent, "pause")
         if agent.state == "paused" and agent.agent_id not in self._waiting:
-            request.reply({})
+            request.reply({"mode": agent.pause_mode})
         elif agent.state == "running" and agent.agent_id in self._waiting:
             self._waiting[agent.agent_id].append(request)
         else:
@@ -69,20 +71,27 @@ class Control:
         """Send exactly this signal to the whole tree; answers `{count}`, how many it reached."""
         self._loop.start(self._signalling(agent, signum, request))
 
-    def stop(self, agent: Agent, signum: int, grace_s: float) -> None:
-        """Ask the tree to end and kill it after `grace_s`; nothing new if it is ending already."""
+    def stop(self, agent: Agent, signum: int, grace_s: float, *, ended_by: str = "stop") -> None:
+        """Ask the tree to end and kill it after `grace_s`.
+
+        One that is stopping is asked again, and killed then if that is sooner.
+        """
         if agent.state == "stopping":
+            if agent.kill_timer is not None:
+                self._loop.start(self._stopping(agent, signum, thaw=False))
+                self._kill_later(agent, grace_s)
             return
         was_frozen = agent.state == "paused" or agent.agent_id in self._waiting
         self._drop(agent, ConflictError(f"agent '{agent.agent_id}' was stopped meanwhile"))
-        self._note_end(agent, "stop")
-        agent.task = self._loop.start(self._stopping(agent, signum, grace_s, thaw=was_frozen))
+        self._note_end(agent, ended_by)
+        self._kill_later(agent, grace_s)
+        agent.task = self._loop.start(self._stopping(agent, signum, thaw=was_frozen))
 
     def kill(self, agent: Agent, *, ended_by: str) -> None:
         """End the tree now."""
         self._drop(agent, ConflictError(f"agent '{agent.agent_id}' was killed meanwhile"))
         self._note_end(agent, ended_by)
-        agent.task = self._loop.start(self._killing(agent))
+        self._kill(agent)
 
     def fence(self, agent: Agent, deadline: float | None) -> None:
         """Kill the agent at `deadline` (a `boottime()`) unless it is fenced anew before."""
@@ -95,10 +104,23 @@ class Control:
                 timer.cancel()
             agent.fence_timer = self._loop.call_at(deadline, lambda: self._check_fence(agent))
 
+    def limit_run(self, agent: Agent) -> None:
+        """Stop an agent that has just been started when its time is over."""
+        if agent.run_s is not None:
+            agent.run_timer = self._loop.call_later(agent.run_s, lambda: self._end_run(agent))
+
     def sweep(self, agent: Agent) -> None:
-        """Kill what the dead leader has left and count it; to be called before it is reaped."""
+        """Kill what the dead leader has left and count it; to be called before it is reaped.
+
+        Of an agent that keeps it and has ended by itself it is counted and let go.
+        """
         self._drop(agent, ConflictError(f"agent '{agent.agent_id}' has exited"))
-        agent.task = self._loop.start(self._sweeping(agent))
+        for timer in (agent.run_timer, agent.kill_timer):
+            if timer is not None:
+                timer.cancel()
+        agent.kill_timer = None
+        keeps = agent.keeps_rest and agent.ended_by is None
+        agent.task = self._loop.start(self._releasing(agent) if keeps else self._sweeping(agent))
 
     def _refuse_stopping(self, agent: Agent, verb: str) -> None:
         if agent.state == "stopping":
@@ -121,6 +143,27 @@ class Control:
         else:
             self.kill(agent, ended_by="fence")
 
+    def _end_run(self, agent: Agent) -> None:
+        agent.run_timer = None
+        self.stop(agent, agent.stop_signal, agent.stop_grace_s, ended_by="run_time")
+
+    def _kill_later(self, agent: Agent, delay_s: float) -> None:
+        """Kill a stopping agent after `delay_s`, unless that is to happen sooner already."""
+        when = boottime() + delay_s
+        if agent.kill_timer is not None:
+            if agent.kill_timer.when <= when:
+                return
+            agent.kill_timer.cancel()
+        agent.kill_timer = self._loop.call_at(when, lambda: self._kill(agent))
+
+    def _kill(self, agent: Agent) -> None:
+        if agent.kill_timer is not None:
+            agent.kill_timer.cancel()
+            agent.kill_timer = None
+        if agent.task is not None:
+            agent.task.cancel()
+        agent.task = self._loop.start(self._killing(agent))
+
     def _begin(self, agent: Agent, steps: Steps, request: Request) -> None:
         self._waiting[agent.agent_id] = [request]
         agent.task = self._loop.start(steps)
@@ -134,7 +177,7 @@ class Control:
     def _answer(self, agent: Agent, error: DescartesError | None = None) -> None:
         for request in self._waiting.pop(agent.agent_id, ()):
             if error is None:
-                request.reply({})
+                request.reply({"mode": agent.pause_mode} if agent.state == "paused" else {})
             else:
                 request.fail(error)
 
@@ -145,7 +188,7 @@ class Control:
             agent.paused_at = time.time()
             self._answer(agent)
             return
-        yield from self._send(agent, signal.SIGCONT)
+        yield from self._thaw(agent)
         self._answer(
             agent,
             DeadlineExceededError(
@@ -158,7 +201,7 @@ class Control:
     def _resuming(self, agent: Agent) -> Steps:
         agent.state = "running"
         agent.paused_at = None
-        yield from self._send(agent, signal.SIGCONT)
+        yield from self._thaw(agent)
         self._answer(agent)
 
     def _signalling(self, agent: Agent, signum: int, request: Request) -> Steps:
@@ -166,27 +209,29 @@ class Control:
         if signum == signal.SIGCONT and agent.state == "paused":
             agent.state = "running"
             agent.paused_at = None
+            if agent.group is not None:
+                agent.group.thaw()
         request.reply({"count": reached})
 
-    def _stopping(self, agent: Agent, signum: int, grace_s: float, *, thaw: bool) -> Steps:
-        deadline = boottime() + grace_s
+    def _stopping(self, agent: Agent, signum: int, *, thaw: bool) -> Steps:
         yield from self._send(agent, signum)
         if thaw:
-            yield from self._send(agent, signal.SIGCONT)
-        yield max(deadline - boottime(), 0.0)
-        yield from self._killing(agent)
+            yield from self._thaw(agent)
 
     def _killing(self, agent: Agent) -> Steps:
         delay_s = DELAY_MIN_S
         agent.is_killed = True
         while True:
-            # Frozen first: what runs while its parent is killed could fork out of reach.
-            yield from self._freeze(agent, KILL_FREEZE_S)
-            yield from self._send(agent, signal.SIGKILL)
+            if agent.group is None or not agent.group.kill():
+                # Frozen first: what runs while its parent is killed could fork out of reach.
+                yield from self._freeze_tree(agent, KILL_FREEZE_S)
+                yield from self._send(agent, signal.SIGKILL)
             yield delay_s
             delay_s = min(2 * delay_s, SWEEP_DELAY_MAX_S)
 
     def _sweeping(self, agent: Agent) -> Steps:
+        if agent.group is not None:
+            yield from self._empty(agent, agent.group)
         met: set[Identity] = set()
         delay_s = 0.0
         looks = 0
@@ -195,17 +240,49 @@ class Control:
             if (yield from self._sweep_once(agent, met)):
                 yield delay_s
                 delay_s = min(2 * delay_s + DELAY_MIN_S, SWEEP_DELAY_MAX_S)
-                yield from self._freeze(agent, KILL_FREEZE_S)
+                yield from self._freeze_tree(agent, KILL_FREEZE_S)
             elif looks == 1 and self._tree.orphans().get(None):
                 # In the middle of execve(2) a process shows no environment to be known by.
                 yield SECOND_LOOK_S
             else:
                 break
+        if agent.tmp is not None:
+            tmpdir.drop_if_empty(agent.tmp)
+        self._note_swept(agent)
+
+    def _releasing(self, agent: Agent) -> Steps:
+        self._tree.release(agent.pid, agent.start_time)
+        for count, process in enumerate(self._tree.left_by(agent), 1):
+            agent.leftovers += not process.is_gone
+            self._tree.release(process.pid, process.start_time)
+            if count % STEP == 0:
+                yield 0.0
+        if agent.group is not None:
+            agent.group.thaw()
+            self._loop.start(remove_when_empty(agent.group))
+        self._note_swept(agent)
+
+    def _note_swept(self, agent: Agent) -> None:
         agent.task = None
         agent.is_swept = True
         agent.signalled = None
         if self._agents.leaders.get(agent.pid) is agent:
             del self._agents.leaders[agent.pid]
+
+    def _empty(self, agent: Agent, group: Group) -> Steps:
+        """Kill what is in the group, count it, and remove the group."""
+        agent.is_out_of_memory = group.oom_kills > 0
+        for count, process in enumerate(self._tree.members(group), 1):
+            if not (process.is_gone or process.pid == agent.pid):
+                key = (process.pid, process.start_time)
+                agent.leftovers += not (agent.is_killed or key in (agent.signalled or ()))
+            if count % STEP == 0:
+                yield 0.0
+        delay_s = 0.0
+        while not group.remove():
+            group.kill()
+            yield delay_s
+            delay_s = min(2 * delay_s + DELAY_MIN_S, SWEEP_DELAY_MAX_S)
 
     def _sweep_once(self, agent: Agent, met: set[Identity]) -> Generator[float, None, bool]:
         """Kill what there is; returns whether anything was alive, new or lost."""
@@ -234,6 +311,9 @@ class Control:
             tree.append(process)
             if len(tree) % STEP == 0:
                 yield 0.0
+        if signum == signal.SIGCONT:
+            # A shell with job control that sees its foreground job stopped takes the terminal.
+            tree.reverse()
         reached = 0
         for count, process in enumerate(tree, 1):
             if not process.is_gone:
@@ -245,6 +325,27 @@ class Control:
         return reached
 
     def _freeze(self, agent: Agent, limit_s: float) -> Generator[float, None, int | None]:
+        """Have nothing of the agent run; after `limit_s` the pid of a process that still may."""
+        group = agent.group
+        if group is None:
+            return (yield from self._freeze_tree(agent, limit_s))
+        deadline = boottime() + limit_s
+        delay_s = DELAY_MIN_S
+        group.freeze()
+        while not group.is_frozen:
+            if boottime() >= deadline:
+                return next(iter(group.pids()), agent.pid)
+            yield delay_s
+            delay_s = min(2 * delay_s, DELAY_MAX_S)
+        return None
+
+    def _thaw(self, agent: Agent) -> Generator[float, None, None]:
+        if agent.group is not None:
+            agent.group.thaw()
+        else:
+            yield from self._send(agent, signal.SIGCONT)
+
+    def _freeze_tree(self, agent: Agent, limit_s: float) -> Generator[float, None, int | None]:
         """Stop the tree until two whole rounds meet nothing new, nothing running, nothing lost.
 
         Returns None, or after `limit_s` the pid of a process that was new or running.
@@ -279,6 +380,17 @@ class Control:
                 restless = process.pid
             if restless == process.pid and not process.is_gone:
                 self._tree.signal(agent, process, signal.SIGSTOP)
+                if agent.terminal is not None:
+                    yield from _until_still(process.pid)
             if count % STEP == 0:
                 yield 0.0
         return restless
+
+
+def _until_still(pid: int) -> Steps:
+    """Wait until a process has stopped, so that it sees none of its children stop."""
+    deadline = boottime() + STILL_LIMIT_S
+    while (process := procfs.read(pid)) is not None and not procfs.is_still(process):
+        if boottime() > deadline:
+            return
+        yield DELAY_MIN_S

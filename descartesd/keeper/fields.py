@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from descartesd.errors import InvalidArgumentError
+from descartesd.keeper.terminal import SIDE_MAX, Size
 
 SIGNALS_MAX: Final = 64
 Fields = Mapping[str, Any]
@@ -20,6 +21,19 @@ def text(fields: Fields, key: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str) or "\0" in value:
         raise _wrong(key, "a text without NUL", value)
+    return value
+
+
+def choice(fields: Fields, key: str, choices: tuple[str, ...]) -> str:
+    """One of these texts.
+
+    Raises InvalidArgumentError.
+    """
+    value = text(fields, key)
+    if value not in choices:
+        raise InvalidArgumentError(
+            f"{key}: expected one of {', '.join(choices)}, got '{value:.80}'"
+        )
     return value
 
 
@@ -59,6 +73,17 @@ def number(fields: Fields, key: str, *, least: int = 0, most: int = 2**63 - 1) -
     return value
 
 
+def numbers(fields: Fields, key: str, *, most: int = 2**63 - 1) -> list[int]:
+    """A list of integers from 0 up.
+
+    Raises InvalidArgumentError.
+    """
+    value = fields.get(key)
+    if not isinstance(value, list):
+        raise _wrong(key, "a list of integers", value)
+    return [number({key: each}, key, most=most) for each in value]
+
+
 def signum(fields: Fields) -> int:
     """`signal`: a signal number (signal(7)).
 
@@ -89,6 +114,17 @@ def texts(fields: Fields, key: str, *, least: int = 0) -> list[str]:
     if not isinstance(value, list) or len(value) < least or not all(map(_is_text, value)):
         raise _wrong(key, f"a list of at least {least} texts without NUL", value)
     return value
+
+
+def size(fields: Fields) -> Size:
+    """`rows` and `cols` of a terminal.
+
+    Raises InvalidArgumentError.
+    """
+    return Size(
+        number(fields, "rows", least=1, most=SIDE_MAX),
+        number(fields, "cols", least=1, most=SIDE_MAX),
+    )
 
 
 def environment(fields: Fields, key: str) -> dict[str, str]:

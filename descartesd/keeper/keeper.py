@@ -7,13 +7,16 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 from descartesd.errors import ConflictError, UnimplementedError
 from descartesd.keeper import fields, procfs
 from descartesd.keeper.agent import Agent, Agents
+from descartesd.keeper.cgroup import Groups, find_groups, remove_when_empty
 from descartesd.keeper.control import Control
 from descartesd.keeper.ending import Ending
+from descartesd.keeper.host import Host
 from descartesd.keeper.loop import Loop, Steps, Timer, boottime
 from descartesd.keeper.output import Pump
 from descartesd.keeper.procfs import Process
@@ -22,11 +25,15 @@ from descartesd.keeper.recover import Recovery
 from descartesd.keeper.server import Operation, Request, Server
 from descartesd.keeper.signals import Signals
 from descartesd.keeper.spawn import SWEPT_POLL_S, Spawning
+from descartesd.keeper.tmpdir import TmpDirs
 from descartesd.keeper.tree import Tree
+from descartesd.keeper.usage import Gauge
+from descartesd.keeper.users import Users
 from descartesd.keeper.verbs import Verbs
 from descartesd.keeper.wait import Reaper
 
 PAGE_MAX: Final = 100
+STRAYS_MAX: Final = 100
 FORGET_LIMIT_S: Final = 5.0
 Say = Callable[[str], None]
 
@@ -41,17 +48,24 @@ class Keeper:
         self._agents = Agents()
         self._pump = Pump(self._loop, output_dir, say)
         self._server = Server(self._loop, listener, say=say)
-        self._tree = Tree(self._loop, self._agents)
+        users = Users()
+        self._host = Host(_own_groups(say), users, TmpDirs(self._loop, self._agents, users))
+        for group in self._host.groups.left:
+            self._loop.start(remove_when_empty(group))
+        self._tree = Tree(self._loop, self._agents, self._host.groups)
         control = Control(self._loop, self._agents, self._tree)
         reaper = Reaper(self._loop, self._agents, self._tree, control, server=self._server)
-        spawning = Spawning(self._loop, self._agents, self._pump, reaper, server=self._server)
+        spawning = Spawning(
+            self._loop, self._agents, self._pump, reaper, server=self._server, host=self._host
+        )
         self._ending = Ending(self._loop, self._agents, self._tree, control, spawning=spawning)
         Signals(self._loop, on_child=reaper.reap_orphans, on_end=self._ending.begin)
         self._server.operations = {
             **self._operations(),
             **Verbs(self._agents, control).operations(),
             "spawn": spawning.spawn,
-            "recover": Recovery(self._loop).recover,
+            "recover": Recovery(self._loop, self._host.groups).recover,
+            "usage": Gauge(self._loop, self._agents, self._tree).usage,
             "shutdown": self._ending.shutdown,
         }
         self._about = self._describe()
@@ -82,7 +96,12 @@ class Keeper:
                 f"version '{version}' of the keeper protocol: this keeper speaks {VERSION}",
                 hint="restart the keeper, which ends its agents, to get one that fits the daemon",
             )
-        features = [each for each in FEATURES if each != "hole-punch" or self._pump.punches]
+        is_there = {
+            "hole-punch": self._pump.punches,
+            "cgroup": bool(self._host.groups),
+            "users": self._host.users.may_change,
+        }
+        features = [each for each in FEATURES if is_there.get(each, True)]
         return {**self._about, "features": features}
 
     def _list(self, request: Request) -> dict[str, Any]:
@@ -133,13 +152,13 @@ class Keeper:
                 self._drop(agent.agent_id, "forget")
         request.reply({})
 
-    def _remove(self, request: Request) -> dict[str, Any]:
-        """`{agent_id}`: forget an agent and delete its output."""
+    def _remove(self, request: Request) -> None:
+        """`{agent_id}`: forget an agent, delete its output and its temporary files."""
         agent_id = fields.agent_id(request.fields)
         self._drop(agent_id, "remove")
         for stream in STREAMS:
             self._pump.remove(agent_id, stream)
-        return {}
+        self._host.tmp.remove(agent_id, lambda: request.reply({}))
 
     def _drop(self, agent_id: str, verb: str) -> None:
         agent = self._agents.find(agent_id)
@@ -157,7 +176,7 @@ class Keeper:
         self._agents.drop(agent)
 
     def _strays(self, _request: Request) -> dict[str, Any]:
-        """`{}` -> `{strays: [{pid, start_time, command}]}`: orphans of no agent."""
+        """`{}` -> `{strays: [{pid, start_time, command}]}`: orphans of no agent, some of many."""
         return {
             "strays": [
                 {
@@ -165,7 +184,7 @@ class Keeper:
                     "start_time": process.start_time,
                     "command": procfs.command(process.pid),
                 }
-                for process in self._find_strays()
+                for process in islice(self._find_strays(), STRAYS_MAX)
             ]
         }
 
@@ -203,6 +222,16 @@ class Keeper:
             "started_at": time.time(),
             "output_dir": self._pump.output_dir,
         }
+
+
+def _own_groups(say: Say) -> Groups:
+    groups = find_groups()
+    try:
+        groups.claim()
+    except OSError as exc:
+        say(f"no control groups: {exc}")
+        return Groups()
+    return groups
 
 
 def _build() -> str:

@@ -1,12 +1,17 @@
-"""The two system calls Python has no name for."""
+"""The system calls Python has no name for."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from typing import Final
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+_CAPABILITY_VERSION: Final = 0x2008_0522
+_CAPABILITY_SETS: Final = 24  # bytes of three sets of 64
 _KEEP_SIZE: Final = 0x01  # fallocate(2)
 _PUNCH_HOLE: Final = 0x02
 
@@ -21,6 +26,24 @@ def become_subreaper() -> None:
     Raises OSError.
     """
     if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise _last_error()
+
+
+def clear_ambient_capabilities() -> None:
+    """Let no program started from here on inherit a capability (capabilities(7)).
+
+    This process keeps its own. Raises OSError.
+    """
+    if _LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0:
+        raise _last_error()
+
+
+def drop_capabilities() -> None:
+    """Give up every capability of this process for good (capset(2)).
+
+    Raises OSError.
+    """
+    if _LIBC.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(_CAPABILITY_SETS)) != 0:
         raise _last_error()
 
 

@@ -11,7 +11,9 @@ import os
 import signal
 import stat
 import subprocess
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 from descartesd.errors import (
     DescartesError,
@@ -19,14 +21,26 @@ from descartesd.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
-from descartesd.keeper import procfs
-from descartesd.keeper.limits import Limits
+from descartesd.keeper import envfile, procfs, tmpdir
+from descartesd.keeper.cgroup import Group
+from descartesd.keeper.limits import KINDS, Limits
+from descartesd.keeper.prepare import Preparation, Step
+from descartesd.keeper.stdio import Ends, open_pipes, open_tty
+from descartesd.keeper.terminal import Size, take_as_controlling
+from descartesd.keeper.users import User, become, do_as
+
+T = TypeVar("T")
 
 UMASK: Final = 0o022
 HEADROOM: Final = 64  # descriptors for the keeper itself: sockets, epolls, /proc, starting
 _SHORTAGES: Final = (
     errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT,
 )  # fmt: skip
+_SHORTAGE_HINTS: Final = {
+    errno.EAGAIN: "raise TasksMax or LimitNPROC of the service that runs the keeper",
+    errno.EMFILE: "raise LimitNOFILE of the service that runs the keeper",
+    errno.ENFILE: "raise fs.pipe-user-pages-hard, or fs.file-max, with sysctl",
+}
 _HINTS: Final = {
     errno.EACCES: "it needs to be a file with execute permission, in directories one may search",
     errno.ENOENT: "if the file is there, the interpreter it names is not",
@@ -44,10 +58,19 @@ class Launch(NamedTuple):
     path: list[str]
     has_stdin: bool
     rlimits: dict[str, int]
+    tty: Size | None = None
+    user: User | None = None
+    # A directory to be made for this agent alone.
+    tmp: str | None = None
+    # Variables in a file go before those in `env`, and those in `env_over` before both.
+    env_file: str | None = None
+    env_over: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
+    # What is found on stdin first; without a pipe, instead of the null device, all of it.
+    stdin_data: bytes | None = None
 
 
 class Leader(NamedTuple):
-    """What was started: our ends of its pipes (stdin -1 without one) and its identity.
+    """What was started: its identity, and our ends of its pipes or terminal.
 
     `stat` is open on its /proc/PID/stat.
     """
@@ -55,9 +78,7 @@ class Leader(NamedTuple):
     pid: int
     pidfd: int
     stat: int
-    stdin: int
-    stdout: int
-    stderr: int
+    ends: Ends
 
 
 class Launcher:
@@ -66,30 +87,63 @@ class Launcher:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
-    def launch(self, launch: Launch) -> Leader:
-        """Start a leader.
+    def launch(self, launch: Launch, group: Group | None = None) -> Leader:
+        """Start a leader, as a member of `group`.
 
-        Raises InvalidArgumentError (program, cwd, limits) and ResourceExhaustedError; then there
-        is no process and no descriptor of it.
+        Raises InvalidArgumentError (program, cwd, limits, user) and ResourceExhaustedError; then
+        there is no process and no descriptor of it.
         """
-        program = _find(launch)
-        ours: list[int] = []
-        theirs: list[int] = []
+        launch = with_env_file(launch)
+        program = _as_user(launch, partial(_ready, launch))
         try:
-            stdin, stdout, stderr = _open_pipes(launch.has_stdin, ours, theirs)
-            pid = self._start(launch, program, theirs)
+            return self._launch_ready(launch, program, group)
+        except BaseException:
+            _drop_tmp(launch)
+            raise
+
+    def _launch_ready(self, launch: Launch, program: bytes, group: Group | None) -> Leader:
+        if launch.tty is None:
+            stdio = open_pipes(has_stdin=launch.has_stdin, stdin_data=launch.stdin_data)
+        else:
+            stdio = open_tty(launch.tty)
+        try:
+            stdio.give(launch.user)
+            pid = self._prepare_and_start(launch, program, stdio.theirs, group)
             pidfd, stat = _hold_or_end(pid)
         except OSError as exc:
-            _close(ours)
+            stdio.ours.close()
             raise _explain(exc, launch) from exc
-        except DescartesError:
-            _close(ours)
+        except BaseException:
+            stdio.ours.close()
             raise
         finally:
-            _close(theirs)
-        return Leader(pid, pidfd, stat, stdin, stdout, stderr)
+            stdio.close_theirs()
+        return Leader(pid, pidfd, stat, stdio.ours)
 
-    def _start(self, launch: Launch, program: bytes, stdio: list[int]) -> int:
+    def _prepare_and_start(
+        self, launch: Launch, program: bytes, stdio: tuple[int, int, int], group: Group | None
+    ) -> int:
+        joining = -1 if group is None else group.open()
+        try:
+            steps = self._steps(launch, joining)
+            if not steps:
+                return self._start(launch, program, stdio, None)
+            preparation = Preparation(steps)
+            try:
+                return self._start(launch, program, stdio, preparation)
+            finally:
+                preparation.close()
+        finally:
+            if joining >= 0:
+                os.close(joining)
+
+    def _start(
+        self,
+        launch: Launch,
+        program: bytes,
+        stdio: tuple[int, int, int],
+        preparation: Preparation | None,
+    ) -> int:
         with self._limits.passed_on(launch.rlimits):
             try:
                 process = subprocess.Popen(
@@ -98,38 +152,104 @@ class Launcher:
                     stdin=stdio[0],
                     stdout=stdio[1],
                     stderr=stdio[2],
-                    cwd=launch.cwd.encode(),
+                    cwd=None if launch.user else launch.cwd.encode(),
                     env={name.encode(): value.encode() for name, value in launch.env.items()},
                     umask=UMASK,
                     start_new_session=True,
-                    preexec_fn=self._limits.preparation(launch.rlimits),  # noqa: PLW1509 - no threads
+                    preexec_fn=preparation,  # noqa: PLW1509 - no threads
                 )
             except subprocess.SubprocessError as exc:
-                limits = ", ".join(sorted(launch.rlimits)) or "oom_score_adj"
-                raise InvalidArgumentError(f"the kernel refuses to set {limits}") from exc
+                failure = None if preparation is None else preparation.failure()
+                raise _explain_step(failure, launch) from exc
         # Reaped by us, exactly once: subprocess must never wait for it.
         process.returncode = 0
+        if launch.user is None:
+            self._settle(process.pid, launch)
+        return process.pid
+
+    def _settle(self, pid: int, launch: Launch) -> None:
         try:
-            self._limits.settle(process.pid, launch.rlimits)
+            self._limits.settle(pid, launch.rlimits)
         except PermissionError as exc:
-            _end(process.pid)
+            _end(pid)
             raise InvalidArgumentError(
                 "the kernel refuses to set nofile: the program runs as another user"
             ) from exc
-        return process.pid
+
+    def _steps(self, launch: Launch, joining: int) -> list[Step]:
+        """What has to be done in the child; with nothing it need not be forked."""
+        steps: list[Step] = []
+        if launch.tty is not None:
+            steps.append(("tty", take_as_controlling))
+        if joining >= 0:
+            steps.append(("cgroup.procs", partial(_join, joining)))
+        steps.extend(self._limits.steps(launch.rlimits, with_files=launch.user is not None))
+        if launch.user is not None:
+            steps.append(("user", partial(become, launch.user)))
+            steps.append(("cwd", partial(os.chdir, launch.cwd.encode())))
+        return steps
+
+
+def _join(joining: int) -> None:
+    os.write(joining, b"0")
+
+
+def _as_user(launch: Launch, work: Callable[[], T]) -> T:
+    """Do what must see the file system as the agent will."""
+    try:
+        if launch.user is None:
+            return work()
+        found: T = do_as(launch.user, work)
+        return found
+    except OSError as exc:
+        raise _explain(exc, launch) from exc
+
+
+def _ready(launch: Launch) -> bytes:
+    program = _find(launch)
+    if launch.tmp is not None:
+        tmpdir.make(launch.tmp)
+    return program
+
+
+def _drop_tmp(launch: Launch) -> None:
+    if launch.tmp is None:
+        return
+    try:
+        _as_user(launch, partial(os.rmdir, launch.tmp))
+    except DescartesError:
+        # It is not empty: of an earlier attempt, and removed with the agent.
+        return
+
+
+def with_env_file(launch: Launch) -> Launch:
+    """Put the variables of its file into its environment.
+
+    Raises InvalidArgumentError and ResourceExhaustedError.
+    """
+    if launch.env_file is None:
+        return launch._replace(env={**launch.env, **launch.env_over})
+    found = _as_user(launch, partial(envfile.read, launch.env_file))
+    return launch._replace(env={**launch.env, **found, **launch.env_over})
 
 
 def try_out(launch: Launch) -> None:
-    """Look for program and cwd without starting anything; raises InvalidArgumentError."""
+    """Look for program, cwd and file of variables without starting anything.
+
+    Raises InvalidArgumentError.
+    """
+    with_env_file(launch)
+    _as_user(launch, partial(_look, launch))
+
+
+def _look(launch: Launch) -> bytes:
     program = _find(launch)
-    try:
-        os.close(os.open(launch.cwd.encode(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        path = os.path.join(launch.cwd.encode(), program)
-        if not os.access(path, os.X_OK):
-            os.stat(path)
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as exc:
-        raise _explain(exc, launch) from exc
+    os.close(os.open(launch.cwd.encode(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    path = os.path.join(launch.cwd.encode(), program)
+    if not os.access(path, os.X_OK):
+        os.stat(path)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return program
 
 
 def explain_output(exc: OSError) -> DescartesError:
@@ -138,24 +258,6 @@ def explain_output(exc: OSError) -> DescartesError:
     if exc.errno in _SHORTAGES:
         return ResourceExhaustedError(message)
     return InternalError(message)
-
-
-def _open_pipes(has_stdin: bool, ours: list[int], theirs: list[int]) -> tuple[int, int, int]:
-    stdin = -1
-    if has_stdin:
-        reader, stdin = os.pipe()
-        theirs.append(reader)
-        ours.append(stdin)
-    else:
-        theirs.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-    for _ in range(2):
-        reader, writer = os.pipe()
-        ours.append(reader)
-        theirs.append(writer)
-    # Only our ends: O_NONBLOCK belongs to an end, and programs expect theirs to block.
-    for fd in ours:
-        os.set_blocking(fd, False)
-    return stdin, ours[-2], ours[-1]
 
 
 def _hold_or_end(pid: int) -> tuple[int, int]:
@@ -206,11 +308,25 @@ def _is_file(path: bytes) -> bool:
         return False
 
 
+def _explain_step(failure: tuple[str, int] | None, launch: Launch) -> DescartesError:
+    """Why the child could not be made ready."""
+    name, code = failure or ("child", 0)
+    if name == "cwd":
+        return _explain(OSError(code, "", launch.cwd.encode()), launch)
+    reason = os.strerror(code)
+    if name in KINDS:
+        return InvalidArgumentError(f"the kernel refuses to set {name}: {reason}")
+    if name == "user" and launch.user is not None:
+        return InvalidArgumentError(f"user of uid {launch.user.uid}: {reason}")
+    return InternalError(f"no process for program '{launch.argv[0]}': {name}: {reason}")
+
+
 def _explain(exc: OSError, launch: Launch) -> DescartesError:
     reason = os.strerror(exc.errno or 0)
     if exc.errno in _SHORTAGES:
         return ResourceExhaustedError(
-            f"no process for program '{launch.argv[0]}': {reason}", hint="try again later"
+            f"no process for program '{launch.argv[0]}': {reason}",
+            hint=_SHORTAGE_HINTS.get(exc.errno or 0, "try again later"),
         )
     if exc.filename == launch.cwd.encode():
         return InvalidArgumentError(
@@ -218,8 +334,3 @@ def _explain(exc: OSError, launch: Launch) -> DescartesError:
         )
     hint = _HINTS.get(exc.errno or 0)
     return InvalidArgumentError(f"program '{launch.argv[0]}': {reason}", hint=hint)
-
-
-def _close(fds: list[int]) -> None:
-    while fds:
-        os.close(fds.pop())

@@ -4,15 +4,119 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
-from descartesd.errors import InvalidArgumentError
+from descartesd.errors import InvalidArgumentError, UnimplementedError
+from descartesd.keeper import fields, procfs
+from descartesd.keeper.cgroup import Groups
+from descartesd.keeper.prepare import Step
+from descartesd.keeper.users import User
 
 KINDS: Final = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
 SPARES: Final = 4
 _OOM_SCORE: Final = "/proc/self/oom_score_adj"
+_CPU_PERIOD_US: Final = 100_000
+# The controller of each limit that only a control group can hold (cgroups(7)).
+_CONTROLLERS: Final = {"memory_bytes": "memory", "cpu_percent": "cpu", "tasks": "pids"}
+
+
+class Bounds(NamedTuple):
+    """What a request asks an agent to be limited to; None where it does not."""
+
+    memory_bytes: int | None
+    cpu_percent: int | None
+    tasks: int | None
+    run_s: float | None
+    # Whether to start it without the limits this host cannot enforce.
+    is_best_effort: bool
+
+
+class Plan(NamedTuple):
+    """How the limits of one agent are enforced."""
+
+    # What to write into the files of its control group.
+    group: dict[str, str]
+    rlimits: dict[str, int]
+    run_s: float | None
+    # Which of the limits asked for are real.
+    enforced: dict[str, bool]
+
+
+def read_bounds(request: fields.Fields) -> Bounds:
+    """`limits: {memory_bytes, cpu_percent, tasks, run_seconds, best_effort}`, all optional.
+
+    Raises InvalidArgumentError.
+    """
+    asked = fields.mapping(request, "limits")
+
+    def count(key: str) -> int | None:
+        return None if asked.get(key) is None else fields.number(asked, key, least=1)
+
+    return Bounds(
+        count("memory_bytes"),
+        count("cpu_percent"),
+        count("tasks"),
+        None if asked.get("run_seconds") is None else fields.seconds(asked, "run_seconds"),
+        fields.flag(asked, "best_effort"),
+    )
+
+
+def plan(bounds: Bounds, rlimits: Mapping[str, int], groups: Groups, user: User | None) -> Plan:
+    """Decide by what each limit is enforced.
+
+    Raises UnimplementedError for one this host cannot enforce, unless best effort will do.
+    """
+    made = Plan({}, dict(rlimits), bounds.run_s, {})
+    for name, controller in _CONTROLLERS.items():
+        value = getattr(bounds, name)
+        if value is None:
+            continue
+        is_real = controller in groups.controllers
+        if is_real:
+            made.group.update(_files(name, value))
+        elif name == "tasks" and _has_no_task(user):
+            # It counts all processes of the uid: a bound of this agent where there is no other.
+            made.rlimits["nproc"] = value
+            is_real = True
+        elif not bounds.is_best_effort:
+            raise _cannot(name, controller, groups)
+        made.enforced[name] = is_real
+    if "nofile" in rlimits:
+        made.enforced["open_files"] = True
+    if bounds.run_s is not None:
+        made.enforced["run_seconds"] = True
+    return made
+
+
+def _files(name: str, value: int) -> dict[str, str]:
+    if name == "memory_bytes":
+        # What does not fit is not swapped out instead, and dies as a whole.
+        return {"memory.max": str(value), "memory.swap.max": "0", "memory.oom.group": "1"}
+    if name == "cpu_percent":
+        return {"cpu.max": f"{value * _CPU_PERIOD_US // 100} {_CPU_PERIOD_US}"}
+    return {"pids.max": str(value)}
+
+
+def _has_no_task(user: User | None) -> bool:
+    """Whether nothing runs as this uid, and the kernel heeds RLIMIT_NPROC of it (setrlimit(2))."""
+    if user is None or user.uid == 0:
+        return False
+    return all(procfs.uid(pid) != user.uid for pid in procfs.pids())
+
+
+def _cannot(name: str, controller: str, groups: Groups) -> UnimplementedError:
+    why = (
+        f"its control group has no controller '{controller}'"
+        if groups
+        else "the keeper has no control groups of its own"
+    )
+    return UnimplementedError(
+        f"limits.{name}: this host cannot enforce it: {why}",
+        hint="with limits.best_effort (--best-effort) the agent is started without this limit",
+    )
 
 
 class Limits:
@@ -75,24 +179,30 @@ class Limits:
             value = rlimits["nofile"]
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (value, value))
 
-    def preparation(self, rlimits: dict[str, int]) -> Callable[[], None] | None:
-        """What a child has to do between fork and execve(2); None where that is nothing."""
-        wanted = [
-            (KINDS[name], (value, value)) for name, value in rlimits.items() if name != "nofile"
-        ]
-        if not wanted and not self._resets_oom_score:
-            return None
-        oom_score = _OOM_SCORE if self._resets_oom_score else None
+    def steps(self, rlimits: dict[str, int], *, with_files: bool) -> list[Step]:
+        """What a child has to do between fork and execve(2).
 
-        def prepare() -> None:
-            for kind, pair in wanted:
-                resource.setrlimit(kind, pair)
-            if oom_score is not None:
-                with open(oom_score, "wb", buffering=0) as file:
-                    file.write(b"0")
-
-        return prepare
+        `with_files`: its hard limit of open files too, where `settle` would not be allowed to.
+        """
+        steps: list[Step] = []
+        if self._resets_oom_score:
+            steps.append(("oom_score_adj", _reset_oom_score))
+        for name, value in rlimits.items():
+            if name != "nofile" or with_files:
+                set_limit = partial(resource.setrlimit, KINDS[name], (value, value))
+                steps.append((name, set_limit))
+        return steps
 
     def _take_spares(self) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC
-        self._spares.extend(os.open("/dev/null", flags) for _ in range(SPARES))
+        try:
+            self._spares.extend(os.open("/dev/null", flags) for _ in range(SPARES))
+        except OSError:
+            # The host has no more files (ENFILE): what has just been started lives all the same,
+            # and the next start tries again.
+            return
+
+
+def _reset_oom_score() -> None:
+    with open(_OOM_SCORE, "wb", buffering=0) as file:
+        file.write(b"0")

@@ -86,6 +86,7 @@ def _prepare() -> None:
     os.umask(0o027)
     reset_inherited()
     kernel.become_subreaper()
+    kernel.clear_ambient_capabilities()
 
 
 def _listen(path: str) -> socket.socket:

@@ -1,4 +1,4 @@
-"""From an agent's pipes into files, with the disk bound kept before each write.
+"""From an agent's pipes or terminal into files, with the disk bound kept before each write.
 
 Offset n of a stream is offset n of its file for ever: what is too old becomes a hole.
 """
@@ -112,11 +112,9 @@ class Stream:
     def end(self) -> None:
         """Take what the pipe holds now and close it, whoever else still has it open."""
         self._is_overdue = True
-        turns = PIPE_BYTES_MAX // len(self._window[0])
-        while self._pipe >= 0 and not self._held:
-            turns -= 1
-            if not self._take() or turns <= 0:
-                break
+        most = self.total + PIPE_BYTES_MAX
+        while self._pipe >= 0 and not self._held and self.total < most and self._take():
+            continue
         if self._pipe >= 0 and not self._held:
             self._close_pipe()
 
@@ -139,6 +137,11 @@ class Stream:
             count = os.readv(self._pipe, self._window)
         except BlockingIOError:
             return False
+        except OSError as exc:
+            # Nobody has the terminal open any more; what they wrote has been read before.
+            if exc.errno != errno.EIO:
+                raise
+            count = 0
         if count == 0:
             self._close_pipe()
             return False

@@ -14,7 +14,10 @@ _GONE: Final = "ZX"
 
 
 class Process(NamedTuple):
-    """One line of /proc/PID/stat; start_time in ticks since the host started."""
+    """One line of /proc/PID/stat; start_time in ticks since the host started.
+
+    `ticks` is the processor time of it and of the children it has waited for.
+    """
 
     pid: int
     start_time: int
@@ -23,6 +26,8 @@ class Process(NamedTuple):
     session: int
     state: str
     threads: int
+    ticks: int = 0
+    resident_pages: int = 0
 
     @property
     def is_gone(self) -> bool:
@@ -38,7 +43,7 @@ def read(pid: int) -> Process | None:
     line = _contents(f"/proc/{pid}/stat")
     if not line:
         return None
-    fields = line[line.rindex(b")") + 2 :].split(None, 20)
+    fields = line[line.rindex(b")") + 2 :].split(None, 22)
     return Process(
         pid=pid,
         start_time=int(fields[19]),
@@ -47,6 +52,8 @@ def read(pid: int) -> Process | None:
         session=int(fields[3]),
         state=fields[0].decode(),
         threads=int(fields[17]),
+        ticks=sum(map(int, fields[11:15])),
+        resident_pages=int(fields[21]),
     )
 
 
@@ -101,6 +108,14 @@ def agent_id(pid: int) -> str | None:
         start = found + 1 + len(ID_VARIABLE)
     end = environ.find(b"\0", start)
     return environ[start : end if end >= 0 else None].decode(errors="replace")
+
+
+def uid(pid: int) -> int | None:
+    """Whose it is."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
 
 
 def command(pid: int) -> str:

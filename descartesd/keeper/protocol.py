@@ -9,8 +9,10 @@ msgpack never produces (the kernel refuses SEQPACKET messages over about 208 KiB
 Unknown keys are ignored by both sides; keys are only added within version 1.
 
 STATUS: `{agent_id, name, attempt, pid, start_time, started_at, state, paused_at, ended_at,
-exit_code, signal, ended_by, leftovers, eof, stdin_open, totals: {stdout, stderr}, output_error}`;
-output_error says why output waits in the keeper (a full disk), null while it is written.
+exit_code, signal, ended_by, leftovers, pause_mode, limits_enforced, out_of_memory, eof, stdin_open,
+totals: {stdout, stderr}, output_error}`; limits_enforced says of each limit asked for whether it is
+real; out_of_memory: the kernel killed it for want of memory; output_error says why output waits in
+the keeper (a full disk), null while it is written.
 Times are seconds since the epoch; start_time is field 22 of /proc/PID/stat (proc(5)), in ticks.
 """
 
@@ -26,15 +28,21 @@ from typing import Any, Final, TypedDict
 
 import msgpack
 
-VERSION: Final = "1.0"
-FEATURES: Final = ("tree", "fence", "writer-offsets", "time-index", "hole-punch")
+VERSION: Final = "1.1"
+FEATURES: Final = (
+    "tree", "fence", "writer-offsets", "time-index", "hole-punch", "tty", "on-exit",
+    "limits", "usage", "private-tmp", "cgroup", "users",
+)  # fmt: skip
+# Fields of `spawn` that a keeper of version 1.0 would not heed; `env_over` it would not either.
+SPAWN_SINCE_1_1: Final = ("tty", "on_exit", "limits", "user", "env_file", "stdin_data")
 OPS: Final = (
     "hello", "spawn", "list", "signal", "pause", "resume", "stop", "kill", "write", "close_stdin",
-    "forget", "remove", "fence", "recover", "strays", "shutdown",
+    "resize", "forget", "remove", "fence", "recover", "strays", "usage",
+    "shutdown",
 )  # fmt: skip
 
 STATES: Final = ("running", "paused", "stopping", "exited")
-ENDED_BY: Final = ("stop", "kill", "fence")
+ENDED_BY: Final = ("stop", "kill", "fence", "run_time")
 
 INLINE_MAX: Final = 64 * 1024
 BODY_MAX: Final = 64 * 1024 * 1024
@@ -63,6 +71,9 @@ class Status(TypedDict):
     signal: int | None
     ended_by: str | None
     leftovers: int
+    pause_mode: str
+    limits_enforced: dict[str, bool]
+    out_of_memory: bool
     eof: bool
     stdin_open: bool
     totals: dict[str, int]

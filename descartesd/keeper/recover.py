@@ -9,6 +9,7 @@ from typing import Final
 
 from descartesd.errors import DeadlineExceededError
 from descartesd.keeper import fields, procfs
+from descartesd.keeper.cgroup import Groups
 from descartesd.keeper.loop import Loop, Steps, boottime
 from descartesd.keeper.procfs import Process
 from descartesd.keeper.server import Request
@@ -48,11 +49,15 @@ class Lost:
 class Recovery:
     """The operation `recover`."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, groups: Groups) -> None:
         self._loop = loop
+        self._groups = groups
 
     def recover(self, request: Request) -> None:
-        """`{agents: [{agent_id, pid, start_time}]}` -> `{ended}`, when nothing of them is left."""
+        """`{agents: [{agent_id, pid, start_time}]}` -> `{ended}`, when nothing of them is left.
+
+        What was in their control groups was killed when this keeper started, and counts.
+        """
         agents = fields.mappings(request.fields, "agents")
         if not agents:
             request.reply({"ended": 0})
@@ -82,7 +87,8 @@ class Recovery:
                     ended.add((process.pid, process.start_time))
             yield delay_s
             delay_s = min(2 * delay_s + DELAY_MIN_S, DELAY_MAX_S)
-        request.reply({"ended": len(ended)})
+        before, self._groups.ended = self._groups.ended, 0
+        request.reply({"ended": before + len(ended)})
 
 
 def _remains(lost: Lost, *, spared: set[int]) -> Iterator[Process]:

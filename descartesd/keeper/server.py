@@ -171,6 +171,8 @@ class Server:
 
     def handle(self, request: Request) -> None:
         """Carry out a request; whatever it raises becomes its answer."""
+        # What it meets already was so before: the daemon must not take it for what came of this.
+        self.flush()
         try:
             result = self._operate(request)
         except DescartesError as error:

@@ -8,23 +8,29 @@ from typing import Any, Final, NamedTuple
 
 from descartesd.errors import (
     ConflictError,
+    DescartesError,
     InvalidArgumentError,
     ResourceExhaustedError,
     UnavailableError,
 )
 from descartesd.keeper import fields
 from descartesd.keeper.agent import DESCRIPTORS, Agent, Agents
+from descartesd.keeper.cgroup import Group
+from descartesd.keeper.host import Host
 from descartesd.keeper.launch import HEADROOM, Launch, Launcher, explain_output, try_out
-from descartesd.keeper.limits import Limits
+from descartesd.keeper.limits import Bounds, Limits, Plan, plan, read_bounds
 from descartesd.keeper.loop import Loop, Steps
 from descartesd.keeper.output import Pump
 from descartesd.keeper.server import Request, Server
 from descartesd.keeper.stdin import Stdin
+from descartesd.keeper.stdio import Ends
+from descartesd.keeper.terminal import Terminal
 from descartesd.keeper.wait import Reaper
 
 GRACE_S: Final = 10.0
 SWEPT_POLL_S: Final = 0.002
 STDINS: Final = ("null", "pipe")
+ON_EXITS: Final = ("kill", "keep")
 
 
 class Wanted(NamedTuple):
@@ -37,14 +43,17 @@ class Wanted(NamedTuple):
     output_bytes: int
     stop_signal: int
     stop_grace_s: float
+    on_exit: str
+    bounds: Bounds
 
 
 class Spawning:
     """Starts agents."""
 
     def __init__(
-        self, loop: Loop, agents: Agents, pump: Pump, reaper: Reaper, *, server: Server
+        self, loop: Loop, agents: Agents, pump: Pump, reaper: Reaper, *, server: Server, host: Host
     ) -> None:
+        self._host = host
         self._loop = loop
         self._agents = agents
         self._pump = pump
@@ -57,14 +66,21 @@ class Spawning:
         self.is_refusing = False
 
     def spawn(self, request: Request) -> dict[str, Any] | None:
-        """`{agent_id, name, attempt, argv, cwd, env, path, stdin, rlimits?, output_bytes, stop?}`.
+        """`{agent_id, name, attempt, argv, cwd, env, path, stdin, rlimits?, output_bytes, stop?,
+        tty?: {rows, cols}, on_exit?, env_file?, env_over?, stdin_data?, user?: {uid, gid, groups},
+        limits?: {memory_bytes, cpu_percent, tasks, run_seconds, best_effort}, private_tmp?}`.
 
-        Answers `{pid, start_time, started_at}`; for an attempt already known its facts again.
+        `stdin_data` is what the agent finds on its stdin first, without a pipe all of it;
+        variables of `env_file` go before `env`, those of `env_over` before both.
+
+        Answers `{pid, start_time, started_at, limits_enforced}`; for an attempt already known its
+        facts again.
         With `trial` nothing is started: `{}` if program and cwd are there, else the refusal.
         """
-        wanted = _read(request.fields)
+        wanted = self._read(request.fields)
         self._limits.check(wanted.launch.rlimits)
         if fields.flag(request.fields, "trial"):
+            self._plan(wanted)
             try_out(wanted.launch)
             return {}
         agent = self._agents.find(wanted.agent_id)
@@ -81,6 +97,18 @@ class Spawning:
             return None
         return _facts(agent)
 
+    def _read(self, request: fields.Fields) -> Wanted:
+        wanted = _read(request)
+        launch = wanted.launch._replace(user=self._host.users.read(request))
+        if fields.flag(request, "private_tmp"):
+            tmp = self._host.tmp.path(wanted.agent_id)
+            launch = launch._replace(tmp=tmp, env={**launch.env, "TMPDIR": tmp})
+        return wanted._replace(launch=launch)
+
+    def _plan(self, wanted: Wanted) -> Plan:
+        launch = wanted.launch
+        return plan(wanted.bounds, launch.rlimits, self._host.groups, launch.user)
+
     def _spawn_when_swept(self, agent: Agent, request: Request) -> Steps:
         while not agent.is_swept:
             yield SWEPT_POLL_S
@@ -96,22 +124,54 @@ class Spawning:
         _end_output(agent)
         if wanted.attempt > 1:
             _go_on_with_output(agent)
-        leader = self._launcher.launch(wanted.launch)
+        planned = self._plan(wanted)
+        group = self._make_group(wanted, planned)
+        try:
+            leader = self._launcher.launch(wanted.launch._replace(rlimits=planned.rlimits), group)
+        except DescartesError:
+            if group is not None:
+                group.remove()
+            raise
         self._server.untell(agent)
         agent.begin(wanted.attempt, leader.pid, leader.pidfd, leader.stat)
+        agent.group = group
+        agent.tmp = wanted.launch.tmp
+        agent.run_s = planned.run_s
+        agent.limits_enforced = planned.enforced
         agent.name = wanted.name
         agent.stop_signal = wanted.stop_signal
         agent.stop_grace_s = wanted.stop_grace_s
-        agent.stdin = Stdin(self._loop, leader.stdin) if leader.stdin >= 0 else None
-        on_end = partial(self._reaper.note_stream_end, agent)
-        agent.stdout.attach(leader.stdout, wanted.output_bytes, on_end)
-        agent.stderr.attach(leader.stderr, wanted.output_bytes, on_end)
+        agent.keeps_rest = wanted.on_exit == "keep"
+        self._attach(agent, leader.ends, wanted.output_bytes)
+        if agent.stdin is not None and wanted.launch.stdin_data:
+            agent.stdin.write(memoryview(wanted.launch.stdin_data))
         self._agents.add(agent)
         self._reaper.expect(agent)
         # Answered when the turn is over: the start time can be read when execve(2) is.
         if not self._fresh:
             self._loop.call_later(0, self._tell_started)
         self._fresh.append((agent, request))
+
+    def _make_group(self, wanted: Wanted, planned: Plan) -> Group | None:
+        if not self._host.groups:
+            return None
+        try:
+            return self._host.groups.make(wanted.agent_id, wanted.attempt, planned.group)
+        except OSError as exc:
+            raise ResourceExhaustedError(
+                f"no control group for the agent: {exc.strerror}",
+                hint="see cgroup.max.descendants of the keeper's service, and the limits asked for",
+            ) from exc
+
+    def _attach(self, agent: Agent, ends: Ends, output_bytes: int) -> None:
+        if ends.slave >= 0:
+            agent.terminal = Terminal(ends.slave)
+        if ends.stdin >= 0:
+            agent.stdin = Stdin(self._loop, ends.stdin, agent.terminal)
+        on_end = partial(self._reaper.note_stream_end, agent)
+        agent.stdout.attach(ends.stdout, output_bytes, on_end)
+        if ends.stderr >= 0:
+            agent.stderr.attach(ends.stderr, output_bytes, on_end)
 
     def _check_capacity(self) -> None:
         if self.is_refusing:
@@ -127,14 +187,18 @@ class Spawning:
 
 
 def _facts(agent: Agent) -> dict[str, Any]:
-    return {"pid": agent.pid, "start_time": agent.start_time, "started_at": agent.started_at}
+    return {
+        "pid": agent.pid,
+        "start_time": agent.start_time,
+        "started_at": agent.started_at,
+        "limits_enforced": agent.limits_enforced,
+    }
 
 
 def _read(request: fields.Fields) -> Wanted:
     stop = fields.mapping(request, "stop")
-    stdin = fields.text(request, "stdin")
-    if stdin not in STDINS:
-        raise InvalidArgumentError(f"stdin: expected one of {', '.join(STDINS)}, got '{stdin}'")
+    stdin = fields.choice(request, "stdin", STDINS)
+    has_tty = request.get("tty") is not None
     return Wanted(
         agent_id=fields.agent_id(request),
         name=fields.text(request, "name"),
@@ -146,10 +210,16 @@ def _read(request: fields.Fields) -> Wanted:
             path=fields.texts(request, "path"),
             has_stdin=stdin == "pipe",
             rlimits=_rlimits(request),
+            tty=fields.size(fields.mapping(request, "tty")) if has_tty else None,
+            env_file=_absolute(request, "env_file") if request.get("env_file") else None,
+            env_over=fields.environment(request, "env_over") if "env_over" in request else {},
+            stdin_data=fields.data(request, "stdin_data") if "stdin_data" in request else None,
         ),
         output_bytes=fields.number(request, "output_bytes"),
         stop_signal=fields.signum(stop) if stop else signal.SIGTERM,
         stop_grace_s=fields.seconds(stop, "grace_s") if stop else GRACE_S,
+        on_exit=fields.choice(request, "on_exit", ON_EXITS) if "on_exit" in request else "kill",
+        bounds=read_bounds(request),
     )
 
 

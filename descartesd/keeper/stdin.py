@@ -1,4 +1,4 @@
-"""An agent's stdin: a bounded buffer before the pipe, and how far each writer has come."""
+"""An agent's input: a bounded buffer before its pipe or terminal, and how far each writer is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 
 from descartesd.errors import ConflictError, WouldBlockError
 from descartesd.keeper.loop import Loop
+from descartesd.keeper.terminal import Terminal
 
 BUFFER_BYTES: Final = 256 * 1024
 WRITERS_MAX: Final = 64
@@ -45,13 +46,14 @@ class Writers:
 
 
 class Stdin:
-    """The writing end of the pipe of one attempt."""
+    """The writing end of the pipe of one attempt, or our side of its terminal."""
 
-    __slots__ = ("_buffer", "_fd", "_is_ending", "_loop")
+    __slots__ = ("_buffer", "_fd", "_is_ending", "_loop", "_terminal")
 
-    def __init__(self, loop: Loop, fd: int) -> None:
+    def __init__(self, loop: Loop, fd: int, terminal: Terminal | None = None) -> None:
         self._loop = loop
         self._fd = fd
+        self._terminal = terminal
         self._buffer = bytearray()
         self._is_ending = False
         # Waiting for nothing still reports EPOLLERR, which is the reader closing its end.
@@ -72,9 +74,19 @@ class Stdin:
         self._drain()
 
     def end(self) -> None:
-        """Close as soon as everything taken has been delivered."""
-        self._is_ending = True
-        self._drain()
+        """Close as soon as everything taken has been delivered.
+
+        A terminal stays open: its end-of-file character follows what was taken. Raises
+        WouldBlockError where there is no room for it.
+        """
+        if self._terminal is None:
+            self._is_ending = True
+            self._drain()
+        elif self._fd >= 0:
+            character = self._terminal.end_of_file()
+            if self.room() < len(character):
+                raise _blocked()
+            self.write(memoryview(character))
 
     def close(self) -> None:
         """Close now, dropping what has not been delivered."""
@@ -110,26 +122,38 @@ class Stdin:
 
 
 def deliver(
-    stdin: Stdin | None, writers: Writers, data: bytes, *, writer: str | None, offset: int
+    stdin: Stdin | None,
+    writers: Writers,
+    data: bytes,
+    *,
+    writer: str | None,
+    offset: int,
+    is_whole: bool = False,
 ) -> tuple[int, int | None]:
     """Take as much of `data` as there is room for, less what this writer sent before.
+
+    With `is_whole` all of it or nothing.
 
     Returns the number of bytes settled and the offset expected next of this writer.
     Raises ConflictError (stdin closed, or a hole) and WouldBlockError (no room at all).
     """
     if stdin is None or not stdin.is_open:
         raise ConflictError(
-            "stdin is closed" if stdin else "stdin is not a pipe",
-            hint="spawn the agent with --stdin (stdin 'pipe'); what was closed stays closed",
+            "stdin is closed" if stdin else "stdin is neither a pipe nor a terminal",
+            hint="spawn the agent with --stdin or --tty; what was closed stays closed",
         )
     old = 0 if writer is None else min(writers.known(writer, offset), len(data))
     fresh = memoryview(data)[old : old + stdin.room()]
-    if data and not old and not fresh:
-        raise WouldBlockError(
-            f"the agent does not read its stdin: {BUFFER_BYTES} bytes wait already",
-            hint="try again later",
-        )
+    if (data and not old and not fresh) or (is_whole and len(fresh) < len(data)):
+        raise _blocked()
     stdin.write(fresh)
     if writer is None:
         return len(fresh), None
     return old + len(fresh), writers.advance(writer, len(fresh))
+
+
+def _blocked() -> WouldBlockError:
+    return WouldBlockError(
+        f"the agent does not read its stdin: {BUFFER_BYTES} bytes wait already",
+        hint="try again later",
+    )

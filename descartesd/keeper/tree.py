@@ -15,6 +15,7 @@ from typing import Final
 
 from descartesd.keeper import procfs
 from descartesd.keeper.agent import Agent, Agents
+from descartesd.keeper.cgroup import Group, Groups
 from descartesd.keeper.loop import Loop
 from descartesd.keeper.procfs import Process
 
@@ -23,21 +24,23 @@ ANY: Final = -1
 
 # Pid and start time.
 Identity = tuple[int, int]
+_UNSEEN: Final = (0, None)
 
 
 class Tree:
     """Finds and signals the processes of agents."""
 
-    def __init__(self, loop: Loop, agents: Agents) -> None:
+    def __init__(self, loop: Loop, agents: Agents, groups: Groups) -> None:
         self._loop = loop
         self._agents = agents
+        self._groups = groups
         self._pid = os.getpid()
         self._lists_children = procfs.knows_children()
         # How often a process was gone, or elsewhere, between being listed and being read: what it
         # forked in between is in no list yet.
         self.misses = 0
-        # Processes other than leaders seen in a tree: pid -> (start_time, agent).
-        self._kin: dict[int, tuple[int, Agent]] = {}
+        # Processes other than leaders seen in a tree: pid -> (start_time, agent), None if released.
+        self._kin: dict[int, tuple[int, Agent | None]] = {}
         self._kin_max = KIN_MAX
         self._orphans: dict[Agent | None, list[Identity]] = {}
         self._orphans_turn = -1
@@ -49,9 +52,20 @@ class Tree:
 
         The children of one are looked up after it has been dealt with: stopped, it has no more.
         """
+        if agent.group is not None:
+            yield from self.members(agent.group)
+            return
         if agent.runs:
             yield from self._descend(agent, [(agent.pid, agent.start_time)])
         yield from self.left_by(agent)
+
+    def members(self, group: Group) -> Iterator[Process]:
+        """Every process of a control group, mostly the oldest first."""
+        for pid in sorted(group.pids()):
+            # Read first: a process that got the pid since it was listed is in no group of ours.
+            process = procfs.read(pid)
+            if process is not None and group.has(pid):
+                yield process
 
     def left_by(self, agent: Agent) -> Iterator[Process]:
         """As `walk`, of an agent whose leader is dead: by then its children are orphans."""
@@ -62,6 +76,13 @@ class Tree:
         if process.pid == agent.pid and agent.runs:
             return _send(agent.pidfd, signum)
         return signal_process(process.pid, process.start_time, signum)
+
+    def release(self, pid: int, start_time: int) -> None:
+        """Never take it, or an orphan of its session or group, for an agent's again.
+
+        Though it was one's and shows its id.
+        """
+        self._kin[pid] = (start_time, None)
 
     def orphans(self, *, refresh: bool = False) -> dict[Agent | None, list[Identity]]:
         """The orphans of each agent, and under None those of no agent; read once a turn.
@@ -93,8 +114,9 @@ class Tree:
 
     def _find_orphans(self) -> dict[Agent | None, list[Identity]]:
         found: dict[Agent | None, list[Identity]] = {}
-        for pid in set(self._children(self._pid, 1)) - self._agents.running.keys():
-            if known := self._kin.get(pid):
+        known_children = self._agents.running.keys() | self._agents.helpers
+        for pid in set(self._children(self._pid, 1)) - known_children:
+            if (known := self._kin.get(pid)) and (known[1] or _lives(pid, known[0])):
                 start_time, agent = known
                 found.setdefault(agent, []).append((pid, start_time))
             elif (process := procfs.read(pid)) is not None and process.ppid == self._pid:
@@ -105,11 +127,23 @@ class Tree:
     def _owner(self, process: Process) -> Agent | None:
         leaders = self._agents.leaders
         owner = leaders.get(process.session) or leaders.get(process.group)
-        if owner is None and (agent_id := procfs.agent_id(process.pid)) is not None:
-            owner = self._agents.find(agent_id)
+        if owner is None:
+            if self._is_released(process.session) or self._is_released(process.group):
+                self.release(process.pid, process.start_time)
+                return None
+            agent_id = self._groups.agent_of(process.pid) or procfs.agent_id(process.pid)
+            owner = None if agent_id is None else self._agents.find(agent_id)
         if owner is not None:
             self._remember(process, owner)
         return owner
+
+    def _is_released(self, number: int) -> bool:
+        """Whether a session or group is that of a process that was released."""
+        start_time, agent = self._kin.get(number, _UNSEEN)
+        if start_time == 0 or agent is not None:
+            return False
+        leader = procfs.read(number)
+        return leader is None or leader.start_time == start_time
 
     def _remember(self, process: Process, agent: Agent) -> None:
         self._kin[process.pid] = (process.start_time, agent)

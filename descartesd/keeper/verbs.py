@@ -1,10 +1,10 @@
-"""The operations on one running agent: signal, pause, resume, stop, kill, fence, stdin."""
+"""The operations on one running agent: signal, pause, resume, stop, kill, fence, its input."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from descartesd.errors import InvalidArgumentError
+from descartesd.errors import ConflictError, InvalidArgumentError
 from descartesd.keeper import fields
 from descartesd.keeper.agent import Agents
 from descartesd.keeper.control import Control
@@ -30,6 +30,7 @@ class Verbs:
             "fence": self.fence,
             "write": self.write,
             "close_stdin": self.close_stdin,
+            "resize": self.resize,
         }
 
     def signal(self, request: Request) -> None:
@@ -80,7 +81,7 @@ class Verbs:
         return {}
 
     def write(self, request: Request) -> dict[str, Any]:
-        """`{agent_id, data, writer?, offset?}` -> `{accepted, offset}`."""
+        """`{agent_id, data, writer?, offset?, whole?}` -> `{accepted, offset}`."""
         data = fields.data(request.fields, "data")
         writer, offset = None, 0
         if request.fields.get("writer") is not None:
@@ -89,12 +90,31 @@ class Verbs:
         elif request.fields.get("offset") is not None:
             raise InvalidArgumentError("offset: counts the bytes of a writer, and none is named")
         agent = self._agents.get_running(fields.agent_id(request.fields), "write")
-        accepted, reached = deliver(agent.stdin, agent.writers, data, writer=writer, offset=offset)
+        accepted, reached = deliver(
+            agent.stdin,
+            agent.writers,
+            data,
+            writer=writer,
+            offset=offset,
+            is_whole=fields.flag(request.fields, "whole"),
+        )
         return {"accepted": accepted, "offset": reached}
 
     def close_stdin(self, request: Request) -> dict[str, Any]:
-        """`{agent_id}`: closed when what was taken has been delivered."""
+        """`{agent_id}`: closed when what was taken is delivered; end of file on a terminal."""
         agent = self._agents.get(fields.agent_id(request.fields))
         if agent.stdin is not None:
             agent.stdin.end()
+        return {}
+
+    def resize(self, request: Request) -> dict[str, Any]:
+        """`{agent_id, rows, cols}`: the size of its terminal from now on."""
+        size = fields.size(request.fields)
+        agent = self._agents.get_running(fields.agent_id(request.fields), "resize")
+        if agent.terminal is None:
+            raise ConflictError(
+                f"agent '{agent.agent_id}' has no terminal",
+                hint="spawn the agent with --tty",
+            )
+        agent.terminal.resize(size)
         return {}

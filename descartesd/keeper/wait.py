@@ -16,6 +16,7 @@ from descartesd.keeper.tree import Tree
 LEADERS_PER_TURN: Final = 64
 ORPHANS_PER_TURN: Final = 256
 EOF_LIMIT_S: Final = 2.0
+HELPER_S: Final = 0.05
 
 
 class Reaper:
@@ -37,6 +38,7 @@ class Reaper:
         """Wait for the leader of an agent that has just been started."""
         self._leaders[agent.pidfd] = agent
         self._pidfds.register(agent.pidfd, select.EPOLLIN)
+        self._control.limit_run(agent)
 
     def note_stream_end(self, agent: Agent) -> None:
         """Tell the daemon when the leader has exited and both streams have ended."""
@@ -58,6 +60,10 @@ class Reaper:
                 return
             if ended is None:
                 return
+            if ended.si_pid in self._agents.helpers:
+                # Those behind it are seen when who started it has waited for it.
+                self._loop.call_later(HELPER_S, self.reap_orphans)
+                return
             if ended.si_pid in self._agents.running:
                 return
             os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
@@ -74,8 +80,7 @@ class Reaper:
         self.reap_orphans()
 
     def _tell(self, agent: Agent) -> None:
-        if agent.stdin is not None:
-            agent.stdin.close()
+        agent.close_input()
         self._server.tell("exited", agent)
         self.note_stream_end(agent)
         if not agent.eof:

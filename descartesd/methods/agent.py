@@ -6,22 +6,25 @@ import contextlib
 import os
 from collections.abc import Mapping
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 
+from descartesd.agents.accounts import account_for
 from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.record import Agent
+from descartesd.agents.secrets import check_given
 from descartesd.agents.selector import matcher
 from descartesd.agents.spec import signal_number
+from descartesd.agents.talk import Talk, conversation
 from descartesd.errors import (
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
-    UnimplementedError,
 )
 from descartesd.methods.call import Call, Handler
 from descartesd.wire import agent as wire
 from descartesd.wire.server import Done
+from descartesd.wire.talk import AgentPause, AgentRespawn
 
 
 class _Page(Struct, frozen=True, kw_only=True):
@@ -35,9 +38,10 @@ class _Page(Struct, frozen=True, kw_only=True):
 class AgentMethods:
     """One function per method."""
 
-    def __init__(self, book: Book, fleet: Fleet) -> None:
+    def __init__(self, book: Book, fleet: Fleet, talk: Talk) -> None:
         self._book = book
         self._fleet = fleet
+        self._talk = talk
         self._registry = book.registry
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -59,19 +63,19 @@ class AgentMethods:
         }
 
     async def spawn(self, call: Call, params: wire.AgentSpawn) -> wire.AgentInfo:
-        refuse_elevation(call.caller.uid)
         if params.replace and params.spec.name is not None:
-            # The holder of the name must not go for what can never be started.
+            # The holder of the name must not go for what cannot be started.
             await self._registry.durable()
-            await self._fleet.try_out(params.spec)
+            await self._fleet.starts.try_out(params.spec, call.caller.id, params.secrets)
             await self._clear(params.spec.name)
-        return await self._start(call, self._fleet.reserve(params.spec, call.caller.id))
+        agent = self._fleet.starts.reserve(params.spec, call.caller.id, params.secrets)
+        return await self._start(call, agent)
 
     async def _start(self, call: Call, agent: Agent) -> wire.AgentInfo:
         if call.idem is not None:
             # With the attempt, in one transaction: until then nothing was begun.
             self._registry.bind_intent(call.caller.id, call.idem, agent.id)
-        await self._fleet.start(agent)
+        await self._fleet.starts.start(agent)
         if call.idem is None:
             # Under a key the answer is recorded, and the agent with it.
             await self._book.settled()
@@ -80,6 +84,7 @@ class AgentMethods:
     async def _clear(self, name: str) -> None:
         holder = self._book.roster.names.get(name)
         if holder is not None:
+            self._fleet.starts.admit_in_place_of(holder)
             # It may go by itself: its start may fail, or somebody else removes it.
             with contextlib.suppress(NotFoundError):
                 await self._fleet.kill(holder)
@@ -103,14 +108,9 @@ class AgentMethods:
         agent = self._book.roster.resolve(params.id)
         return await self._fleet.ended(agent)
 
-    async def pause(self, _call: Call, params: wire.AgentPause) -> wire.AgentInfo:
+    async def pause(self, _call: Call, params: AgentPause) -> wire.AgentInfo:
         agent = self._book.roster.resolve(params.id)
-        if params.mode == "cooperative":
-            raise UnimplementedError(
-                f"agent '{agent.name}' runs a command, which cannot be asked to pause",
-                hint="pause it with mode 'freeze'",
-            )
-        await self._fleet.pause(agent)
+        await (self._talk if params.mode == "cooperative" else self._fleet).pause(agent)
         return self._book.views.info(agent)
 
     async def resume(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
@@ -127,10 +127,22 @@ class AgentMethods:
         agent = self._book.roster.resolve(params.id)
         return await self._fleet.kill(agent)
 
-    async def respawn(self, call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        refuse_elevation(call.caller.uid)
+    async def respawn(self, call: Call, params: AgentRespawn) -> wire.AgentInfo:
         agent = self._book.roster.resolve(params.id)
+        _refuse_elevation(call.caller.uid, agent)
+        self._fleet.check(agent, "respawn")
+        if params.secrets:
+            check_given(agent.spec, params.secrets)
+        else:
+            # Told before a further attempt is begun that could never be started.
+            self._fleet.starts.secrets.of(agent)
+        resume = conversation(agent, params, self._fleet.starts.backends)
         await self._fleet.renew(agent)
+        agent.resume = resume
+        if params.task is not None:
+            agent.spec = structs.replace(agent.spec, task=params.task)
+        self._book.put(agent)
+        self._fleet.starts.secrets.keep(agent.id, params.secrets)
         return await self._start(call, agent)
 
     async def signal(self, _call: Call, params: wire.AgentSignal) -> wire.Signalled:
@@ -154,10 +166,14 @@ class AgentMethods:
         return Done()
 
 
-def refuse_elevation(uid: int | None) -> None:
-    """Refuse a local user other than root an agent that would run as root."""
-    if uid not in (None, 0) and os.getuid() == 0:
+def _refuse_elevation(uid: int | None, agent: Agent) -> None:
+    """Refuse a local user other than root an agent that would run as somebody else."""
+    if uid in (None, 0) or os.getuid() != 0:
+        return
+    account = account_for(agent.spec.user, agent.owner)
+    if account.pw_uid != uid:
         raise PermissionDeniedError(
-            f"this server runs agents as root: the local user of uid {uid} may not start one",
-            hint="run the server as an ordinary user, or have the agent started by root",
+            f"agent '{agent.name}' runs as '{account.pw_name}': the local user of uid {uid} may not"
+            " start it again",
+            hint="have it respawned by its owner or by root",
         )

@@ -20,7 +20,6 @@ from descartesd.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
-from descartesd.methods.agent import refuse_elevation
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.dispatch import bare, settled
 from descartesd.methods.params import inner
@@ -129,14 +128,18 @@ class BatchMethods:
         return self._book.views.info(target) if is_there else Done()
 
     async def spawn(self, call: Call, params: BatchSpawn) -> BatchResult:
-        refuse_elevation(call.caller.uid)
+        named = {name for spec in params.specs for name in spec.secret_env}
+        if more := sorted(params.secrets.keys() - named):
+            raise InvalidArgumentError(
+                f"secrets: {', '.join(more)} is given and named in no spec's secret_env"
+            )
         places = await self._reserve(call, params)
         await self._record(call, places)
         jobs: list[Job] = [partial(self._start, place) for place in places]
         outcomes = await _carry_out(jobs, "batch.spawn", width=_AT_ONCE, fail_fast=params.fail_fast)
         for place, outcome in zip(places, outcomes, strict=True):
             if isinstance(place, Agent) and outcome is None:
-                self._fleet.release(place)
+                self._fleet.starts.release(place)
         if call.idem is None:
             # Under a key the answer is recorded, and the agents with it.
             await self._book.settled()
@@ -147,7 +150,10 @@ class BatchMethods:
         places: list[Agent | DescartesError] = []
         for number, spec in enumerate(params.specs, 1):
             try:
-                places.append(self._fleet.reserve(spec, call.caller.id))
+                secrets = {
+                    name: params.secrets[name] for name in spec.secret_env if name in params.secrets
+                }
+                places.append(self._fleet.starts.reserve(spec, call.caller.id, secrets))
             except DescartesError as exc:
                 places.append(bare(exc))
                 if params.fail_fast:
@@ -166,13 +172,13 @@ class BatchMethods:
             await self._book.registry.durable()
         except UnavailableError:
             for agent in agents:
-                self._fleet.release(agent)
+                self._fleet.starts.release(agent)
             raise
 
     async def _start(self, place: Agent | DescartesError) -> AgentInfo:
         if isinstance(place, DescartesError):
             raise place
-        await self._fleet.start(place)
+        await self._fleet.starts.start(place)
         return self._book.views.info(place)
 
 

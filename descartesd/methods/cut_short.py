@@ -18,7 +18,8 @@ def outcome(intent: Intent, book: Book, max_message_bytes: int) -> Struct | Desc
         return what_was_spawned(book, intent.agent_id, max_message_bytes)
     agent = book.roster.get(intent.agent_id) if intent.agent_id else None
     # Of a further attempt that was cut short the agent is left, not started.
-    if agent is not None and agent.started_at is not None and intent.method in _STARTING:
+    is_begun = agent is not None and (agent.started_at is not None or agent.state == "queued")
+    if agent is not None and is_begun and intent.method in _STARTING:
         return book.views.info(agent)
     return AbortedError(
         f"{intent.method} was cut short by a restart of the server",

@@ -227,6 +227,8 @@ class Dispatcher:
             error = incident(exc, row.method.name)
         self._pending.close((call.peer.route, asked.id), asyncio.current_task())
         self._refuse(row, call.began_ns, call.peer, asked.id, error)
+        # It knows this frame: known to it, too, it would keep the whole request.
+        del error
 
     async def _answer(self, row: Row, call: Call, asked: _Asked, params: Struct) -> None:
         room = row.room(params)
@@ -266,9 +268,13 @@ class Dispatcher:
                 self._work_on(self._answered(row, call, params, answer))
             return await answer.result()
         outcome = await asyncio.shield(self._work_on(settled(row.handler(call, params), method)))
-        if isinstance(outcome, DescartesError):
-            raise outcome
-        return outcome
+        try:
+            if isinstance(outcome, DescartesError):
+                raise outcome
+            return outcome
+        finally:
+            # An error that knows this frame and is known to it would keep the whole request.
+            del outcome
 
     def _work_on(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         if self._group is None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from descartesd.agents.book import Book
 from descartesd.agents.facts import Facts
@@ -14,7 +16,7 @@ from descartesd.agents.fleet import Fleet
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.methods.policy import Policy
 from descartesd.transport.listeners import Listener
-from descartesd.wire.server import KeeperHealth, ServerHealth
+from descartesd.wire.server import KeeperHealth, ServerHealth, Stray
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,7 @@ OK = "ok"
 _SILENCE_S = 10.0
 _LAG_S = 1.0
 _FREE_BYTES = 16 << 20
+_STRAYS_EVERY_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,9 @@ class Health:
         self._lag_s = 0.0
         self._problems: Mapping[str, str | None] = {}
         self._told: list[str] | None = None
+        self._strays: list[Stray] = []
+        self._strays_asked: asyncio.Future[dict[str, Any]] | None = None
+        self._strays_due = self._started
         self.endpoints = [listener.endpoint for listener in parts.listeners]
         # Why there is no keeper.
         self.keeper_problem: str | None = None
@@ -67,7 +73,21 @@ class Health:
             "listeners": _listening_problem(self._parts.listeners),
             "directories": _room_problem(self._parts.directories),
         }
+        self._ask_strays()
         self._tell()
+
+    def _ask_strays(self) -> None:
+        """Have the keeper look, without waiting for its answer."""
+        if self._strays_asked is not None or time.monotonic() < self._strays_due:
+            return
+        self._strays_due = time.monotonic() + _STRAYS_EVERY_S
+        self._strays_asked = self._parts.keeper.request("strays")
+        self._strays_asked.add_done_callback(self._take_strays)
+
+    def _take_strays(self, asked: asyncio.Future[dict[str, Any]]) -> None:
+        self._strays_asked = None
+        told = () if asked.cancelled() or asked.exception() else asked.result()["strays"]
+        self._strays = [Stray(pid=each["pid"], command=each["command"]) for each in told]
 
     def _tell(self) -> None:
         """Record that the status has changed."""
@@ -92,10 +112,15 @@ class Health:
             version=self._version,
             uptime_s=round(time.monotonic() - self._started, 3),
             isolation="none",
-            keeper=KeeperHealth(connected=keeper.connected, pid=keeper.pid, version=keeper.version),
+            keeper=KeeperHealth(
+                connected=keeper.connected,
+                pid=keeper.pid,
+                version=keeper.version,
+                strays=self._strays,
+            ),
             listeners=self.endpoints,
             agents=self._parts.book.roster.counts(),
-            draining=self._parts.fleet.closed is not None,
+            draining=self._parts.fleet.starts.closed is not None,
             checks=checks,
         )
 

@@ -8,7 +8,7 @@ from descartesd.agents.book import Book
 from descartesd.agents.follow import Watches
 from descartesd.errors import InternalError
 from descartesd.methods.call import Call, Handler
-from descartesd.methods.following import follow
+from descartesd.methods.following import Source, follow
 from descartesd.methods.reading import Manner, Place, Reader, search_of
 from descartesd.wire import agent as wire
 
@@ -29,7 +29,7 @@ class OutputMethods:
         agent = self._book.roster.resolve(params.id)
         search = await search_of(params.regex)
         # Asked before the read: an end seen after it might have come with unread bytes.
-        complete = agent.eof
+        complete = agent.is_complete
         offset = await self._reader.start(
             agent, params.stream, params.offset, params.tail, params.since
         )
@@ -40,4 +40,5 @@ class OutputMethods:
         agent = self._book.roster.resolve(params.id)
         if call.stream is None:
             raise InternalError("agent.follow was called without a stream")
-        await follow(self._book, self._watches, self._reader, agent, params, call.stream)
+        source = Source(self._book, self._watches, self._reader, agent)
+        await follow(source, params, call.stream)

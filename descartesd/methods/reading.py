@@ -13,6 +13,7 @@ from descartesd.agents.index import Entry
 from descartesd.agents.lines import FOUND_MAX, Page, Search, Wanted, read_lines, search_for
 from descartesd.agents.output import OutputFiles, Piece
 from descartesd.agents.record import Agent
+from descartesd.agents.replay import Start, lines_start, screen_start
 from descartesd.errors import InternalError
 from descartesd.wire.agent import Mark, OutputChunk, StreamName
 
@@ -65,6 +66,14 @@ class Reader:
             find_time = self._files.since_offset
             starts.append(await _off_loop(agent, find_time, agent.id, stream, since))
         return max(starts)
+
+    async def screen(self, agent: Agent, stream: StreamName) -> Start:
+        """Where the last screenful of a terminal, or the last lines of a stream, begin."""
+        kept = agent.output_bytes
+        if agent.spec.tty is None:
+            return await _off_loop(agent, lines_start, self._files, agent.id, stream, kept)
+        async with self._searches:
+            return await _off_loop(agent, screen_start, self._files, agent.id, kept)
 
     async def chunk(self, agent: Agent, place: Place, manner: Manner) -> OutputChunk:
         """The next chunk from a place on."""

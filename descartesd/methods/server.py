@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from descartesd.agents.book import Book
-from descartesd.agents.fleet import DRAINING, Fleet
+from descartesd.agents.fleet import Fleet
+from descartesd.agents.starting import DRAINING
 from descartesd.methods.call import Call, Handler
 from descartesd.transport.streams import Streams
 from descartesd.wire import server as wire
@@ -21,7 +22,17 @@ from descartesd.wire.methods import METHODS, Method
 
 log = logging.getLogger(__name__)
 
-FEATURES = ["streams", "events", "idempotency", "writer-offsets", "unix-identity"]
+FEATURES = [
+    "streams",
+    "events",
+    "idempotency",
+    "writer-offsets",
+    "unix-identity",
+    "attach",
+    "backends",
+    "chat",
+    "secrets",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,7 @@ class ServerMethods:
             version=self._facts.version,
             protocol=VERSION,
             features=FEATURES,
+            backends=list(self._fleet.starts.backends),
             limits=wire.ServerLimits(
                 max_request_bytes=self._facts.max_request_bytes - CURVE_OVERHEAD,
                 max_message_bytes=self._facts.max_message_bytes,
@@ -91,10 +103,14 @@ class ServerMethods:
 
     def drain(self, _call: Call, params: wire.ServerDrain) -> wire.Drained:
         # One that stops goes on refusing.
-        if self._fleet.closed in (None, DRAINING):
-            self._fleet.closed = None if params.undo else DRAINING
+        if self._fleet.starts.closed in (None, DRAINING):
+            self._fleet.starts.closed = None if params.undo else DRAINING
             log.info("server.draining", extra={"undone": params.undo})
-        return wire.Drained(draining=self._fleet.closed is not None, alive=self._book.alive)
+        return wire.Drained(
+            draining=self._fleet.starts.closed is not None,
+            alive=self._book.alive,
+            queued=self._book.queued,
+        )
 
     def methods(self, _call: Call, _params: wire.Empty) -> wire.MethodTable:
         return self._table

@@ -27,7 +27,7 @@ class Stats:
     def report(self) -> wire.ServerStats:
         """Answer `server.stats`; methods nobody has asked for are left out."""
         requests = self.dispatcher.metrics
-        spawns = self.fleet.spawns
+        spawns = self.fleet.starts.counts
         journal = self.book.journal
         return wire.ServerStats(
             server_id=self.server_id,

@@ -8,7 +8,14 @@ from typing import Any, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from descartesd.wire.agent import AgentFollow, FollowOffsets, Mark, OutputChunk, StreamName
+from descartesd.wire.agent import (
+    AgentFollow,
+    FollowOffsets,
+    Mark,
+    OutputChunk,
+    StreamName,
+)
+from descartesd.wire.attach import AgentAttach, AttachOffsets
 from descartesd.wire.event import Event, EventFollow
 
 
@@ -29,40 +36,40 @@ def position_of(request: Struct) -> Position | None:
     """Where the stream of this request begins; None when it cannot be gone on with."""
     if isinstance(request, AgentFollow):
         return FollowPosition(request)
+    if isinstance(request, AgentAttach):
+        return AttachPosition(request)
     if isinstance(request, EventFollow) and request.since is not None:
         return EventPosition(request.since)
     return None
 
 
-class FollowPosition:
-    """The offsets behind the output the consumer has been given, and which streams have ended."""
+class _Reached:
+    """How far the consumer of output has come in each stream, and which of them have ended."""
 
-    __slots__ = ("_ended", "_next", "_request")
+    __slots__ = ("_ended", "_next")
 
-    def __init__(self, request: AgentFollow) -> None:
-        """`tail` and `since` of the request must have been turned into offsets."""
-        self._request = request
-        self._next: dict[StreamName, int] = {
-            "stdout": request.offsets.stdout,
-            "stderr": request.offsets.stderr,
-        }
+    def __init__(self, starts: dict[StreamName, int | None]) -> None:
+        """A stream that begins at None begins with its first chunk."""
+        self._next = starts
         self._ended: set[StreamName] = set()
 
-    def request(self, waiting: Iterable[OutputChunk]) -> AgentFollow:
-        """The request that goes on behind the chunks the consumer has or is still to be given."""
+    def offsets(self, waiting: Iterable[OutputChunk]) -> dict[StreamName, int | None]:
+        """The offsets behind what the consumer has or is still to be given."""
         offsets = dict(self._next)
         for chunk in waiting:
-            offsets[chunk.stream] = max(offsets[chunk.stream], chunk.next_offset)
-        return replace(self._request, offsets=FollowOffsets(**offsets))
+            offsets[chunk.stream] = max(offsets[chunk.stream] or 0, chunk.next_offset)
+        return offsets
 
-    def is_complete(self, waiting: Iterable[OutputChunk]) -> bool:
-        """Whether every stream has ended."""
+    def has_ended(self, streams: Iterable[StreamName], waiting: Iterable[OutputChunk]) -> bool:
+        """Whether each of these has."""
         ended = self._ended | {chunk.stream for chunk in waiting if chunk.eof}
-        return ended >= set(self._request.streams)
+        return ended >= set(streams)
 
     def accept(self, chunk: OutputChunk) -> OutputChunk | None:
         """The part of a chunk the consumer has not been given yet, None when there is none."""
         at = self._next[chunk.stream]
+        if at is None:
+            at = self._next[chunk.stream] = chunk.offset
         is_news = chunk.eof and chunk.stream not in self._ended
         if chunk.next_offset <= at and not is_news:
             return None
@@ -70,6 +77,57 @@ class FollowPosition:
         if chunk.eof:
             self._ended.add(chunk.stream)
         return chunk if chunk.offset >= at else _from(chunk, at)
+
+
+class FollowPosition(_Reached):
+    """The offsets behind the output the consumer has been given, and which streams have ended."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: AgentFollow) -> None:
+        """`tail` and `since` of the request must have been turned into offsets."""
+        super().__init__({"stdout": request.offsets.stdout, "stderr": request.offsets.stderr})
+        self._request = request
+
+    def request(self, waiting: Iterable[OutputChunk]) -> AgentFollow:
+        """The request that goes on behind the chunks the consumer has or is still to be given."""
+        offsets = {name: at or 0 for name, at in self.offsets(waiting).items()}
+        return replace(self._request, offsets=FollowOffsets(**offsets))
+
+    def is_complete(self, waiting: Iterable[OutputChunk]) -> bool:
+        """Whether every stream has ended."""
+        return self.has_ended(self._request.streams, waiting)
+
+
+class AttachPosition(_Reached):
+    """The same from the last screenful on, wherever the server found its begin."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: AgentAttach) -> None:
+        """Begins at the offsets of the request, where it has any."""
+        super().__init__({"stdout": request.offsets.stdout, "stderr": request.offsets.stderr})
+        self._request = request
+
+    def request(self, waiting: Iterable[OutputChunk]) -> AgentAttach:
+        """The request that goes on behind the chunks the consumer has or is still to be given.
+
+        Once it has begun it steals no more: whoever took the pen meanwhile keeps it.
+        """
+        offsets = self.offsets(waiting)
+        is_new = all(at is None for at in offsets.values())
+        steal = self._request.steal and is_new
+        return replace(self._request, steal=steal, offsets=AttachOffsets(**offsets))
+
+    def is_complete(self, waiting: Iterable[OutputChunk]) -> bool:
+        """Whether both streams have ended; that a terminal has one only the server knows."""
+        return self.has_ended(("stdout", "stderr"), waiting)
+
+    def accept(self, chunk: OutputChunk) -> OutputChunk | None:
+        """The part of a chunk the consumer has not been given yet; the first may have no data."""
+        is_first = self._next[chunk.stream] is None
+        fresh = super().accept(chunk)
+        return chunk if is_first else fresh
 
 
 class EventPosition:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from descartesd.wire.said import EventLines, Question
+
 State = Literal[
     "queued",
     "starting",
@@ -43,6 +45,8 @@ _ENV_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]{0,254}$(?!\n)"
 _KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$(?!\n)"
 _VALUE_PATTERN = r"^[A-Za-z0-9._/:@+-]{0,255}$(?!\n)"
 _SIGNAL_PATTERN = r"^[A-Za-z0-9+-]{1,16}$(?!\n)"
+_WORD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+,()*-]{0,255}$(?!\n)"
+_WRITER_PATTERN = r"^[A-Za-z0-9_-]{8,64}$(?!\n)"
 # What an error says instead of a pattern.
 PATTERN_WORDS = {
     NAME_PATTERN: "a lower-case letter and up to 62 lower-case letters, digits, '.', '_' or '-'",
@@ -51,6 +55,10 @@ PATTERN_WORDS = {
     _KEY_PATTERN: "up to 63 letters, digits, '.', '_', '/', '-', first a letter or digit",
     _VALUE_PATTERN: "up to 255 letters, digits and any of . _ / : @ + -",
     _SIGNAL_PATTERN: "a signal's name or number",
+    _WRITER_PATTERN: "8 to 64 letters, digits, '_' or '-'",
+    _WORD_PATTERN: (
+        "a letter or digit, then up to 255 letters, digits and any of . _ : / @ + , ( ) * -"
+    ),
 }
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 # A name, a full id, or a prefix of at least four characters of an id.
@@ -67,6 +75,11 @@ Owner = Annotated[str, Meta(min_length=1, max_length=128)]
 Argument = Annotated[str, Meta(max_length=131_071)]  # MAX_ARG_STRLEN, execve(2)
 Signal = Annotated[str, Meta(pattern=_SIGNAL_PATTERN)] | Annotated[int, Meta(ge=1, le=64)]
 Regex = Annotated[str, Meta(min_length=1, max_length=1024)]
+# A model, a tool level: the first character may not make it an option of a program.
+Word = Annotated[str, Meta(pattern=_WORD_PATTERN)]
+Writer = Annotated[str, Meta(pattern=_WRITER_PATTERN)]
+Task = Annotated[str, Meta(min_length=1, max_length=200_000)]
+TerminalSize = Annotated[int, Meta(ge=1, le=4096)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 
 
@@ -78,32 +91,98 @@ class StopSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Bounds of one agent; None where nothing is bounded."""
+    """Bounds of one agent; None where nothing is bounded.
 
+    `cpu_percent` is of one core. At `run_seconds` an attempt is ended; when `tokens` or `cost_usd`
+    are spent the agent is paused. One the host cannot enforce is refused, unless `best_effort`.
+    """
+
+    memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] | None = None
+    cpu_percent: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    tasks: Annotated[int, Meta(ge=1, le=4_194_304)] | None = None
     open_files: Annotated[int, Meta(ge=16, le=1_048_576)] | None = None
+    run_seconds: Annotated[float, Meta(gt=0, le=31_536_000)] | None = None
     output_bytes: Annotated[int, Meta(ge=65_536, le=1 << 40)] | None = None
+    tokens: Annotated[int, Meta(ge=1, le=1 << 53)] | None = None
+    cost_usd: Annotated[float, Meta(gt=0)] | None = None
+    best_effort: bool = False
+
+
+class Tty(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A terminal of this size."""
+
+    rows: TerminalSize = 24
+    cols: TerminalSize = 80
+
+
+class Restart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """When an ended agent is started again, and how long it waits before.
+
+    The n-th restart in a row waits delay_s * factor^(n-1), at most max_delay_s, more or less
+    `jitter` of it, and never less than 0.1 s. An attempt of reset_after_s counts as a success,
+    after which n begins at 1. 0 `max_restarts` is no limit.
+    """
+
+    policy: Literal["never", "on-failure", "always"] = "never"
+    delay_s: Seconds = 1.0
+    factor: Annotated[float, Meta(ge=1, le=100)] = 2.0
+    max_delay_s: Seconds = 60.0
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    reset_after_s: Seconds = 60.0
+    max_restarts: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
 
 
 class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What was asked for. `command` is an argument vector, never a shell line."""
+    """What was asked for: a command, or a backend and what it is to do.
 
-    command: Annotated[list[Argument], Meta(min_length=1, max_length=4096)]
+    `command` is an argument vector, never a shell line. `task`, `model`, `system_prompt`,
+    `context`, `tools`, `subagents` (JSON) and `extra_args` are the backend's. `env_file` is read
+    at each start. `secret_env` names what was given with the request and is shown nowhere. With
+    `events` stdout is read as JSON lines. In the queue a higher `priority` goes first. Without
+    `user` an agent runs as the server decides.
+    """
+
+    command: Annotated[list[Argument], Meta(max_length=4096)] = []
     name: Name | None = None
+    backend: Name | None = None
+    task: Task | None = None
+    model: Word | None = None
+    system_prompt: Argument | None = None
+    context: Argument | None = None
+    tools: Word | None = None
+    subagents: Argument | None = None
+    extra_args: Annotated[list[Argument], Meta(max_length=256)] = []
+    chat: bool = False
     cwd: Annotated[str, Meta(max_length=4095)] | None = None
     env: Annotated[dict[EnvName, Argument], Meta(max_length=4096)] = {}
+    env_file: Annotated[str, Meta(max_length=4095)] | None = None
+    secret_env: Annotated[list[EnvName], Meta(max_length=256)] = []
+    user: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     labels: Labels = {}
     stdin: Literal["null", "pipe"] = "null"
+    tty: Tty | None = None
     limits: Limits = Limits()
+    restart: Restart = Restart()
     stop: StopSpec = StopSpec()
+    events: bool = False
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    on_exit: Literal["kill", "keep"] = "kill"
+
+    def __repr__(self) -> str:
+        return f"AgentSpec({self.name!r}, {self.backend or self.command[:1]})"
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
-    """How an agent ended; `signal` is a number, `leftovers` counts processes it left behind."""
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an agent ended; `signal` is a number, `leftovers` counts processes it left behind.
+
+    `message` says why it could not be started, or was not started again.
+    """
 
     reason: Reason
     exit_code: int | None = None
     signal: int | None = None
     leftovers: int = 0
+    message: str | None = None
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -154,12 +233,15 @@ class AgentInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits_enforced: dict[str, bool] = {}
     usage: Usage | None = None
     output: OutputTotals = OutputTotals()
+    output_error: str | None = None
     restarts: int = 0
     queue_position: int | None = None
     progress: float | None = None
     session_id: str | None = None
     tokens: int | None = None
     cost_usd: float | None = None
+    question: Question | None = None
+    event_lines: EventLines = EventLines()
     title: str | None = None
 
 
@@ -168,6 +250,10 @@ class AgentSpawn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     spec: AgentSpec
     replace: bool = False
+    secrets: Annotated[dict[EnvName, Argument], Meta(max_length=256)] = {}
+
+    def __repr__(self) -> str:
+        return f"AgentSpawn({self.spec.name!r}, {sorted(self.secrets)})"
 
 
 class AgentRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -192,13 +278,6 @@ class AgentPage(Struct, frozen=True, kw_only=True):
     agents: list[AgentInfo]
     total: int
     next: str | None = None
-
-
-class AgentPause(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Pause: `freeze` stops every process of the agent, `cooperative` asks its backend."""
-
-    id: AgentId
-    mode: Literal["freeze", "cooperative"] = "freeze"
 
 
 class AgentStop(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -227,7 +306,7 @@ class AgentWrite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     id: AgentId
     data: Annotated[bytes, Meta(max_length=196_608)]
-    writer: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{8,64}$(?!\n)")] | None = None
+    writer: Writer | None = None
     offset: Annotated[int, Meta(ge=0)] | None = None
 
 

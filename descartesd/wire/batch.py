@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from descartesd.wire.agent import AgentId, AgentInfo, AgentSpec, LabelSelector, Owner, State
+from descartesd.wire.agent import (
+    AgentId,
+    AgentInfo,
+    AgentSpec,
+    Argument,
+    EnvName,
+    LabelSelector,
+    Owner,
+    State,
+)
 from descartesd.wire.envelope import WireError
 
 MOST_AGENTS = 10_000
@@ -37,6 +46,10 @@ class BatchRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fail_fast: bool = False
     dry_run: bool = False
 
+    def __repr__(self) -> str:
+        # Among the params may be secrets.
+        return f"BatchRun({self.verb!r}, {len(self.ids)})"
+
     @property
     def changes_nothing(self) -> bool:
         """Whether this only looks."""
@@ -47,11 +60,15 @@ class BatchSpawn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Start an agent for each spec.
 
     Many are started at once; with `fail_fast` one after the other, and none after the first
-    failure.
+    failure. Each is given those of the `secrets` its spec names.
     """
 
     specs: Annotated[list[AgentSpec], Meta(min_length=1, max_length=MOST_AGENTS)]
     fail_fast: bool = False
+    secrets: Annotated[dict[EnvName, Argument], Meta(max_length=256)] = {}
+
+    def __repr__(self) -> str:
+        return f"BatchSpawn({len(self.specs)}, {sorted(self.secrets)})"
 
 
 class BatchItem(Struct, frozen=True, kw_only=True, omit_defaults=True):

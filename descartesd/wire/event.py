@@ -21,6 +21,10 @@ EventKind = Literal[
     "server_started",
     "server_stopping",
     "health_changed",
+    "activity",
+    "progress",
+    "question",
+    "budget_spent",
     "gap",
 ]
 

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from descartesd.wire import action, agent, batch, event, server
+from descartesd.wire import action, agent, attach, batch, event, server, talk
 
 Req = TypeVar("Req", bound=Struct)
 Rep = TypeVar("Rep", bound=Struct)
@@ -61,7 +61,7 @@ AGENT_WAIT = Method(
     "Answer when the agent has ended.",
 )  # fmt: skip
 AGENT_PAUSE = Method(
-    "agent.pause", agent.AgentPause, agent.AgentInfo, "operator", "state",
+    "agent.pause", talk.AgentPause, agent.AgentInfo, "operator", "state",
     "Pause; answered when nothing of the agent runs any more.",
 )  # fmt: skip
 AGENT_RESUME = Method(
@@ -82,11 +82,11 @@ AGENT_SIGNAL = Method(
 )  # fmt: skip
 AGENT_WRITE = Method(
     "agent.write", agent.AgentWrite, agent.Written, "operator", "never",
-    "Write bytes to the agent's stdin.",
+    "Write bytes to the agent's stdin or terminal.",
 )  # fmt: skip
 AGENT_CLOSE_STDIN = Method(
     "agent.close_stdin", agent.AgentRef, server.Done, "operator", "state",
-    "Close the agent's stdin once everything written has been read.",
+    "Close the agent's stdin, or send its terminal an end of file, after what was written.",
 )  # fmt: skip
 AGENT_OUTPUT = Method(
     "agent.output", agent.AgentOutput, agent.OutputChunk, "observer", "read",
@@ -97,13 +97,30 @@ AGENT_FOLLOW = Method(
     "Stream what an agent writes, from an offset to its end.",
     stream=True,
 )  # fmt: skip
+AGENT_ATTACH = Method(
+    "agent.attach", attach.AgentAttach, attach.AttachChunk, "operator", "read",
+    "Stream what an agent writes, first the last screenful, and hold its pen if asked for.",
+    stream=True,
+)  # fmt: skip
+AGENT_RESIZE = Method(
+    "agent.resize", attach.AgentResize, server.Done, "operator", "state",
+    "Set the size of the agent's terminal.",
+)  # fmt: skip
 AGENT_REMOVE = Method(
     "agent.remove", agent.AgentRef, server.Done, "operator", "idem",
     "Forget an ended agent: its record, its output and its name.",
 )  # fmt: skip
 AGENT_RESPAWN = Method(
-    "agent.respawn", agent.AgentRef, agent.AgentInfo, "operator", "idem",
+    "agent.respawn", talk.AgentRespawn, agent.AgentInfo, "operator", "idem",
     "Start an ended agent once more: same id, name and spec, its output going on.",
+)  # fmt: skip
+AGENT_SAY = Method(
+    "agent.say", talk.AgentSay, server.Done, "operator", "idem",
+    "Say something to an agent that was started as a chat.",
+)  # fmt: skip
+AGENT_ANSWER = Method(
+    "agent.answer", talk.AgentAnswer, server.Done, "operator", "idem",
+    "Answer the question an agent waits with: whether it may use a tool.",
 )  # fmt: skip
 BATCH_RUN = Method(
     "batch.run", batch.BatchRun, batch.BatchResult, "observer", "idem",
@@ -166,8 +183,12 @@ METHODS: dict[str, Method[Any, Any]] = {
         AGENT_CLOSE_STDIN,
         AGENT_OUTPUT,
         AGENT_FOLLOW,
+        AGENT_ATTACH,
+        AGENT_RESIZE,
         AGENT_REMOVE,
         AGENT_RESPAWN,
+        AGENT_SAY,
+        AGENT_ANSWER,
         BATCH_RUN,
         BATCH_SPAWN,
         ACTION_LIST,

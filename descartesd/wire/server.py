@@ -46,14 +46,23 @@ class ServerHello(Struct, frozen=True, kw_only=True):
     identity: IdentityInfo
     time: float
     last_event: int = 0
+    backends: list[str] = []
+
+
+class Stray(Struct, frozen=True, kw_only=True):
+    """A process that an agent has left and that is no agent's any more."""
+
+    pid: int
+    command: str
 
 
 class KeeperHealth(Struct, frozen=True, kw_only=True):
-    """The process that owns the agents."""
+    """The process that owns the agents; `strays` are at most 100, as of the last seconds."""
 
     connected: bool
     pid: int | None = None
     version: str | None = None
+    strays: list[Stray] = []
 
 
 class ServerHealth(Struct, frozen=True, kw_only=True):
@@ -144,10 +153,11 @@ class ServerDrain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Drained(Struct, frozen=True, kw_only=True):
-    """Whether new agents are refused, and how many are still alive."""
+    """Whether new agents are refused, how many are still alive, and how many wait for it to end."""
 
     draining: bool
     alive: int
+    queued: int = 0
 
 
 class MethodInfo(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,8 +18,9 @@ import pytest
 from descartesd.client import Client
 from descartesd.errors import (
     ConflictError,
+    WouldBlockError,
 )
-from descartesd.wire.agent import AgentSpawn
+from descartesd.wire.agent import AgentSpawn, Tty
 from descartesd.wire.methods import AGENT_SPAWN
 from tests.support.agents import (
     DETACHED,
@@ -43,6 +45,13 @@ def client(shared_server: Server) -> Iterator[Client]:
         yield client
 
 
+def server_pids(server: Server) -> list[int]:
+    """The daemon and its keeper."""
+    assert server.process is not None
+    assert server.keeper_pid is not None
+    return [server.process.pid, server.keeper_pid]
+
+
 def seconds_until_told(client: Client) -> float:
     """From the moment an agent is let go until its exit is told."""
     agent = client.agent.spawn(
@@ -56,6 +65,41 @@ def seconds_until_told(client: Client) -> float:
     assert ended.outcome is not None
     assert (ended.outcome.exit_code, ended.outcome.reason) == (3, "exit")
     return took
+
+
+@pytest.mark.parametrize("kind", [{"stdin": "pipe"}, {"tty": Tty()}], ids=["pipe", "terminal"])
+def test_fault_33_stdin_of_an_agent_that_does_not_read_is_bounded(
+    client: Client, shared_server: Server, kind: dict[str, Any]
+) -> None:
+    agent = client.agent.spawn(spec=spec(*SLEEP, **kind))
+    piece = b"a line that nobody reads\n" * 2_500
+    processes = [psutil.Process(pid) for pid in server_pids(shared_server)]
+
+    def fill() -> int:
+        """Write until it is refused, and on: how much has been taken."""
+        accepted = refused = 0
+        while refused < 100:
+            try:
+                accepted += client.agent.write(id=agent.id, data=piece).accepted
+            except WouldBlockError:
+                refused += 1
+        return accepted
+
+    taken = fill()
+    before = [process.memory_info().rss for process in processes]
+    assert fill() == 0
+    # 6 MiB more have been sent by then.
+    grown = [
+        process.memory_info().rss - rss for process, rss in zip(processes, before, strict=True)
+    ]
+
+    assert 256 * 1024 < taken < 768 * 1024
+    assert max(grown) < 2 << 20
+    # Everything else goes on, the end of this agent too.
+    other = client.agent.spawn(spec=spec("cat", stdin="pipe"))
+    client.agent.write(id=other.id, data=b"x")
+    until_output(client, other.id, b"x")
+    assert client.agent.kill(id=agent.id).state == "terminated"
 
 
 @pytest.mark.parametrize("verb", ["kill", "stop", "exit"])

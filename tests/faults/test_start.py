@@ -133,8 +133,9 @@ def test_init_of_a_directory_that_is_one_already_changes_nothing(made: Server) -
         ("[limits]\nmax_output_buffer_bytes = 'much'\n", "max_output_buffer_bytes"),
         ("[monitoring]\nlog_level = 'loud'\n", "log_level"),
         ("[nonsense]\nkey = 1\n", "nonsense"),
+        ("[backends.x]\ncommand = ['x']\nchat = ['x']\n", "descartesd.toml: backends.x.say: "),
     ],
-    ids=["unknown key", "wrong type", "wrong value", "unknown section"],
+    ids=["unknown key", "wrong type", "wrong value", "unknown section", "half a chat"],
 )
 def test_faulty_configuration_is_refused_naming_the_key(
     made: Server, tmp_path: Path, lines: str, key: str

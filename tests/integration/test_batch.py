@@ -108,9 +108,10 @@ def test_fail_fast_starts_nothing_after_the_first_failure(client: Client) -> Non
     assert client.agent.spawn(spec=spec(*SLEEP, name="three")).state == "running"
 
 
-def test_agents_over_the_limit_are_refused_each(server: Server) -> None:
+def test_agents_over_the_limits_are_refused_each(server: Server) -> None:
     server.stop()
-    server.environ["DESCARTES_SERVER__MAX_AGENTS"] = "3"
+    server.environ["DESCARTES_SERVER__MAX_AGENTS"] = "2"
+    server.environ["DESCARTES_LIMITS__MAX_QUEUED"] = "1"
     server.start()
     with server.client() as client:
         result = client.batch.spawn(specs=crowd(5))

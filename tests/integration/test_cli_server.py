@@ -71,7 +71,7 @@ def test_drained_server_takes_no_new_agents_until_it_is_undone(shared_server: Se
     undone = document(shared_server.ctl("--json", "server", "drain", "--undo"))
     spawned = shared_server.ctl("agent", "spawn", "--wait", "--", "true")
 
-    assert drained == {"draining": True, "alive": 0}
+    assert drained == {"draining": True, "alive": 0, "queued": 0}
     assert refused.returncode == 5
     assert refused.stderr.endswith(b"end the drain with: descartesctl server drain --undo\n")
     assert ["draining", "takes", "no", "new", "agents"] in [line.split() for line in health]
@@ -95,7 +95,7 @@ def test_drain_that_waits_ends_with_the_last_agent() -> None:
     assert late.returncode == 6
     assert late.stderr.startswith(b"waiting: 1 alive\nerror: agents are still alive: 1;")
     assert waiting.returncode == 0
-    assert json.loads(out) == {"draining": True, "alive": 0}
+    assert json.loads(out) == {"draining": True, "alive": 0, "queued": 0}
 
 
 def test_certificate_issued_by_the_server_lets_its_holder_in(
@@ -235,7 +235,8 @@ def test_doctor_finds_a_healthy_server_healthy(shared_server: Server) -> None:
     people = shared_server.ctl("doctor")
 
     assert local["port"] == checks["port"]
-    assert set(checks) == {
+    # What another test had its agents leave is told for a while.
+    assert set(checks) - {"strays"} == {
         "python", "programs", "profile", "modes", "server", "port", "keeper", "isolation",
     }  # fmt: skip
     assert f"{shared_server.port} is held by 'descartesd'" in checks["port"]["detail"]

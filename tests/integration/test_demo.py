@@ -77,7 +77,8 @@ def test_all_ten_scenarios_pass_and_nothing_is_left() -> None:
         assert len(scenario["checks"]) >= 5
         assert all(check["ok"] for check in scenario["checks"])
     assert sum(scenario["seconds"] for scenario in told["scenarios"]) < 45
-    assert directories() <= before
+    # Another demo of this host may be at work.
+    eventually(lambda: directories() <= before, timeout=60)
 
 
 @pytest.mark.parametrize("number", [3, 6])
@@ -116,7 +117,8 @@ def test_without_a_server_every_scenario_fails_and_tells_why(tmp_path: Path) -> 
         shown.count("✗ the scenario runs to its end: the server ended at once: out of order") == 10
     )
     assert shown.endswith("\n0 of 10 scenarios passed\n")
-    assert directories() <= before
+    # Another demo of this host may be at work.
+    eventually(lambda: directories() <= before, timeout=60)
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from descartesd.client import Client
-from descartesd.errors import InvalidArgumentError, PermissionDeniedError
-from descartesd.keys.profile import Profile
+from descartesd.errors import InvalidArgumentError
 from descartesd.wire.agent import AgentSpec
-from tests.support.server import BIN, Server, running
+from tests.support.server import BIN, Server
 
 SLEEP = ["sleep", "300"]
 
@@ -54,37 +51,6 @@ def test_replacing_by_what_can_start_replaces(shared_server: Server) -> None:
         assert client.agent.get(id="again").id == second.id
         client.agent.kill(id="again")
         client.agent.remove(id="again")
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only a server of root could give root away")
-def test_a_local_user_gets_no_agent_that_runs_as_root(tmp_path: Path) -> None:
-    with running() as server:
-        server.stop()
-        with server.config.open("a") as config:
-            config.write('\n[policy.local_uids]\n65534 = "operator"\n')
-        server.start()
-        os.chmod(server.root, 0o755)
-        child = os.fork()
-        if child == 0:
-            os.setgid(65534)
-            os.setuid(65534)
-            os._exit(_spawn_is_refused(server))
-        _, status = os.waitpid(child, 0)
-
-        assert os.waitstatus_to_exitcode(status) == 42
-        with server.client() as client:
-            assert client.agent.list().total == 0
-
-
-def _spawn_is_refused(server: Server) -> int:
-    socket = server.directory / "run" / "control.sock"
-    with Client(Profile(endpoints=(f"ipc://{socket}",))) as client:
-        assert client.server.hello().identity.id == "uid:65534"
-        try:
-            client.agent.spawn(spec=AgentSpec(command=["id"]))
-        except PermissionDeniedError as exc:
-            return 42 if "runs agents as root" in exc.message else 1
-    return 2
 
 
 def test_a_profile_with_a_key_never_becomes_the_local_user(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ from threading import Event
 import psutil
 import pytest
 
-from descartesd.client import Client
+from descartesd.client import AsyncClient, Client
 from descartesd.errors import AbortedError, ConflictError, InvalidArgumentError, NotFoundError
 from descartesd.wire.agent import AgentInfo, AgentRef
 from descartesd.wire.methods import AGENT_RESPAWN
@@ -145,19 +146,26 @@ def test_of_many_who_start_it_again_one_does(client: Client) -> None:
     until_output(client, agent.id, b"x\nx\n")
 
 
-def test_who_waits_sees_the_end_of_the_attempt_that_was(client: Client) -> None:
+def test_who_waits_sees_the_end_of_the_attempt_that_was(
+    client: Client, shared_server: Server
+) -> None:
     agent = client.agent.spawn(spec=spec("/bin/cat", stdin="pipe"))
-    with ThreadPoolExecutor(1) as pool, client.event.follow() as stream:
-        waiting = pool.submit(client.agent.wait, id=agent.id)
-        for _ in range(20):
-            client.agent.close_stdin(id=agent.id)
-            next(event for event in stream if event.kind == "completed")
-            attempt = client.agent.respawn(id=agent.id).attempt
-            assert waiting.result(timeout=5).attempt == attempt - 1
-            assert waiting.result().state == "completed"
-            waiting = pool.submit(client.agent.wait, id=agent.id)
-        client.agent.kill(id=agent.id)
-        assert waiting.result(timeout=5).state == "terminated"
+
+    async def wait_and_start_anew() -> None:
+        async with AsyncClient(str(shared_server.admin)) as one, one.event.follow() as stream:
+            for attempt in range(1, 21):
+                async with asyncio.TaskGroup() as group:
+                    # In this order on one connection: who waits is there before the end.
+                    waiting = group.create_task(one.agent.wait(id=agent.id, deadline_s=5))
+                    group.create_task(one.agent.close_stdin(id=agent.id))
+                    while (await anext(stream)).kind != "completed":
+                        continue
+                    again = await one.agent.respawn(id=agent.id)
+                    ended = await waiting
+                assert (ended.attempt, ended.state) == (attempt, "completed")
+                assert again.attempt == attempt + 1
+
+    asyncio.run(wait_and_start_anew())
 
 
 def test_what_the_attempt_before_left_with_an_open_pipe_does_not_write_into_the_next(

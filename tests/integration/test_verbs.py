@@ -78,6 +78,9 @@ def test_spawn_under_a_taken_name_is_refused_until_it_is_removed(client: Client)
 
     assert "remove" in (caught.value.hint or "")
     assert client.agent.spawn(spec=spec(*SLEEP, name="taken")).id != first.id
+    with pytest.raises(AlreadyExistsError, match="which is running") as caught:
+        client.agent.spawn(spec=spec(*SLEEP, name="taken"))
+    assert "agent stop taken, then remove it" in (caught.value.hint or "")
 
 
 def test_spawn_with_replace_ends_and_removes_the_holder_first(client: Client) -> None:
@@ -99,7 +102,8 @@ def test_spawn_takes_cwd_and_limit_of_open_files(client: Client, tmp_path: Path)
 
 
 def test_spawn_over_the_limit_of_agents_is_refused() -> None:
-    with running({"server.max_agents": 1}) as server, server.client() as client:
+    settings = {"server.max_agents": 1, "limits.max_queued": 0}
+    with running(settings) as server, server.client() as client:
         agent = client.agent.spawn(spec=spec(*SLEEP))
         with pytest.raises(ResourceExhaustedError, match="max_agents is 1"):
             client.agent.spawn(spec=spec(*SLEEP))

@@ -178,5 +178,5 @@ def test_write_to_an_agent_that_does_not_read_would_block_and_goes_on_later(
 def test_agent_without_a_pipe_has_no_stdin(client: Client) -> None:
     agent = client.agent.spawn(spec=spec(*SLEEP))
 
-    with pytest.raises(ConflictError, match="stdin is not a pipe"):
+    with pytest.raises(ConflictError, match="stdin is neither a pipe nor a terminal"):
         client.agent.write(id=agent.id, data=b"x")

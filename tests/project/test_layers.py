@@ -15,14 +15,18 @@ PACKAGE = ROOT / "descartesd"
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "wire": ("errors",),
-    "config": ("errors", "wire."),
+    "template": (),
+    "config": ("errors", "wire.", "template"),
     "keys": ("errors", "wire.", "config."),
     "observe": ("errors", "wire.", "config.", "keys."),
-    "api": ("errors", "wire."),
+    "api": ("errors", "wire.", "template"),
     "hooks": ("errors", "wire.", "config.", "keys.", "observe.", "api"),
     "transport": ("errors", "wire.", "config.", "keys.", "observe."),
     "keeper": ("errors",),
-    "agents": ("errors", "wire.", "config.", "keys.", "observe.", "keeper.protocol"),
+    "agents": (
+        *("errors", "wire.", "config.", "keys.", "observe.", "template", "api"),
+        "keeper.protocol",
+    ),
     "methods": (
         *("errors", "wire.", "config.", "keys.", "observe.", "api", "hooks."),
         *("transport.", "agents."),
@@ -39,7 +43,7 @@ CTL_EXCEPTIONS = {
     "ctl/config.py": ("config.",),
     "ctl/cert.py": ("init", "config."),
 }
-ROOTS = {"daemon", "main", "__init__"}
+ROOTS = {"daemon", "main", "plugins", "__init__"}
 # Each untyped or heavy library has one module, or one layer, that imports it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "dynaconf": ("config/load.py",),

@@ -131,9 +131,12 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether every thread of a process is stopped by a signal."""
+    """Whether every thread of a process is stopped by a signal.
+
+    Or asleep in the kernel, as one is whose child was stopped before its exec (vfork(2)).
+    """
     threads = [f"{pid}/task/{thread.id}" for thread in psutil.Process(pid).threads()]
-    return all(_state(thread) == "T" for thread in threads)
+    return all(_state(thread) in "TD" for thread in threads)
 
 
 def _state(thread: str) -> str:

@@ -87,17 +87,22 @@ def check_numbers(events: Sequence[Event], since: int = 0) -> None:
 def lives(events: Sequence[Event]) -> dict[str, list[list[State]]]:
     """The states of each agent that events tell of, attempt by attempt.
 
-    Each follows from the one before, and none but the last of an attempt is an end.
+    Each follows from the one before, and none but the last of an attempt is an end, or a wait for
+    the next one.
     """
     found: dict[str, list[list[State]]] = {}
     for event in events:
-        if event.agent_id is None or event.state is None or event.previous is None:
+        if event.agent_id is None or event.state is None:
+            continue
+        if event.previous is None:
+            if event.kind == "status_changed":
+                found[event.agent_id] = [[event.state]]
             continue
         attempts = found.setdefault(event.agent_id, [["starting"]])
         assert event.previous == attempts[-1][-1], event
         assert event.state == step(event.previous, event.state)
         assert event.kind == END_KINDS.get(event.state, "status_changed"), event
-        if event.previous in ENDED:
+        if event.previous in ENDED or event.attempt == len(attempts) + 1:
             attempts.append([])
         assert event.attempt == len(attempts), event
         attempts[-1].append(event.state)

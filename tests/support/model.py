@@ -16,38 +16,48 @@ Answer = Place | Literal["conflict", "not_found"]
 
 _ALIVE: dict[Place, Place] = {"running": "running", "paused": "paused"}
 _ENDED: dict[Place, Place] = {state: state for state in sorted(ENDED)}
+_WAITING: dict[Place, Place] = {"queued": "queued", "backoff": "backoff"}
+_ENDS_BY_US: dict[Place, Place] = dict.fromkeys((*_WAITING, *_ALIVE), "terminated")
 # Where each verb leads from each state; from one that is missing it is refused.
 LEADS: dict[Verb, dict[Place, Place]] = {
-    "get": _ALIVE | _ENDED,
+    "get": _WAITING | _ALIVE | _ENDED,
     "pause": dict.fromkeys(_ALIVE, "paused"),
     "resume": dict.fromkeys(_ALIVE, "running"),
-    "stop": dict.fromkeys(_ALIVE, "terminated") | _ENDED,
-    "kill": dict.fromkeys(_ALIVE, "terminated") | _ENDED,
+    "stop": _ENDS_BY_US | _ENDED,
+    "kill": _ENDS_BY_US | _ENDED,
     "signal": _ALIVE,
-    "respawn": dict.fromkeys(_ENDED, "running"),
+    "respawn": dict.fromkeys(_ENDED, "queued"),
     "remove": dict.fromkeys(_ENDED, "gone"),
 }
 
 
 @dataclass(slots=True, eq=False)
 class Model:
-    """An agent whose program, left to run, ends in one of the states `ends`."""
+    """An agent whose program, left to run, ends in one of the states `ends`.
+
+    One that restarts does so a few times before. One that is queued may have its turn any time.
+    """
 
     id: str
     kind: str
     ends: frozenset[State] = frozenset()
     # A deadly signal is on its way: paused or not, it fails.
     is_doomed: bool = False
+    restarts: bool = False
     attempts: int = 1
     may_be: set[Place] = field(default_factory=lambda: {"running"})
 
     def now(self, since: Iterable[Place] | None = None) -> set[Place]:
         """Where it may be by now, having been in one of `since`."""
         found = set(self.may_be if since is None else since)
+        if self.is_doomed and found & (_WAITING | _ALIVE).keys():
+            found.add("backoff" if self.restarts else "failed")
+        if found & _WAITING.keys():
+            found.add("running")
         if "running" in found:
             found |= self.ends
-        if self.is_doomed and found & _ALIVE.keys():
-            found.add("failed")
+            if self.restarts:
+                found.add("backoff")
         return found
 
     def outcomes(self, verb: Verb) -> dict[Answer, set[Place]]:
@@ -72,3 +82,11 @@ class Model:
     def heard_nothing(self, verb: Verb) -> None:
         """The verb was begun, and nobody knows how far it came."""
         self.may_be = self.now().union(*self.outcomes(verb).values())
+
+    def lost(self) -> None:
+        """The keeper has died, and whatever ran with it."""
+        found = self.now()
+        self.may_be = found - _ALIVE.keys()
+        if found & _ALIVE.keys():
+            self.may_be.add("backoff" if self.restarts else "lost")
+        self.is_doomed = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from descartesd.wire.agent import AgentSpec, State
+from descartesd.wire.agent import AgentSpec, Restart, State
 from tests.support.agents import SLEEP, python, sh, spec
 
 LINE = b"line %06d\n"
@@ -29,6 +29,7 @@ if os.fork() == 0:
 time.sleep(300)
 """
 SOON = "sleep 0.05"
+A_FEW_TIMES = Restart(policy="always", delay_s=0.02, max_delay_s=0.02, max_restarts=2)
 
 
 class Program(NamedTuple):
@@ -45,6 +46,8 @@ PROGRAMS = {
     "completing": Program(sh(SOON), frozenset(("completed",))),
     "failing": Program(sh(f"{SOON}; exit 3"), frozenset(("failed",))),
     "crashing": Program(sh(f"{SOON}; kill -SEGV $$"), frozenset(("failed",))),
+    # Given up, and so failed, after the last of its attempts.
+    "recurring": Program(sh(SOON, restart=A_FEW_TIMES), frozenset(("failed",))),
     "writer": Program(python(WRITER), frozenset(("completed",))),
     # Writes the lines it is given, and completes when its stdin is closed.
     "reader": Program(spec("cat", stdin="pipe")),

@@ -43,6 +43,9 @@ def status(of: Agent, state: str = "running", **fields: Any) -> protocol.Status:
         "signal": None,
         "ended_by": None,
         "leftovers": 0,
+        "pause_mode": "tree",
+        "limits_enforced": {},
+        "out_of_memory": False,
         "eof": state == "exited",
         "stdin_open": False,
         "totals": {"stdout": 0, "stderr": 0},
@@ -52,7 +55,13 @@ def status(of: Agent, state: str = "running", **fields: Any) -> protocol.Status:
 
 
 _REPLIES: dict[str, dict[str, Any]] = {
-    "hello": {"pid": 1, "version": protocol.VERSION, "boot_id": "boot"},
+    "hello": {
+        "pid": 1,
+        "version": protocol.VERSION,
+        "boot_id": "boot",
+        "started_at": 1.0,
+        "features": ["usage"],
+    },
     "recover": {"ended": 1},
     "spawn": {"pid": 999, "start_time": 9, "started_at": 9.0},
     "forget": {},
@@ -74,6 +83,8 @@ class ScriptedKeeper:
         self.before_reply: Callable[[str, str], None] = lambda _op, _agent_id: None
         # What an operation is refused with: the code and the message.
         self.refusals: dict[str, tuple[str, str]] = {}
+        # Why output waits, by agent.
+        self.output_errors: dict[str, str] = {}
         self.heard: list[dict[str, Any]] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(path)
@@ -114,8 +125,15 @@ class ScriptedKeeper:
             error = dict(zip(("code", "message"), refusal, strict=True))
             protocol.send(self._peer, {"id": request["id"], "error": error})
             return
-        reply = _REPLIES[request["op"]] if request["op"] != "list" else self._list(request)
-        protocol.send(self._peer, {"id": request["id"], "ok": reply})
+        protocol.send(self._peer, {"id": request["id"], "ok": self._reply(request)})
+
+    def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request["op"] == "list":
+            return self._list(request)
+        if request["op"] == "usage":
+            used = {each: [4096, 0.5, 2] for each in request["agent_ids"]}
+            return {"usage": used, "output_errors": self.output_errors}
+        return _REPLIES[request["op"]]
 
     def _list(self, request: dict[str, Any]) -> dict[str, Any]:
         number = int(request.get("cursor") or "0")

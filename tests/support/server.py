@@ -48,6 +48,8 @@ class Server:
         self.environ = {
             name: value for name, value in os.environ.items() if not name.startswith("DESCARTES")
         }
+        # The private directories of agents that are never removed go with it.
+        self.environ["TMPDIR"] = str(self.root)
         for key, value in (settings or {}).items():
             section, _, rest = key.partition(".")
             self.environ[f"DESCARTES_{section}__{rest.replace('.', '__')}".upper()] = str(value)

@@ -19,7 +19,7 @@ def ended(number: int = 1, **fields: object) -> Agent:
 
 async def respawn(scene: Scene, agent: Agent) -> None:
     await scene.fleet.renew(agent)
-    await scene.fleet.start(agent)
+    await scene.fleet.starts.start(agent)
 
 
 def test_attempt_begun_while_the_list_comes_is_not_lost(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.unit.agents.test_list_beside_requests import Scene, run
 
 
 def reserved(scene: Scene) -> Agent:
-    return scene.fleet.reserve(AgentSpec(command=["/bin/sleep", "1"], name="one"), "uid:0")
+    return scene.fleet.starts.reserve(AgentSpec(command=["/bin/sleep", "1"], name="one"), "uid:0")
 
 
 def fill(scene: Scene) -> None:
@@ -42,7 +42,7 @@ def test_agent_killed_before_its_start_is_cancelled_and_not_launched(tmp_path: P
         one = reserved(scene)
         killing = ending(scene, one)
         await asyncio.sleep(0)
-        await scene.fleet.start(one)
+        await scene.fleet.starts.start(one)
 
         end = await killing
         assert end.outcome is not None
@@ -65,7 +65,7 @@ def test_agent_killed_while_it_is_launched_is_killed_once_it_runs(tmp_path: Path
                 killing.append(ending(scene, one))
 
         scene.keeper.before_reply = kill
-        await scene.fleet.start(one)
+        await scene.fleet.starts.start(one)
 
         end = await killing[0]
         assert end.outcome is not None
@@ -80,7 +80,7 @@ def test_agent_killed_whose_start_fails_is_told_as_gone(tmp_path: Path) -> None:
         one = reserved(scene)
         killing = asyncio.ensure_future(scene.fleet.kill(one))
         await asyncio.sleep(0)
-        scene.fleet.release(one)
+        scene.fleet.starts.release(one)
 
         with pytest.raises(NotFoundError, match="could not be started"):
             await killing
@@ -125,7 +125,7 @@ def test_start_that_recovery_has_given_up_can_be_given_up_again(tmp_path: Path) 
         one = record(1, "starting", attempt=2)
         scene.load(one)
         scene.facts.lose(one, "keeper_lost")
-        scene.fleet.release(one, "nothing can be recorded")
+        scene.fleet.starts.release(one, "nothing can be recorded")
 
         assert one.outcome is not None
         assert (one.state, one.outcome.reason) == ("failed", "spawn_error")

@@ -12,7 +12,7 @@ import pytest
 
 from descartesd.agents.book import Book
 from descartesd.agents.facts import Facts
-from descartesd.agents.fleet import Fleet, FleetOptions
+from descartesd.agents.fleet import Fleet
 from descartesd.agents.journal import Journal
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.output import OutputFiles
@@ -20,6 +20,7 @@ from descartesd.agents.record import Agent
 from descartesd.agents.recovery import reconcile
 from descartesd.agents.registry import Registry
 from descartesd.agents.spec import RunnerDefaults
+from descartesd.agents.starting import FleetOptions
 from descartesd.errors import AbortedError, ResourceExhaustedError
 from descartesd.keeper import protocol
 from descartesd.wire.agent import AgentInfo, AgentSpec, State
@@ -208,7 +209,7 @@ def test_start_whose_answer_was_lost_is_decided_by_the_next_list(
                 raise ConnectionError
 
         scene.keeper.before_reply = hang_up
-        agent = scene.fleet.reserve(AgentSpec(command=["true"], name="web"), "uid:0")
+        agent = scene.fleet.starts.reserve(AgentSpec(command=["true"], name="web"), "uid:0")
         async with asyncio.TaskGroup() as group:
             starting = group.create_task(started(scene, agent))
             async with asyncio.timeout(1):
@@ -228,7 +229,7 @@ def test_start_whose_answer_was_lost_is_decided_by_the_next_list(
 
 async def started(scene: Scene, agent: Agent) -> bool:
     try:
-        await scene.fleet.start(agent)
+        await scene.fleet.starts.start(agent)
     except AbortedError:
         return False
     return True

@@ -12,7 +12,7 @@ import pytest
 
 from descartesd.agents.book import Book
 from descartesd.agents.facts import Facts
-from descartesd.agents.fleet import Fleet, FleetOptions
+from descartesd.agents.fleet import Fleet
 from descartesd.agents.journal import Journal
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.output import OutputFiles
@@ -20,6 +20,7 @@ from descartesd.agents.record import Agent, from_row
 from descartesd.agents.recovery import reconcile
 from descartesd.agents.registry import Registry
 from descartesd.agents.spec import RunnerDefaults
+from descartesd.agents.starting import FleetOptions
 from descartesd.keeper import protocol
 from descartesd.wire.agent import AgentSpec, Reason, State
 from tests.support.scriptedkeeper import ScriptedKeeper, status
@@ -201,6 +202,28 @@ def test_agent_the_keeper_lost_is_lost_after_what_is_left_of_it_was_ended(tmp_pa
     run(tmp_path, test)
 
 
+def test_what_a_dead_keeper_let_stay_is_ended_once_and_by_id_alone(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        keeping, gone, other = (agent(number, "completed", eof=True) for number in range(3))
+        for each in (keeping, gone):
+            each.spec = AgentSpec(command=["true"], on_exit="keep")
+        scene.load(keeping, gone, other)
+        scene.book.forget(scene.get(gone))
+        assert scene.registry.save()
+        scene.book.kept = []
+        scene.book.load([])
+
+        await scene.reconcile()
+        await scene.reconcile()
+
+        (request,) = scene.keeper.of("recover")
+        assert [each["agent_id"] for each in request["agents"]] == [gone.id, keeping.id]
+        assert all(each["pid"] > PID_MAX_LIMIT for each in request["agents"])
+        assert scene.book.kept == []
+
+    run(tmp_path, test)
+
+
 def test_after_a_start_of_the_host_nothing_is_sought(tmp_path: Path) -> None:
     async def test(scene: Scene) -> None:
         one = agent(1, "paused", paused_at=3.0, pause_mode="tree")
@@ -261,14 +284,14 @@ def test_agent_started_while_the_list_comes_is_neither_lost_nor_unknown(tmp_path
 
         def start(page: int) -> None:
             if page == 0:
-                started.append(scene.fleet.reserve(AgentSpec(command=["true"]), "uid:0"))
+                started.append(scene.fleet.starts.reserve(AgentSpec(command=["true"]), "uid:0"))
                 scene.keeper.pages[1].append(status(agent(1), agent_id=started[0].id))
 
         scene.keeper.pages = [[], []]
         scene.keeper.before_page = start
 
         unknown = await scene.reconcile()
-        await scene.fleet.start(started[0])
+        await scene.fleet.starts.start(started[0])
 
         assert unknown == []
         assert scene.get(started[0]).state == "running"
@@ -342,5 +365,32 @@ def test_end_is_recorded_only_when_the_keeper_works_on_it(tmp_path: Path, verb: 
 
         assert recorded == ["running", "stopping"]
         assert scene.get(one).state == "terminated"
+
+    run(tmp_path, test)
+
+
+def test_end_that_is_known_is_not_lost_with_the_keeper(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        noting: list[Callable[[], None]] = []
+        told: list[protocol.Status] = []
+
+        def put_off(_agent: Agent, status: protocol.Status, apply: Callable[[], None]) -> None:
+            told.append(status)
+            noting.append(apply)
+
+        scene.facts.hear_out = put_off
+        one = agent(1)
+        scene.load(one)
+        scene.facts.on_keeper_event("exited", status(one, "exited", eof=False))
+        (tmp_path / OutputFiles.file_name(one.id, "stdout")).write_bytes(b"the last words")
+        await scene.reconcile()
+        assert scene.get(one).state == "running"
+        assert (told[-1]["eof"], told[-1]["totals"]["stdout"]) == (True, 14)
+
+        noting[-1]()
+        found = scene.get(one)
+        assert (found.state, found.eof, found.output.stdout.total) == ("completed", True, 14)
+        assert found.outcome is not None
+        assert found.outcome.reason == "exit"
 
     run(tmp_path, test)

@@ -18,11 +18,12 @@ def test_agents_start_under_a_uid_that_has_no_name() -> None:
         pwd.getpwuid(NOBODY)
     script = (
         "import os\n"
-        "from descartesd.agents.spec import RunnerDefaults, launch_fields\n"
+        "from descartesd.agents.spec import Given, RunnerDefaults, launch_fields\n"
         "from descartesd.wire.agent import AgentSpec\n"
         f"os.setuid({NOBODY})\n"
         "wanted = AgentSpec(command=['true'])\n"
-        "fields = launch_fields(wanted, 'id', 'name', RunnerDefaults(None, ('~/bin', '/bin'), 1))\n"
+        "defaults = RunnerDefaults(None, ('~/bin', '/bin'), 1)\n"
+        "fields = launch_fields(wanted, 'id', 'name', defaults, Given())\n"
         "print(fields['cwd'], fields['env']['USER'], fields['env']['PATH'])\n"
     )
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from descartesd.transport.positions import FollowPosition
+from descartesd.transport.positions import AttachPosition, FollowPosition
 from descartesd.wire.agent import AgentFollow, FollowOffsets, Mark, OutputChunk, StreamName
+from descartesd.wire.attach import AgentAttach, AttachOffsets
 
 
 def chunk(
@@ -76,3 +77,31 @@ def test_an_overlap_of_found_lines_is_cut_off_by_their_offsets() -> None:
     )  # fmt: skip
     assert after(45) == replace(found, data=b"", offset=45, marks=[])
     assert after(50) is None
+
+
+def test_an_attachment_begins_where_its_first_chunk_says() -> None:
+    position = AttachPosition(AgentAttach(id="worker", writer="token-12345", steal=True))
+    start = chunk(b"", 700)
+
+    assert position.request([]) == AgentAttach(id="worker", writer="token-12345", steal=True)
+    assert position.accept(start) == start
+    assert position.accept(start) is None
+    assert position.accept(chunk(b"ab", 700)) == chunk(b"ab", 700)
+    assert position.accept(chunk(b"abc", 700)) == chunk(b"c", 702)
+
+
+def test_an_attachment_that_goes_on_keeps_its_pen_and_steals_none() -> None:
+    position = AttachPosition(AgentAttach(id="worker", writer="token-12345", steal=True))
+    position.accept(chunk(b"abc", 700))
+
+    assert position.request([chunk(b"d", 703), chunk(b"", 0, stream="stderr")]) == AgentAttach(
+        id="worker", writer="token-12345", offsets=AttachOffsets(stdout=704, stderr=0)
+    )
+
+
+def test_an_attachment_is_complete_when_both_streams_have_ended() -> None:
+    position = AttachPosition(AgentAttach(id="worker"))
+    position.accept(chunk(b"a", 0, eof=True))
+
+    assert not position.is_complete([])
+    assert position.is_complete([chunk(b"b", 0, eof=True, stream="stderr")])

@@ -10,7 +10,12 @@ from descartesd.config.reference import reference
 def test_every_key_has_its_row_below_its_section() -> None:
     page = reference()
 
-    for leaf in leaves().values():
+    entries = [leaf for leaf in leaves().values() if leaf.entry is not None]
+    inner = [each for leaf in entries for each in leaves(leaf.entry, f"{leaf.key}.NAME.").values()]
+    plain = [leaf for leaf in leaves().values() if leaf.entry is None]
+
+    assert [leaf.key for leaf in entries] == ["backends"]
+    for leaf in [*plain, *inner]:
         section, _, name = leaf.key.rpartition(".")
         block = page.split(f"## [{section}]\n")[1].split("\n## ")[0]
         assert f"| `{name}` | " in block

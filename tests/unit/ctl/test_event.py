@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from descartesd.ctl.connect import _Connection
+from descartesd.ctl.connect import Connection
 from descartesd.ctl.event import _line
 from descartesd.wire.agent import Outcome
 from descartesd.wire.event import Event
@@ -49,7 +49,7 @@ def test_line_of_an_event_tells_when_what_to_whom(
 
 def test_lost_connection_and_its_return_are_told_on_stderr() -> None:
     printed = Captured()
-    connection = _Connection(printed.output)
+    connection = Connection(printed.output.note)
 
     for news in ("up", "lost", "up", "up"):
         connection.changed(news, "tcp://x:1")
@@ -64,6 +64,6 @@ def test_lost_connection_and_its_return_are_told_on_stderr() -> None:
 def test_nothing_is_told_of_a_connection_in_json() -> None:
     printed = Captured(json=True)
 
-    _Connection(printed.output).changed("lost", "tcp://x:1")
+    Connection(printed.output.note).changed("lost", "tcp://x:1")
 
     assert printed.err == b""

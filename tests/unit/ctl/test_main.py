@@ -33,7 +33,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["agent", "lst"], "unknown verb 'lst'", "did you mean 'list'"),
         (["zzz"], "unknown noun 'zzz'", "see: descartesctl --help"),
         (["server", "zzz"], "unknown verb 'zzz'", "see: descartesctl server --help"),
-        (["agent", "attach", "x"], "unknown verb 'attach'", "see: descartesctl agent --help"),
+        (["agent", "chat", "x"], "unknown verb 'chat'", "see: descartesctl agent --help"),
         (["--josn", "ps"], "unknown option '--josn' in front of the noun", None),
         (["agent", "--state=x", "list"], "unknown option '--state' in front of the verb", None),
         (["agent", "spawn"], "the agent's command is missing", None),

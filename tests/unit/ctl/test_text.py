@@ -16,7 +16,7 @@ from descartesd.ctl.text import (
     table,
     timestamp,
 )
-from descartesd.wire.agent import AgentInfo, AgentSpec, Outcome
+from descartesd.wire.agent import AgentInfo, AgentSpec, Outcome, Restart
 
 
 def agent(**fields: object) -> AgentInfo:
@@ -114,6 +114,14 @@ def test_outcome_says_how_it_ended(ended: Outcome | None, expected: str) -> None
     assert outcome(agent(outcome=ended)) == expected
 
 
+def test_details_tell_why_it_could_not_be_started() -> None:
+    ended = Outcome(reason="spawn_error", message="program 'x': not found")
+
+    assert dict(agent_details(agent(outcome=ended), 1060.0))["outcome"] == (
+        "spawn_error: program 'x': not found"
+    )
+
+
 def test_details_name_environment_variables_and_not_their_values() -> None:
     rows = dict(agent_details(agent(), 1060.0))
 
@@ -121,6 +129,30 @@ def test_details_name_environment_variables_and_not_their_values() -> None:
     assert rows["created"] == "1970-01-01 00:16:40Z (1m00s ago)"
     assert "hunter2" not in str(rows)
     assert "ended" not in rows
+
+
+def test_row_says_what_an_agent_waits_for() -> None:
+    waiting = agent_row(agent(state="queued", queue_position=3), 1060.0)
+    failed = Outcome(reason="exit", exit_code=2)
+    resting = agent_row(agent(state="backoff", outcome=failed, next_start_at=1075.5), 1060.0)
+
+    assert (waiting[2], waiting[5]) == ("queued", "queued 3")
+    assert (resting[2], resting[5]) == ("backoff", "exit 2, again in 15s")
+
+
+def test_details_tell_of_queue_and_restarts() -> None:
+    policy = Restart(policy="on-failure", max_restarts=5)
+    wanted = AgentSpec(command=["true"], priority=-3, restart=policy)
+    rows = dict(
+        agent_details(
+            agent(spec=wanted, restarts=2, queue_position=7, next_start_at=1075.5), 1060.0
+        )
+    )
+    plain = dict(agent_details(agent(), 1060.0))
+
+    assert (rows["restart"], rows["restarts"]) == ("on-failure", "2 of 5")
+    assert (rows["priority"], rows["queue position"], rows["next start"]) == ("-3", "7", "in 15s")
+    assert not {"restart", "restarts", "priority", "queue position", "next start"} & plain.keys()
 
 
 def test_moment_that_never_was_is_a_dash() -> None:

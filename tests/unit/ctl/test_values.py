@@ -11,6 +11,7 @@ from descartesd.ctl.values import (
     is_signal,
     moment,
     pairs,
+    percent,
     positive_duration,
     signal,
     size,
@@ -118,6 +119,17 @@ def test_malformed_pair_is_named_by_its_place_and_never_shown(word: str) -> None
         pairs("--env", ["A=1", word])
 
     assert caught.value.message == "--env number 2 is not of the form K=V"
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("50%", 50), ("150", 150), ("1%", 1)])
+def test_percent_is_a_share_of_one_core(text: str, wanted: int) -> None:
+    assert percent(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["0", "0%", "-5", "1.5%", "%", "50%%", ""])
+def test_percent_refuses_what_is_none(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="is no share"):
+        percent(text)
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,24 @@ class Keeper:
     """One keeper process with a directory of its own, and a client connected to it."""
 
     def __init__(
-        self, *options: str, prepare: Callable[[], None] | None = None, wrapper: Sequence[str] = ()
+        self,
+        *options: str,
+        prepare: Callable[[], None] | None = None,
+        wrapper: Sequence[str] = (),
+        uid: int | None = None,
     ) -> None:
+        """`uid`: whom it runs as, with no capability but to find the interpreter anywhere."""
         self.directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="kpr-"))
         self.socket = str(self.directory / "s")
         self.output = str(self.directory / "out")
         self.spawned: list[str] = []
+        if uid is not None:
+            os.chown(self.directory, uid, uid)
+            wrapper = [
+                *("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"),
+                *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+                *wrapper,
+            ]
         command = [*wrapper, sys.executable, "-m", "descartesd.keeper"]
         self.process = subprocess.Popen(
             [*command, "--socket", self.socket, "--output-dir", self.output, *options],

@@ -15,6 +15,7 @@ import pytest
 from descartesd.errors import ConflictError, DescartesError, NotFoundError
 from descartesd.keeper import control
 from descartesd.keeper.agent import Agent, Agents
+from descartesd.keeper.cgroup import Groups
 from descartesd.keeper.control import Control
 from descartesd.keeper.loop import Loop, boottime
 from descartesd.keeper.output import Pump
@@ -146,7 +147,7 @@ class RestlessTree(Tree):
     """A tree in which every look finds another process, as fast as one may look."""
 
     def __init__(self, loop: Loop, agents: Agents) -> None:
-        super().__init__(loop, agents)
+        super().__init__(loop, agents, Groups())
         self.sent: list[tuple[int, int]] = []
 
     def walk(self, _agent: Agent) -> Iterator[Process]:
@@ -306,12 +307,36 @@ def test_stop_reaches_all_before_the_leaders_end_hides_its_children(keeper: Keep
         assert keeper.eof(agent_id)["leftovers"] == 0
 
 
-def test_stopping_agent_takes_no_pause_and_a_second_stop_changes_nothing(keeper: Keeper) -> None:
-    agent_id = keeper.spawn("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.02; done")
+def test_later_stop_with_another_signal_sends_it(keeper: Keeper) -> None:
+    agent_id = keeper.spawn(
+        "sh", "-c", "trap '' TERM; trap 'exit 5' INT; echo up; while :; do sleep 0.02; done"
+    )
     keeper.wait_out(agent_id, b"up")
     keeper.ask("stop", agent_id=agent_id, signal=signal.SIGTERM, grace_s=60.0)
 
-    keeper.ask("stop", agent_id=agent_id, signal=signal.SIGKILL, grace_s=0.0)
+    keeper.ask("stop", agent_id=agent_id, signal=signal.SIGINT, grace_s=60.0)
+
+    ended = keeper.exited(agent_id)
+    assert (ended["exit_code"], ended["ended_by"]) == (5, "stop")
+
+
+def test_later_stop_brings_the_kill_nearer_but_never_puts_it_off(keeper: Keeper) -> None:
+    agent_id = keeper.spawn("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.02; done")
+    keeper.wait_out(agent_id, b"up")
+    began = time.monotonic()
+
+    for grace_s in (60.0, 0.2, 60.0):
+        keeper.ask("stop", agent_id=agent_id, grace_s=grace_s)
+
+    ended = keeper.exited(agent_id)
+    assert 0.2 <= time.monotonic() - began < 3
+    assert (ended["signal"], ended["ended_by"], ended["leftovers"]) == (9, "stop", 0)
+
+
+def test_stopping_agent_takes_neither_pause_nor_resume_but_a_kill(keeper: Keeper) -> None:
+    agent_id = keeper.spawn("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.02; done")
+    keeper.wait_out(agent_id, b"up")
+    keeper.ask("stop", agent_id=agent_id, signal=signal.SIGTERM, grace_s=60.0)
 
     with pytest.raises(ConflictError, match="is stopping: pause needs"):
         keeper.ask("pause", agent_id=agent_id)

@@ -65,11 +65,11 @@ def test_shutdown_ends_strays(make_keeper: Callable[..., Keeper]) -> None:
 def test_shutdown_takes_the_last_output_along(make_keeper: Callable[..., Keeper]) -> None:
     keeper = make_keeper()
     script = (
-        "import signal, sys, time\n"
+        "import os, signal, sys, time\n"
         "def last(*_):\n"
-        "    sys.stdout.write('x' * 60000); sys.stdout.flush(); sys.exit(0)\n"
+        "    os.write(1, b'x' * 60000); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, last)\n"
-        "print('up', flush=True)\n"
+        "os.write(1, b'up\\n')\n"
         "time.sleep(60)"
     )
     agent_id = keeper.spawn(*PYTHON, script)

@@ -92,12 +92,12 @@ def test_agents_get_the_soft_limit_the_keeper_was_started_with(
 ) -> None:
     hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 5000)
     keeper = make_keeper(prepare=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard)))
-    limits = Path(f"/proc/{keeper.process.pid}/limits").read_text().splitlines()
-    files = next(line for line in limits if line.startswith("Max open files")).split()
 
     # More agents than the soft limit would allow the keeper to have.
     ids = [keeper.spawn("sleep", "60") for _ in range(60)]
     seen = look(keeper)
+    limits = Path(f"/proc/{keeper.process.pid}/limits").read_text().splitlines()
+    files = next(line for line in limits if line.startswith("Max open files")).split()
 
     assert files[3:5] == [str(hard), str(hard)]
     assert keeper.descriptors() > 100

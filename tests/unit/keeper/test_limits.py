@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from descartesd.errors import InvalidArgumentError
+from descartesd.errors import ConflictError, InvalidArgumentError, UnimplementedError
+from tests.support.eventually import eventually
 from tests.unit.keeper.harness import Keeper
 
 SCRIPT = """
@@ -23,11 +27,12 @@ code = "import resource, time; time.sleep(0.2); print(resource.getrlimit(7))"
 show = [sys.executable, "-I", "-S", "-c", code]
 for rlimits in ({}, {"nofile": 50}):
     with limits.passed_on(rlimits):
-        child = subprocess.Popen(show, preexec_fn=limits.preparation(rlimits))
+        child = subprocess.Popen(show)
     limits.settle(child.pid, rlimits)
     child.wait()
 print(resource.getrlimit(resource.RLIMIT_NOFILE), len(os.listdir("/proc/self/fd")) - before)
-print(limits.preparation({}), limits.preparation({"nofile": 50}))
+for with_files in (False, True):
+    print([name for name, _ in limits.steps({"nofile": 50, "nproc": 60}, with_files=with_files)])
 """
 
 
@@ -41,7 +46,8 @@ def test_soft_limit_is_raised_for_the_keeper_alone() -> None:
         "(64, 500)",
         "(50, 50)",
         "(500, 500) 0",
-        "None None",
+        "['nproc']",
+        "['nofile', 'nproc']",
     ]
 
 
@@ -52,3 +58,47 @@ def test_limits_that_cannot_be_are_refused(keeper: Keeper) -> None:
         keeper.spawn("true", rlimits={"nofile": 2**40})
     with pytest.raises(InvalidArgumentError, match="nofile: expected an integer"):
         keeper.spawn("true", rlimits={"nofile": "many"})
+
+
+@pytest.mark.parametrize("name", ["memory_bytes", "cpu_percent", "tasks"])
+def test_limits_nothing_can_hold_are_refused_or_told(keeper: Keeper, name: str) -> None:
+    for fields in ({}, {"trial": True}):
+        with pytest.raises(UnimplementedError, match=f"limits.{name}: this host cannot") as caught:
+            keeper.spawn("true", limits={name: 1 << 20}, **fields)
+        assert "limits.best_effort" in str(caught.value.hint)
+
+    ended = keeper.run("true", limits={name: 1 << 20, "best_effort": True}, rlimits={"nofile": 99})
+
+    assert ended["limits_enforced"] == {name: False, "open_files": True}
+    assert ended["pause_mode"] == "tree"
+
+
+def test_limits_of_the_wrong_kind_are_refused_by_name(keeper: Keeper) -> None:
+    with pytest.raises(InvalidArgumentError, match="memory_bytes: expected an integer from 1"):
+        keeper.spawn("true", limits={"memory_bytes": 0})
+    with pytest.raises(InvalidArgumentError, match="best_effort: expected true or false"):
+        keeper.spawn("true", limits={"best_effort": 1})
+
+
+def test_private_directory_is_made_and_removed_with_the_agent(
+    make_keeper: Callable[..., Keeper], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    keeper = make_keeper()
+    agent_id = keeper.spawn("sh", "-c", 'echo "$TMPDIR"; touch "$TMPDIR/x"', private_tmp=True)
+    keeper.exited(agent_id)
+    directory = tmp_path / f"descartes-{agent_id}"
+
+    assert keeper.out(agent_id).decode() == f"{directory}\n"
+    assert directory.stat().st_mode & 0o7777 == 0o700
+    keeper.ask("remove", agent_id=agent_id)
+    assert os.listdir(tmp_path) == []
+
+    empty = keeper.spawn("sh", "-c", 'touch "$TMPDIR/x"; rm "$TMPDIR/x"', private_tmp=True)
+    keeper.exited(empty)
+    eventually(lambda: os.listdir(tmp_path) == [])
+
+    (tmp_path / "descartes-taken").write_text("")
+    with pytest.raises(ConflictError, match="belongs to somebody else"):
+        keeper.spawn("true", agent_id="taken", private_tmp=True)
+    assert keeper.status("taken") is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from descartesd.keeper import protocol
+from tests.support.disk import small_disk
 from tests.support.eventually import eventually
 from tests.unit.keeper.harness import PYTHON, Keeper
 
@@ -171,29 +171,17 @@ def test_many_floods_share_the_keeper_and_control_comes_first(keeper: Keeper) ->
 
 
 @pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of 1 MiB, where this user may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    path = Path(f"/tmp/kpr-disk-{os.getpid()}")
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "kpr", str(path)], check=False
-    )
-    if mounted.returncode != 0:
-        path.rmdir()
-        pytest.skip("this host lets nobody mount")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
-    path.rmdir()
+def disk() -> Iterator[Path]:
+    with small_disk(1024) as path:
+        yield path
 
 
 def test_full_disk_holds_up_the_writer_alone_and_loses_nothing(
-    small_disk: Path, make_keeper: Callable[..., Keeper]
+    disk: Path, make_keeper: Callable[..., Keeper]
 ) -> None:
-    keeper = make_keeper("--output-dir", str(small_disk))
-    keeper.output = str(small_disk)
-    filler = small_disk / "filler"
+    keeper = make_keeper("--output-dir", str(disk))
+    keeper.output = str(disk)
+    filler = disk / "filler"
     filler.write_bytes(bytes(700 * 1024))
     data = os.urandom(600_000)
     (keeper.directory / "data").write_bytes(data)

@@ -8,11 +8,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import msgpack
 import pytest
 
 from descartesd.errors import InternalError, UnimplementedError
+from descartesd.keeper import protocol
+from descartesd.keeper.loop import Loop
+from descartesd.keeper.server import Server
 from tests.unit.keeper.harness import Client, Gate, Keeper
 
 
@@ -173,3 +177,32 @@ def test_daemon_that_dies_does_not_take_the_keeper_along(
 
     assert daemon.returncode == -signal.SIGKILL
     assert (keeper.status(agent_id) or {})["state"] == "running"
+
+
+def test_what_has_happened_is_told_before_a_later_request_is_answered(tmp_path: Path) -> None:
+    class Ended:
+        agent_id = "x"
+
+        def status(self) -> dict[str, bool]:
+            return {"eof": True}
+
+    loop = Loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        server = Server(loop, listener, say=print)
+        server.operations = {
+            "end": lambda _: server.tell("exited", Ended()) or {},  # type: ignore[func-returns-value,arg-type]
+            "leave": lambda _: loop.stop() or {},  # type: ignore[func-returns-value]
+        }
+        client = Client(str(tmp_path / "s"))
+        # Both are served in one turn.
+        client.begin("end")
+        client.begin("leave")
+        loop.run()
+        told = [protocol.receive(client.sock) for _ in range(3)]
+        client.close()
+        server.close()
+    loop.close()
+
+    assert ["event" in (message or ()) for message in told] == [False, True, False]

@@ -17,6 +17,8 @@ from descartesd.keeper import procfs
 from tests.support.eventually import eventually
 from tests.unit.keeper.harness import PYTHON, Keeper, alive, spawn_request
 
+NOBODY = {"uid": 61_300, "gid": 61_300, "groups": []}
+
 
 def test_spawn_answers_who_the_leader_is(keeper: Keeper) -> None:
     request = spawn_request("sleep", "60")
@@ -133,6 +135,29 @@ def test_spawn_that_cannot_work_leaves_nothing(
     assert message in error.value.message
     assert (keeper.descriptors(), set(os.listdir(keeper.output))) == before
     assert keeper.status(str(request["agent_id"])) is None
+
+
+@pytest.mark.parametrize("user", [None, NOBODY], ids=["own", "another"])
+def test_spawn_that_fails_leaves_no_private_directory_but_one_that_is_used(
+    keeper: Keeper, user: dict[str, object] | None
+) -> None:
+    if user is not None and os.geteuid() != 0:
+        pytest.skip("only root starts agents as others")
+    request = spawn_request("/etc/passwd", private_tmp=True, user=user)
+    directory = Path(f"/tmp/descartes-{request['agent_id']}")
+
+    with pytest.raises(InvalidArgumentError):
+        keeper.ask("spawn", **request)
+    assert not directory.exists()
+
+    request["argv"] = ["sh", "-c", 'touch "$TMPDIR/used"']
+    keeper.spawned.append(request["agent_id"])
+    keeper.ask("spawn", **request)
+    keeper.eof(request["agent_id"])
+    request["argv"] = ["/etc/passwd"]
+    with pytest.raises(InvalidArgumentError):
+        keeper.ask("spawn", **{**request, "attempt": 2})
+    assert (directory / "used").exists()
 
 
 def test_errors_say_what_to_do_next(keeper: Keeper, tmp_path: Path) -> None:

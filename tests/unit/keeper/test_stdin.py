@@ -8,10 +8,9 @@ import pytest
 
 from descartesd.errors import ConflictError, InvalidArgumentError, WouldBlockError
 from descartesd.keeper.stdin import BUFFER_BYTES, WRITERS_MAX, Writers
+from descartesd.keeper.stdio import SMALL_PIPE_BYTES
 from tests.support.eventually import eventually
 from tests.unit.keeper.harness import PYTHON, Keeper, spawn_request
-
-PIPE_BYTES = 64 * 1024  # pipe(7)
 
 
 def test_what_is_written_arrives_and_the_end_too(keeper: Keeper) -> None:
@@ -82,7 +81,7 @@ def test_agent_that_does_not_read_blocks_only_its_writer(keeper: Keeper) -> None
         write_on()
 
     # Each write begins a page of the pipe, so that it holds less than its size.
-    assert BUFFER_BYTES + PIPE_BYTES // 2 < sum(accepted) <= BUFFER_BYTES + PIPE_BYTES
+    assert BUFFER_BYTES + SMALL_PIPE_BYTES // 2 < sum(accepted) <= BUFFER_BYTES + SMALL_PIPE_BYTES
     assert keeper.ask("hello", version="1.0")["pid"] == keeper.process.pid
 
 
@@ -144,9 +143,9 @@ def test_write_needs_a_pipe_and_a_running_agent(keeper: Keeper) -> None:
     ended = keeper.spawn("true", stdin="pipe")
     keeper.exited(ended)
 
-    with pytest.raises(ConflictError, match="stdin is not a pipe") as error:
+    with pytest.raises(ConflictError, match="stdin is neither a pipe nor a terminal") as error:
         keeper.ask("write", agent_id=without, data=b"x")
-    assert "stdin 'pipe'" in (error.value.hint or "")
+    assert "--stdin or --tty" in (error.value.hint or "")
     with pytest.raises(ConflictError, match="has exited: write needs a running one"):
         keeper.ask("write", agent_id=ended, data=b"x")
     assert keeper.ask("close_stdin", agent_id=without) == {}

@@ -16,6 +16,7 @@ LOOK = """
 import os, subprocess, sys, time
 from descartesd.keeper import kernel, procfs, tree
 from descartesd.keeper.agent import Agent, Agents
+from descartesd.keeper.cgroup import Groups
 from descartesd.keeper.loop import Loop
 from descartesd.keeper.output import Pump
 from descartesd.keeper.tree import Tree
@@ -24,7 +25,7 @@ kernel.become_subreaper()
 if sys.argv[1] == "scan":
     procfs.knows_children = lambda: False
 loop, agents = Loop(), Agents()
-found = Tree(loop, agents)
+found = Tree(loop, agents, Groups())
 
 def start(agent_id, script):
     leader = subprocess.Popen(

@@ -6,21 +6,24 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import Struct
 
 from descartesd.agents.book import Book
 from descartesd.agents.facts import Facts
-from descartesd.agents.fleet import Fleet, FleetOptions
+from descartesd.agents.fleet import Fleet
 from descartesd.agents.journal import Journal
 from descartesd.agents.keeper_link import KeeperLink
+from descartesd.agents.monitor import Monitor
 from descartesd.agents.output import OutputFiles
 from descartesd.agents.record import Agent
 from descartesd.agents.recovery import reconcile
 from descartesd.agents.registry import Registry
 from descartesd.agents.spec import RunnerDefaults
+from descartesd.agents.starting import FleetOptions
+from descartesd.agents.talk import Talk
 from descartesd.errors import (
     AbortedError,
     ConflictError,
@@ -72,13 +75,15 @@ class Scene:
         options = FleetOptions(100, RunnerDefaults(None, ("/bin",), 65_536))
         self.link = KeeperLink(on_lost=lambda: None)
         self.fleet = Fleet(self.book, self.link, options)
+        # Nobody here chats, and so nobody is listened to.
+        self.talk = Talk(self.book, self.fleet, self.link, cast("Monitor", None))
         self.most = ENOUGH
 
     def has(self, *agents: Agent) -> None:
         self.book.load(agents)
 
     def run(self, verb: Verb | None, request: BatchRun, role: Role = "operator") -> BatchResult:
-        verbs = dict(AgentMethods(self.book, self.fleet).handlers())
+        verbs = dict(AgentMethods(self.book, self.fleet, self.talk).handlers())
         if verb is not None:
             verbs[f"agent.{request.verb}"] = verb
         batch = BatchMethods(self.book, self.fleet, verbs, self.most)
@@ -248,7 +253,7 @@ def test_others_get_their_turn_while_nothing_in_a_batch_waits(scene: Scene) -> N
             await asyncio.sleep(0)
 
     async def scenario() -> BatchResult:
-        verbs = AgentMethods(scene.book, scene.fleet).handlers()
+        verbs = AgentMethods(scene.book, scene.fleet, scene.talk).handlers()
         batch = BatchMethods(scene.book, scene.fleet, verbs, ENOUGH)
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(look_on())
@@ -297,14 +302,14 @@ def test_an_agent_reserved_before_the_keeper_was_lost_is_never_started(
     async def scenario() -> None:
         with closing(ScriptedKeeper(first)):
             await scene.link.connect(first)
-            reserved = scene.fleet.reserve(AgentSpec(command=["true"]), "uid:7")
+            reserved = scene.fleet.starts.reserve(AgentSpec(command=["true"]), "uid:7")
             scene.link.close()
         with closing(ScriptedKeeper(second)) as keeper:
             await scene.link.connect(second)
             await reconcile(scene.book, Facts(scene.book, scene.link), scene.link, "keeper_lost")
 
             with pytest.raises(AbortedError):
-                await scene.fleet.start(reserved)
+                await scene.fleet.starts.start(reserved)
 
             assert keeper.of("spawn") == []
             scene.link.close()
