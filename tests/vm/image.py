@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 SUITE: Final = "bookworm"
-MIRROR: Final = "http://deb.debian.org/debian"
 PACKAGES: Final = ("linux-image-cloud-amd64", "procps", "python3", "systemd", "systemd-sysv")
 LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/locale/*", "/lib/modules/*")
 SIZE: Final = "1200M"
@@ -55,7 +54,7 @@ def _make(work: Path, made: Image) -> None:
     subprocess.run(
         [
             "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-            *(f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT), SUITE, tree, MIRROR,
+            *(f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT), SUITE, tree,
         ],
         check=True,
     )  # fmt: skip
