@@ -69,6 +69,7 @@ class FakeServer:
         self._thread: threading.Thread | None = None
         self._life = threading.Lock()
         self._is_finished = False
+        self._linger_ms = 0
 
     def __enter__(self) -> Self:
         return self.start()
@@ -129,7 +130,10 @@ class FakeServer:
         """Die and come back, unless the test is over; from any thread but the server's."""
         with self._life:
             if not self._is_finished:
+                # What was sent before goes out: the cut comes where the test says, not earlier.
+                self._linger_ms = 500
                 self.stop()
+                self._linger_ms = 0
                 meanwhile()
                 self.start()
 
@@ -173,7 +177,7 @@ class FakeServer:
                 os.eventfd_read(self._wake)
                 while not self._jobs.empty():
                     self._jobs.get()()
-        self._router.close(linger=0)
+        self._router.close(linger=self._linger_ms)
         self._zap.close(linger=0)
         self._context.term()
 
