@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 
-class Closing:
+class Closing(ABC):
     """Has a `close`."""
 
     def __enter__(self) -> Self:
@@ -20,12 +21,12 @@ class Closing:
     ) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """End it, once."""
-        raise NotImplementedError
 
 
-class AsyncClosing:
+class AsyncClosing(ABC):
     """Has an `aclose`."""
 
     async def __aenter__(self) -> Self:
@@ -39,6 +40,6 @@ class AsyncClosing:
     ) -> None:
         await self.aclose()
 
+    @abstractmethod
     async def aclose(self) -> None:
         """End it, once."""
-        raise NotImplementedError
