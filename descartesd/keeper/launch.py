@@ -1,7 +1,7 @@
 """Starts the leader of an agent, or says exactly why it cannot be started.
 
-Two ways: where nothing has to be done in the child the interpreter uses vfork(2), whose cost does
-not grow with this process; else it forks and runs one small function before execve(2).
+Two ways: where nothing has to be done in the child it is posix_spawn(3), whose cost does not grow
+with this process; else this process forks and runs one small function before execve(2).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 import signal
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
@@ -23,7 +24,7 @@ from descartesd.errors import (
 )
 from descartesd.keeper import envfile, procfs, tmpdir
 from descartesd.keeper.cgroup import Group
-from descartesd.keeper.limits import KINDS, Limits
+from descartesd.keeper.limits import KINDS, Fds, Limits
 from descartesd.keeper.prepare import Preparation, Step
 from descartesd.keeper.stdio import Ends, open_pipes, open_tty
 from descartesd.keeper.terminal import Size, take_as_controlling
@@ -32,6 +33,8 @@ from descartesd.keeper.users import User, become, do_as
 T = TypeVar("T")
 
 UMASK: Final = 0o022
+HOME: Final = "/"  # this process's own working directory; no mounted file system is kept busy
+_IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 HEADROOM: Final = 64  # descriptors for the keeper itself: sockets, epolls, /proc, starting
 _SHORTAGES: Final = (
     errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT,
@@ -121,53 +124,35 @@ class Launcher:
         return Leader(pid, pidfd, stat, stdio.ours)
 
     def _prepare_and_start(
-        self, launch: Launch, program: bytes, stdio: tuple[int, int, int], group: Group | None
+        self, launch: Launch, program: bytes, stdio: Fds, group: Group | None
     ) -> int:
         joining = -1 if group is None else group.open()
         try:
             steps = self._steps(launch, joining)
             if not steps:
-                return self._start(launch, program, stdio, None)
+                return self._spawn(launch, program, stdio)
             preparation = Preparation(steps)
             try:
-                return self._start(launch, program, stdio, preparation)
+                return _fork(launch, program, stdio, preparation)
             finally:
                 preparation.close()
         finally:
             if joining >= 0:
                 os.close(joining)
 
-    def _start(
-        self,
-        launch: Launch,
-        program: bytes,
-        stdio: tuple[int, int, int],
-        preparation: Preparation | None,
-    ) -> int:
-        with self._limits.passed_on(launch.rlimits):
-            try:
-                process = subprocess.Popen(
-                    [argument.encode() for argument in launch.argv],
-                    executable=program,
-                    stdin=stdio[0],
-                    stdout=stdio[1],
-                    stderr=stdio[2],
-                    cwd=None if launch.user else launch.cwd.encode(),
-                    env={name.encode(): value.encode() for name, value in launch.env.items()},
-                    umask=UMASK,
-                    start_new_session=True,
-                    preexec_fn=preparation,  # noqa: PLW1509 - no threads
-                )
-            except subprocess.SubprocessError as exc:
-                failure = None if preparation is None else preparation.failure()
-                raise _explain_step(failure, launch) from exc
-        # Reaped by us, exactly once: subprocess must never wait for it.
-        process.returncode = 0
-        if launch.user is None:
-            self._settle(process.pid, launch)
-        return process.pid
-
-    def _settle(self, pid: int, launch: Launch) -> None:
+    def _spawn(self, launch: Launch, program: bytes, stdio: Fds) -> int:
+        with (
+            self._limits.passed_on(launch.rlimits, stdio) as fds,
+            _inside(launch.cwd.encode()),
+        ):
+            pid = os.posix_spawn(
+                program,
+                _encoded(launch.argv),
+                _encoded_env(launch.env),
+                file_actions=[(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(fds)],
+                setsid=True,
+                setsigdef=_IGNORED_BY_PYTHON,
+            )
         try:
             self._limits.settle(pid, launch.rlimits)
         except PermissionError as exc:
@@ -175,6 +160,7 @@ class Launcher:
             raise InvalidArgumentError(
                 "the kernel refuses to set nofile: the program runs as another user"
             ) from exc
+        return pid
 
     def _steps(self, launch: Launch, joining: int) -> list[Step]:
         """What has to be done in the child; with nothing it need not be forked."""
@@ -183,11 +169,56 @@ class Launcher:
             steps.append(("tty", take_as_controlling))
         if joining >= 0:
             steps.append(("cgroup.procs", partial(_join, joining)))
-        steps.extend(self._limits.steps(launch.rlimits, with_files=launch.user is not None))
+        steps.extend(self._limits.steps(launch.rlimits))
+        if steps or launch.user is not None:
+            steps.append(self._limits.files_step(launch.rlimits))
         if launch.user is not None:
             steps.append(("user", partial(become, launch.user)))
             steps.append(("cwd", partial(os.chdir, launch.cwd.encode())))
         return steps
+
+
+@contextmanager
+def _inside(cwd: bytes) -> Iterator[None]:
+    """Have a child started inside find itself there, with the umask of agents."""
+    umask = os.umask(UMASK)
+    try:
+        os.chdir(cwd)
+        try:
+            yield
+        finally:
+            os.chdir(HOME)
+    finally:
+        os.umask(umask)
+
+
+def _fork(launch: Launch, program: bytes, stdio: Fds, preparation: Preparation) -> int:
+    try:
+        process = subprocess.Popen(
+            _encoded(launch.argv),
+            executable=program,
+            stdin=stdio[0],
+            stdout=stdio[1],
+            stderr=stdio[2],
+            cwd=None if launch.user else launch.cwd.encode(),
+            env=_encoded_env(launch.env),
+            umask=UMASK,
+            start_new_session=True,
+            preexec_fn=preparation,  # noqa: PLW1509 - no threads
+        )
+    except subprocess.SubprocessError as exc:
+        raise _explain_step(preparation.failure(), launch) from exc
+    # Reaped by us, exactly once: subprocess must never wait for it.
+    process.returncode = 0
+    return process.pid
+
+
+def _encoded(argv: list[str]) -> list[bytes]:
+    return [argument.encode() for argument in argv]
+
+
+def _encoded_env(env: dict[str, str]) -> dict[bytes, bytes]:
+    return {name.encode(): value.encode() for name, value in env.items()}
 
 
 def _join(joining: int) -> None:

@@ -15,8 +15,8 @@ from descartesd.keeper.cgroup import Groups
 from descartesd.keeper.prepare import Step
 from descartesd.keeper.users import User
 
+Fds = tuple[int, int, int]
 KINDS: Final = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-SPARES: Final = 4
 _OOM_SCORE: Final = "/proc/self/oom_score_adj"
 _CPU_PERIOD_US: Final = 100_000
 # The controller of each limit that only a control group can hold (cgroups(7)).
@@ -127,10 +127,11 @@ class Limits:
         self.descriptors_max = self._inherited[1]
         self._own = (self.descriptors_max, self.descriptors_max)
         resource.setrlimit(resource.RLIMIT_NOFILE, self._own)
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        first, second, third = (os.dup(self._null) for _ in range(3))
+        self._low = first, second, third
         with open(_OOM_SCORE, encoding="ascii") as file:
             self._resets_oom_score = file.read().strip() != "0"
-        self._spares: list[int] = []
-        self._take_spares()
 
     def check(self, rlimits: dict[str, int]) -> None:
         """Refuse limits that do not exist or are over this process's hard limit.
@@ -150,25 +151,30 @@ class Limits:
                 )
 
     @contextmanager
-    def passed_on(self, rlimits: dict[str, int]) -> Iterator[None]:
+    def passed_on(self, rlimits: dict[str, int], fds: Fds) -> Iterator[Fds]:
         """Have a child started inside inherit the soft limit of open files it is to have.
 
         That is the one asked for, else the one this process was started with. Lent like this it
-        needs no fork, whose cost grows with this process.
+        needs no fork, whose cost grows with this process. Inside, this process may be unable to
+        open anything. Gives these descriptors as numbers below that limit, as posix_spawn(3) takes
+        no others.
         """
-        lent = (rlimits.get("nofile", self._inherited[0]), self._own[1])
-        if lent == self._own:
-            yield
+        lent = self._soft(rlimits)
+        if lent == self.descriptors_max:
+            yield fds
             return
-        # Only low numbers can be opened under the lower limit: the spares leave some.
-        while self._spares:
-            os.close(self._spares.pop())
-        resource.setrlimit(resource.RLIMIT_NOFILE, lent)
+        is_high = max(fds) >= lent
+        if is_high:
+            for low, fd in zip(self._low, fds, strict=True):
+                os.dup2(fd, low, inheritable=False)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lent, self.descriptors_max))
         try:
-            yield
+            yield self._low if is_high else fds
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, self._own)
-            self._take_spares()
+            if is_high:
+                for low in self._low:
+                    os.dup2(self._null, low, inheritable=False)
 
     def settle(self, pid: int, rlimits: dict[str, int]) -> None:
         """Bring a child's hard limit of open files down to the soft one it started with.
@@ -179,28 +185,27 @@ class Limits:
             value = rlimits["nofile"]
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (value, value))
 
-    def steps(self, rlimits: dict[str, int], *, with_files: bool) -> list[Step]:
-        """What a child has to do between fork and execve(2).
-
-        `with_files`: its hard limit of open files too, where `settle` would not be allowed to.
-        """
+    def steps(self, rlimits: dict[str, int]) -> list[Step]:
+        """What only a child itself can do, between fork and execve(2)."""
         steps: list[Step] = []
         if self._resets_oom_score:
             steps.append(("oom_score_adj", _reset_oom_score))
-        for name, value in rlimits.items():
-            if name != "nofile" or with_files:
-                set_limit = partial(resource.setrlimit, KINDS[name], (value, value))
-                steps.append((name, set_limit))
+        if "nproc" in rlimits:
+            limits = (rlimits["nproc"], rlimits["nproc"])
+            steps.append(("nproc", partial(resource.setrlimit, resource.RLIMIT_NPROC, limits)))
         return steps
 
-    def _take_spares(self) -> None:
-        flags = os.O_RDONLY | os.O_CLOEXEC
-        try:
-            self._spares.extend(os.open("/dev/null", flags) for _ in range(SPARES))
-        except OSError:
-            # The host has no more files (ENFILE): what has just been started lives all the same,
-            # and the next start tries again.
-            return
+    def files_step(self, rlimits: dict[str, int]) -> Step:
+        """What `passed_on` and `settle` do, for a child that is forked.
+
+        It may be unable to open anything from then on.
+        """
+        soft = self._soft(rlimits)
+        hard = soft if "nofile" in rlimits else self.descriptors_max
+        return "nofile", partial(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+
+    def _soft(self, rlimits: dict[str, int]) -> int:
+        return rlimits.get("nofile", self._inherited[0])
 
 
 def _reset_oom_score() -> None:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, NoReturn
 from descartesd.errors import InvalidArgumentError, StartupRefusedError
 from descartesd.keeper import kernel
 from descartesd.keeper.keeper import Keeper
+from descartesd.keeper.launch import HOME
 from descartesd.keeper.signals import reset_inherited
 
 USAGE: Final = "usage: descartes-keeper --socket PATH --output-dir DIR [--idle-exit SECONDS]"
@@ -84,6 +85,7 @@ def _prepare() -> None:
     os.close(null)
     os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     os.umask(0o027)
+    os.chdir(HOME)
     reset_inherited()
     kernel.become_subreaper()
     kernel.clear_ambient_capabilities()

@@ -96,12 +96,14 @@ def test_agents_get_the_soft_limit_the_keeper_was_started_with(
     # More agents than the soft limit would allow the keeper to have.
     ids = [keeper.spawn("sleep", "60") for _ in range(60)]
     seen = look(keeper)
+    fewest = look(keeper, rlimits={"nofile": 16})
     limits = Path(f"/proc/{keeper.process.pid}/limits").read_text().splitlines()
     files = next(line for line in limits if line.startswith("Max open files")).split()
 
     assert files[3:5] == [str(hard), str(hard)]
     assert keeper.descriptors() > 100
     assert seen["nofile"] == [100, hard]
+    assert fewest["nofile"] == [16, 16]
     assert len(ids) == 60
 
 
