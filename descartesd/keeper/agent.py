@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from descartesd.errors import ConflictError, NotFoundError
-from descartesd.keeper import procfs
 from descartesd.keeper.cgroup import Group
 from descartesd.keeper.loop import Task, Timer
 from descartesd.keeper.output import Pump, Stream
@@ -26,12 +25,12 @@ class Agent:
     """One agent: its present or last attempt, its streams over all of them."""
 
     __slots__ = (
-        "_start_time", "_stat", "agent_id", "attempt", "cpu_seconds", "ended_at", "ended_by",
+        "agent_id", "attempt", "cpu_seconds", "ended_at", "ended_by",
         "eof_timer", "exit_code", "fence_at", "fence_timer", "group", "is_killed",
         "is_out_of_memory", "is_swept", "keeps_rest", "kill_timer", "leftovers",
         "limits_enforced", "name", "paused_at", "pid", "pidfd", "run_s", "run_timer", "signal",
-        "signalled", "started_at", "state", "stderr", "stdin", "stdout", "stop_grace_s",
-        "stop_signal", "task", "terminal", "tmp", "writers",
+        "signalled", "start_time", "started_at", "state", "stderr", "stdin", "stdout",
+        "stop_grace_s", "stop_signal", "task", "terminal", "tmp", "writers",
     )  # fmt: skip
 
     def __init__(self, pump: Pump, agent_id: str) -> None:
@@ -57,8 +56,8 @@ class Agent:
         self.state = "exited"
         self.pid = 0
         self.pidfd = -1
-        self._start_time = 0
-        self._stat = -1
+        # When the leader was started, in ticks.
+        self.start_time = 0
         self.started_at = 0.0
         self.paused_at: float | None = None
         self.ended_at: float | None = None
@@ -83,14 +82,14 @@ class Agent:
         self.is_killed = False
         self.is_swept = True
 
-    def begin(self, attempt: int, pid: int, pidfd: int, stat: int) -> None:
-        """Note that the leader of a new attempt runs; `stat` is open on its /proc/PID/stat."""
+    def begin(self, attempt: int, pid: int, pidfd: int, start_time: int) -> None:
+        """Note that the leader of a new attempt runs."""
         self.forget_attempt()
         self.attempt = attempt
         self.state = "running"
         self.pid = pid
         self.pidfd = pidfd
-        self._stat = stat
+        self.start_time = start_time
         self.started_at = time.time()
         self.is_swept = False
 
@@ -116,18 +115,6 @@ class Agent:
     def pause_mode(self) -> str:
         """How the agent is paused, if it is."""
         return "tree" if self.group is None else "cgroup"
-
-    def identify(self) -> None:
-        """See that the leader's start time is known, which it has to be before it is reaped."""
-        if self._stat >= 0:
-            stat, self._stat = self._stat, -1
-            self._start_time = procfs.start_time(stat)
-
-    @property
-    def start_time(self) -> int:
-        """When the leader was started, in ticks; the kernel has who asks wait for its execve(2)."""
-        self.identify()
-        return self._start_time
 
     @property
     def runs(self) -> bool:

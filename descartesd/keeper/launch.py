@@ -32,7 +32,6 @@ from descartesd.keeper.users import User, become, do_as
 
 T = TypeVar("T")
 
-UMASK: Final = 0o022
 HOME: Final = "/"  # this process's own working directory; no mounted file system is kept busy
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 HEADROOM: Final = 64  # descriptors for the keeper itself: sockets, epolls, /proc, starting
@@ -73,14 +72,12 @@ class Launch(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """What was started: its identity, and our ends of its pipes or terminal.
-
-    `stat` is open on its /proc/PID/stat.
-    """
+    """What was started: its identity, and our ends of its pipes or terminal."""
 
     pid: int
     pidfd: int
-    stat: int
+    # In ticks since the host was started.
+    start_time: int
     ends: Ends
 
 
@@ -111,8 +108,10 @@ class Launcher:
             stdio = open_tty(launch.tty)
         try:
             stdio.give(launch.user)
+            before = procfs.now()
             pid = self._prepare_and_start(launch, program, stdio.theirs, group)
-            pidfd, stat = _hold_or_end(pid)
+            start_time = _start_time(pid, before)
+            pidfd = _hold_or_end(pid)
         except OSError as exc:
             stdio.ours.close()
             raise _explain(exc, launch) from exc
@@ -121,7 +120,7 @@ class Launcher:
             raise
         finally:
             stdio.close_theirs()
-        return Leader(pid, pidfd, stat, stdio.ours)
+        return Leader(pid, pidfd, start_time, stdio.ours)
 
     def _prepare_and_start(
         self, launch: Launch, program: bytes, stdio: Fds, group: Group | None
@@ -180,16 +179,12 @@ class Launcher:
 
 @contextmanager
 def _inside(cwd: bytes) -> Iterator[None]:
-    """Have a child started inside find itself there, with the umask of agents."""
-    umask = os.umask(UMASK)
+    """Have a child started inside find itself there."""
+    os.chdir(cwd)
     try:
-        os.chdir(cwd)
-        try:
-            yield
-        finally:
-            os.chdir(HOME)
+        yield
     finally:
-        os.umask(umask)
+        os.chdir(HOME)
 
 
 def _fork(launch: Launch, program: bytes, stdio: Fds, preparation: Preparation) -> int:
@@ -202,7 +197,6 @@ def _fork(launch: Launch, program: bytes, stdio: Fds, preparation: Preparation) 
             stderr=stdio[2],
             cwd=None if launch.user else launch.cwd.encode(),
             env=_encoded_env(launch.env),
-            umask=UMASK,
             start_new_session=True,
             preexec_fn=preparation,  # noqa: PLW1509 - no threads
         )
@@ -291,14 +285,21 @@ def explain_output(exc: OSError) -> DescartesError:
     return InternalError(message)
 
 
-def _hold_or_end(pid: int) -> tuple[int, int]:
+def _start_time(pid: int, before: int) -> int:
+    # In the same tick it was started in that one, without asking for it.
+    if before == procfs.now():
+        return before
+    process = procfs.read(pid)
+    if process is None:
+        # Out of descriptors or memory.
+        _end(pid)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return process.start_time
+
+
+def _hold_or_end(pid: int) -> int:
     try:
-        pidfd = os.pidfd_open(pid)
-        try:
-            return pidfd, procfs.open_stat(pid)
-        except OSError:
-            os.close(pidfd)
-            raise
+        return os.pidfd_open(pid)
     except OSError:
         _end(pid)
         raise

@@ -16,6 +16,7 @@ from descartesd.keeper.launch import HOME
 from descartesd.keeper.signals import reset_inherited
 
 USAGE: Final = "usage: descartes-keeper --socket PATH --output-dir DIR [--idle-exit SECONDS]"
+AGENTS_UMASK: Final = 0o022  # they inherit it; what the keeper makes has a mode of its own
 SOCKET_PATH_MAX: Final = 107  # unix(7)
 
 
@@ -84,7 +85,7 @@ def _prepare() -> None:
         continue
     os.close(null)
     os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    os.umask(0o027)
+    os.umask(AGENTS_UMASK)
     os.chdir(HOME)
     reset_inherited()
     kernel.become_subreaper()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Final, NamedTuple
 
 ID_VARIABLE: Final = b"DESCARTES_AGENT_ID="
@@ -11,6 +12,7 @@ ID_VARIABLE: Final = b"DESCARTES_AGENT_ID="
 # without heeding signals, where a pending SIGSTOP takes it before its next instruction.
 STILL: Final = "TtZXD"
 _GONE: Final = "ZX"
+_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 class Process(NamedTuple):
@@ -57,18 +59,9 @@ def read(pid: int) -> Process | None:
     )
 
 
-def open_stat(pid: int) -> int:
-    """A descriptor for `start_time`; raises OSError."""
-    return os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def start_time(stat_fd: int) -> int:
-    """When a process that has not been reaped was started, in ticks; closes the descriptor."""
-    try:
-        line = os.read(stat_fd, 4096)
-    finally:
-        os.close(stat_fd)
-    return int(line[line.rindex(b")") + 2 :].split(None, 20)[19])
+def now() -> int:
+    """The time in ticks, as start times are told (proc(5))."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
 
 
 def is_still(process: Process) -> bool:

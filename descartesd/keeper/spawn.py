@@ -133,7 +133,7 @@ class Spawning:
                 group.remove()
             raise
         self._server.untell(agent)
-        agent.begin(wanted.attempt, leader.pid, leader.pidfd, leader.stat)
+        agent.begin(wanted.attempt, leader.pid, leader.pidfd, leader.start_time)
         agent.group = group
         agent.tmp = wanted.launch.tmp
         agent.run_s = planned.run_s
@@ -147,7 +147,8 @@ class Spawning:
             agent.stdin.write(memoryview(wanted.launch.stdin_data))
         self._agents.add(agent)
         self._reaper.expect(agent)
-        # Answered when the turn is over: the start time can be read when execve(2) is.
+        # Answered when the turn is over: many answers at once cost the daemon half of what they
+        # cost one by one.
         if not self._fresh:
             self._loop.call_later(0, self._tell_started)
         self._fresh.append((agent, request))

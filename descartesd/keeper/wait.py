@@ -87,7 +87,6 @@ class Reaper:
             agent.eof_timer = self._loop.call_later(EOF_LIMIT_S, partial(_end_output, agent))
 
     def _reap(self, agent: Agent) -> None:
-        agent.identify()
         ended = os.waitid(os.P_PIDFD, agent.pidfd, os.WEXITED)
         self._pidfds.unregister(agent.pidfd)
         del self._leaders[agent.pidfd]

@@ -25,7 +25,7 @@ from descartesd.methods.dispatch import bare, settled
 from descartesd.methods.params import inner
 from descartesd.methods.policy import RANKS, refusal
 from descartesd.wire import codec
-from descartesd.wire.agent import AgentInfo
+from descartesd.wire.agent import AgentInfo, AgentSpec
 from descartesd.wire.batch import BatchItem, BatchResult, BatchRun, BatchSpawn, Selector
 from descartesd.wire.methods import METHODS
 from descartesd.wire.server import Done
@@ -34,8 +34,8 @@ from descartesd.wire.server import Done
 _AT_ONCE = 64
 # An end takes up to its grace time, which is spent waiting.
 _ENDS_AT_ONCE = 1024
-# Reserving waits for nothing: others get their turn after so many.
-_TURN = 64
+# So many agents are made at once: reserving waits for nothing, and others get their turn after it.
+_PORTION = 64
 # The envelope and the counts around the items.
 _FRAME_BYTES = 512
 _NO_AGENT = "-"
@@ -43,6 +43,8 @@ _NO_AGENT = "-"
 # What became of one agent; None where nothing was begun.
 Outcome = Struct | DescartesError | None
 Job = Callable[[], Coroutine[Any, Any, Struct]]
+# What one spec of a batch was given, once that is durable.
+Place = asyncio.Future[Agent | DescartesError]
 
 
 class BatchMethods:
@@ -133,53 +135,83 @@ class BatchMethods:
             raise InvalidArgumentError(
                 f"secrets: {', '.join(more)} is given and named in no spec's secret_env"
             )
-        places = await self._reserve(call, params)
-        await self._record(call, places)
+        places: list[Place] = [asyncio.get_running_loop().create_future() for _ in params.specs]
+        portions = range(0, len(places), _PORTION)
+        # While nothing has begun, what refuses all of them refuses the request.
+        await self._reserve(call, params, places, portions[0])
         jobs: list[Job] = [partial(self._start, place) for place in places]
-        outcomes = await _carry_out(jobs, "batch.spawn", width=_AT_ONCE, fail_fast=params.fail_fast)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._reserve_rest(call, params, places, portions[1:]))
+            outcomes = await _carry_out(
+                jobs, "batch.spawn", width=_AT_ONCE, fail_fast=params.fail_fast
+            )
         for place, outcome in zip(places, outcomes, strict=True):
-            if isinstance(place, Agent) and outcome is None:
-                self._fleet.starts.release(place)
+            if outcome is None and isinstance(agent := place.result(), Agent):
+                self._fleet.starts.release(agent)
         if call.idem is None:
             # Under a key the answer is recorded, and the agents with it.
             await self._book.settled()
         words = (spec.name or _place(number) for number, spec in enumerate(params.specs))
         return _result(list(map(_spawned, words, outcomes)), self._max_message_bytes)
 
-    async def _reserve(self, call: Call, params: BatchSpawn) -> list[Agent | DescartesError]:
-        places: list[Agent | DescartesError] = []
-        for number, spec in enumerate(params.specs, 1):
+    async def _reserve_rest(
+        self, call: Call, params: BatchSpawn, places: Sequence[Place], portions: range
+    ) -> None:
+        """Reserve while others start, which takes longer."""
+        for first in portions:
             try:
-                secrets = {
-                    name: params.secrets[name] for name in spec.secret_env if name in params.secrets
-                }
-                places.append(self._fleet.starts.reserve(spec, call.caller.id, secrets))
-            except DescartesError as exc:
-                places.append(bare(exc))
-                if params.fail_fast:
-                    break
-            if number % _TURN == 0:
-                await asyncio.sleep(0)
-        return places + [_not_attempted()] * (len(params.specs) - len(places))
+                await self._reserve(call, params, places, first)
+            except UnavailableError as exc:
+                for place in places[first : first + _PORTION]:
+                    place.set_result(bare(exc))
+            await asyncio.sleep(0)
 
-    async def _record(self, call: Call, places: Sequence[Agent | DescartesError]) -> None:
-        """Make all agents durable at once, and what the key of the request stands for."""
-        agents = [place for place in places if isinstance(place, Agent)]
+    async def _reserve(
+        self, call: Call, params: BatchSpawn, places: Sequence[Place], first: int
+    ) -> None:
+        """Make the agents of one portion durable at once, and what the key stands for by then."""
+        has_failed = params.fail_fast and any(
+            isinstance(place.result(), DescartesError) for place in places[:first]
+        )
+        found: list[Agent | DescartesError] = []
+        for spec in params.specs[first : first + _PORTION]:
+            each = _not_attempted() if has_failed else self._reserve_one(call, params, spec)
+            has_failed = has_failed or (params.fail_fast and isinstance(each, DescartesError))
+            found.append(each)
+        agents = [each for each in found if isinstance(each, Agent)]
         if call.idem is not None:
-            ids = (place.id if isinstance(place, Agent) else _NO_AGENT for place in places)
-            self._book.registry.bind_intent(call.caller.id, call.idem, " ".join(ids))
+            known = [place.result() for place in places[:first]] + found
+            self._book.registry.bind_intent(call.caller.id, call.idem, _ids(known, len(places)))
         try:
             await self._book.registry.durable()
         except UnavailableError:
             for agent in agents:
                 self._fleet.starts.release(agent)
             raise
+        for place, each in zip(places[first:], found, strict=False):
+            place.set_result(each)
 
-    async def _start(self, place: Agent | DescartesError) -> AgentInfo:
-        if isinstance(place, DescartesError):
-            raise place
-        await self._fleet.starts.start(place)
-        return self._book.views.info(place)
+    def _reserve_one(
+        self, call: Call, params: BatchSpawn, spec: AgentSpec
+    ) -> Agent | DescartesError:
+        secrets = {name: params.secrets[name] for name in spec.secret_env if name in params.secrets}
+        try:
+            return self._fleet.starts.reserve(spec, call.caller.id, secrets)
+        except DescartesError as exc:
+            return bare(exc)
+
+    async def _start(self, place: Place) -> AgentInfo:
+        agent = await place
+        if isinstance(agent, DescartesError):
+            raise agent
+        await self._fleet.starts.start(agent)
+        return self._book.views.info(agent)
+
+
+def _ids(known: Sequence[Agent | DescartesError], count: int) -> str:
+    """What the key of a batch is bound to: an id for each spec that has an agent by now."""
+    ids = [each.id if isinstance(each, Agent) else _NO_AGENT for each in known]
+    return " ".join(ids + [_NO_AGENT] * (count - len(ids)))
 
 
 def what_was_spawned(book: Book, bound: str, max_message_bytes: int) -> BatchResult:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from descartesd.errors import ConflictError, NotFoundError
-from descartesd.keeper import procfs, protocol
+from descartesd.keeper import protocol
 from descartesd.keeper.agent import Agent, Agents
 from descartesd.keeper.loop import Loop
 from descartesd.keeper.output import Pump
@@ -26,7 +25,7 @@ def pump(tmp_path: Path) -> Iterator[Pump]:
 def running(pump: Pump, agent_id: str) -> Agent:
     """An agent whose leader is this very process."""
     agent = Agent(pump, agent_id)
-    agent.begin(1, os.getpid(), os.pidfd_open(os.getpid()), procfs.open_stat(os.getpid()))
+    agent.begin(1, os.getpid(), os.pidfd_open(os.getpid()), 1)
     return agent
 
 
@@ -37,7 +36,7 @@ def test_agent_runs_until_it_finishes(pump: Pump) -> None:
     agent.finish(exit_code=None, signum=9)
 
     assert (agent.runs, agent.eof, agent.state, agent.signal) == (False, True, "exited", 9)
-    agent.begin(2, os.getpid(), os.pidfd_open(os.getpid()), procfs.open_stat(os.getpid()))
+    agent.begin(2, os.getpid(), os.pidfd_open(os.getpid()), 1)
     assert (agent.attempt, agent.signal, agent.ended_at) == (2, None, None)
     agent.finish(exit_code=0, signum=None)
 
@@ -71,17 +70,3 @@ def test_pages_follow_the_ids(pump: Pump) -> None:
     assert [agent.agent_id for agent in agents.page("b", 9)] == ["c", "d"]
     for agent in agents:
         agent.finish(exit_code=0, signum=None)
-
-
-def test_start_time_is_known_after_the_leader_is_gone(pump: Pump) -> None:
-    leader = subprocess.Popen(["true"])
-    agent = Agent(pump, "a")
-    agent.begin(1, leader.pid, os.pidfd_open(leader.pid), procfs.open_stat(leader.pid))
-    process = procfs.read(leader.pid)
-    assert process is not None
-
-    agent.identify()
-    leader.wait()
-
-    assert agent.start_time == process.start_time
-    agent.finish(exit_code=0, signum=None)

@@ -36,6 +36,17 @@ def test_spawn_answers_who_the_leader_is(keeper: Keeper) -> None:
     assert status["started_at"] == facts["started_at"]
 
 
+def test_start_times_are_those_the_kernel_tells(keeper: Keeper) -> None:
+    # Enough of them for some to be started just when a tick ends, however fast the host is.
+    requests = [spawn_request("sleep", "60") for _ in range(100)]
+    keeper.spawned.extend(request["agent_id"] for request in requests)
+
+    started = [keeper.ask("spawn", **request) for request in requests]
+    told = {facts["pid"]: facts["start_time"] for facts in started}
+
+    assert told == {pid: process.start_time for pid in told if (process := procfs.read(pid))}
+
+
 def test_same_attempt_again_is_answered_without_a_second_process(keeper: Keeper) -> None:
     request = spawn_request("sleep", "60")
     keeper.spawned.append(request["agent_id"])

@@ -32,7 +32,7 @@ def start(agent_id, script):
         ["sh", "-c", script], start_new_session=True, stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin", "DESCARTES_AGENT_ID": agent_id})
     agent = Agent(Pump(loop, sys.argv[2], print), agent_id)
-    agent.begin(1, leader.pid, os.pidfd_open(leader.pid), procfs.open_stat(leader.pid))
+    agent.begin(1, leader.pid, os.pidfd_open(leader.pid), procfs.read(leader.pid).start_time)
     agents.add(agent)
     leaders.append(leader)
     return agent
