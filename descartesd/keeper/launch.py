@@ -11,8 +11,7 @@ import os
 import signal
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
@@ -140,18 +139,19 @@ class Launcher:
                 os.close(joining)
 
     def _spawn(self, launch: Launch, program: bytes, stdio: Fds) -> int:
-        with (
-            self._limits.passed_on(launch.rlimits, stdio) as fds,
-            _inside(launch.cwd.encode()),
-        ):
-            pid = os.posix_spawn(
-                program,
-                _encoded(launch.argv),
-                _encoded_env(launch.env),
-                file_actions=[(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(fds)],
-                setsid=True,
-                setsigdef=_IGNORED_BY_PYTHON,
-            )
+        with self._limits.passed_on(launch.rlimits, stdio) as fds:
+            os.chdir(launch.cwd.encode())
+            try:
+                pid = os.posix_spawn(
+                    program,
+                    _encoded(launch.argv),
+                    _encoded_env(launch.env),
+                    file_actions=[(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(fds)],
+                    setsid=True,
+                    setsigdef=_IGNORED_BY_PYTHON,
+                )
+            finally:
+                os.chdir(HOME)
         try:
             self._limits.settle(pid, launch.rlimits)
         except PermissionError as exc:
@@ -175,16 +175,6 @@ class Launcher:
             steps.append(("user", partial(become, launch.user)))
             steps.append(("cwd", partial(os.chdir, launch.cwd.encode())))
         return steps
-
-
-@contextmanager
-def _inside(cwd: bytes) -> Iterator[None]:
-    """Have a child started inside find itself there."""
-    os.chdir(cwd)
-    try:
-        yield
-    finally:
-        os.chdir(HOME)
 
 
 def _fork(launch: Launch, program: bytes, stdio: Fds, preparation: Preparation) -> int:
@@ -252,6 +242,8 @@ def with_env_file(launch: Launch) -> Launch:
 
     Raises InvalidArgumentError and ResourceExhaustedError.
     """
+    if launch.env_file is None and not launch.env_over:
+        return launch
     if launch.env_file is None:
         return launch._replace(env={**launch.env, **launch.env_over})
     found = _as_user(launch, partial(envfile.read, launch.env_file))

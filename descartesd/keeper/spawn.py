@@ -25,6 +25,7 @@ from descartesd.keeper.server import Request, Server
 from descartesd.keeper.stdin import Stdin
 from descartesd.keeper.stdio import Ends
 from descartesd.keeper.terminal import Terminal
+from descartesd.keeper.users import User
 from descartesd.keeper.wait import Reaper
 
 GRACE_S: Final = 10.0
@@ -98,12 +99,12 @@ class Spawning:
         return _facts(agent)
 
     def _read(self, request: fields.Fields) -> Wanted:
-        wanted = _read(request)
-        launch = wanted.launch._replace(user=self._host.users.read(request))
-        if fields.flag(request, "private_tmp"):
-            tmp = self._host.tmp.path(wanted.agent_id)
-            launch = launch._replace(tmp=tmp, env={**launch.env, "TMPDIR": tmp})
-        return wanted._replace(launch=launch)
+        wanted = _read(request, self._host.users.read(request))
+        if not fields.flag(request, "private_tmp"):
+            return wanted
+        tmp = self._host.tmp.path(wanted.agent_id)
+        env = {**wanted.launch.env, "TMPDIR": tmp}
+        return wanted._replace(launch=wanted.launch._replace(tmp=tmp, env=env))
 
     def _plan(self, wanted: Wanted) -> Plan:
         launch = wanted.launch
@@ -127,7 +128,7 @@ class Spawning:
         planned = self._plan(wanted)
         group = self._make_group(wanted, planned)
         try:
-            leader = self._launcher.launch(wanted.launch._replace(rlimits=planned.rlimits), group)
+            leader = self._launcher.launch(_limited(wanted.launch, planned), group)
         except DescartesError:
             if group is not None:
                 group.remove()
@@ -187,6 +188,12 @@ class Spawning:
             )
 
 
+def _limited(launch: Launch, planned: Plan) -> Launch:
+    if planned.rlimits == launch.rlimits:
+        return launch
+    return launch._replace(rlimits=planned.rlimits)
+
+
 def _facts(agent: Agent) -> dict[str, Any]:
     return {
         "pid": agent.pid,
@@ -196,7 +203,7 @@ def _facts(agent: Agent) -> dict[str, Any]:
     }
 
 
-def _read(request: fields.Fields) -> Wanted:
+def _read(request: fields.Fields, user: User | None) -> Wanted:
     stop = fields.mapping(request, "stop")
     stdin = fields.choice(request, "stdin", STDINS)
     has_tty = request.get("tty") is not None
@@ -211,6 +218,7 @@ def _read(request: fields.Fields) -> Wanted:
             path=fields.texts(request, "path"),
             has_stdin=stdin == "pipe",
             rlimits=_rlimits(request),
+            user=user,
             tty=fields.size(fields.mapping(request, "tty")) if has_tty else None,
             env_file=_absolute(request, "env_file") if request.get("env_file") else None,
             env_over=fields.environment(request, "env_over") if "env_over" in request else {},

@@ -31,7 +31,7 @@ from descartesd.wire.methods import METHODS
 from descartesd.wire.server import Done
 
 # Enough to keep the keeper busy, and few enough to let everybody else's requests in between.
-_AT_ONCE = 64
+_AT_ONCE = 128
 # An end takes up to its grace time, which is spent waiting.
 _ENDS_AT_ONCE = 1024
 # So many agents are made at once: reserving waits for nothing, and others get their turn after it.

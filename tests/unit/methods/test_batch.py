@@ -224,7 +224,7 @@ def test_dry_run_changes_nothing_and_tells_who_would_refuse(scene: Scene) -> Non
         ]
 
 
-@pytest.mark.parametrize(("verb", "most"), [("pause", 64), ("stop", 150)])
+@pytest.mark.parametrize(("verb", "most"), [("pause", 128), ("stop", 150)])
 def test_so_many_are_done_at_once_and_no_more(scene: Scene, verb: Any, most: int) -> None:
     scene.has(*map(agent, range(150)))
     now, peak = 0, 0
