@@ -112,6 +112,8 @@ def _serve(path: str | None, *, check: bool) -> int:
         return 0
     import asyncio  # noqa: PLC0415  # only the server itself needs all this
 
+    import uvloop  # noqa: PLC0415
+
     from descartesd.daemon import Daemon  # noqa: PLC0415
     from descartesd.observe.logs import set_up  # noqa: PLC0415
 
@@ -123,7 +125,8 @@ def _serve(path: str | None, *, check: bool) -> int:
 
     # Requests leave hardly any cycles: looking for them as often as usual costs a spawn 4 %.
     gc.set_threshold(_GARBAGE_LOOKED_FOR_AFTER)
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 import time
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class IdSource:
 
 
 def _random(bits: int) -> int:
-    return int.from_bytes(os.urandom(8)) >> (64 - bits)
+    return random.getrandbits(bits)  # noqa: S311 - ids are told to everybody, and no secret
 
 
 def encode(value: int, length: int) -> str:

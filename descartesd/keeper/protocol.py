@@ -47,6 +47,9 @@ ENDED_BY: Final = ("stop", "kill", "fence", "run_time")
 INLINE_MAX: Final = 64 * 1024
 BODY_MAX: Final = 64 * 1024 * 1024
 _BODY_FOLLOWS: Final = b"\xc1"
+# Plain numbers: the members of socket.MsgFlag are computed with in Python.
+_TRUNCATED: Final = int(socket.MSG_TRUNC)
+_DESCRIPTORS_SPACE: Final = socket.CMSG_SPACE(4 * 4)
 _SEALS: Final = 0x0001 | 0x0002 | 0x0004 | 0x0008  # seal, shrink, grow, write: fcntl(2)
 
 STREAMS: Final = ("stdout", "stderr")
@@ -132,12 +135,12 @@ def receive(sock: socket.socket) -> dict[str, Any] | None:
 
     Raises BlockingIOError when nothing is there, ValueError when the packet is malformed.
     """
-    packet, ancillary, flags, _ = sock.recvmsg(INLINE_MAX, socket.CMSG_SPACE(4 * 4))
-    fds = _received_fds(ancillary)
+    packet, ancillary, flags, _ = sock.recvmsg(INLINE_MAX, _DESCRIPTORS_SPACE)
+    fds = _received_fds(ancillary) if ancillary else []
     try:
         if not packet:
             return None
-        if flags & socket.MSG_TRUNC:
+        if flags & _TRUNCATED:
             raise ValueError(f"packet over {INLINE_MAX} bytes")
         if packet == _BODY_FOLLOWS:
             if len(fds) != 1:
