@@ -22,7 +22,7 @@ from descartesd.errors import (
 from descartesd.template import Part, check_argv, check_json, places
 from descartesd.wire.agent import NAME_PATTERN, AgentInfo
 from descartesd.wire.methods import ROLES
-from descartesd.wire.server import Empty, Role
+from descartesd.wire.server import Empty, Role, RoleName
 
 __all__ = [
     "hookimpl",
@@ -50,7 +50,7 @@ class ActionContext:
     """Who runs an action, with which role, and on which agent as it was then."""
 
     caller: str
-    role: Role
+    role: RoleName
     agent: AgentInfo | None
     log: logging.Logger
 

@@ -28,7 +28,7 @@ class IdSource:
 
 
 def _random(bits: int) -> int:
-    return random.getrandbits(bits)  # noqa: S311 - ids are told to everybody, and no secret
+    return random.getrandbits(bits)
 
 
 def encode(value: int, length: int) -> str:

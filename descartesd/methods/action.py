@@ -28,8 +28,8 @@ from descartesd.errors import (
 from descartesd.hooks.relay import Registered
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.dispatch import incident
+from descartesd.methods.grants import RANKS
 from descartesd.methods.params import inner
-from descartesd.methods.policy import RANKS
 from descartesd.wire import codec
 from descartesd.wire.action import ActionInfo, ActionResult, ActionRun, ActionTable
 from descartesd.wire.server import Empty
@@ -55,7 +55,7 @@ class ActionMethods:
 
     async def run(self, call: Call, params: ActionRun) -> ActionResult:
         plugin, action = self._find(params.name)
-        if call.caller.rank < RANKS[action.permission]:
+        if call.caller.grants.rank < RANKS[action.permission]:
             raise PermissionDeniedError(
                 f"action '{action.name}' needs the role {action.permission}; {call.caller.id} is"
                 f" {call.caller.role}",

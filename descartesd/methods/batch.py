@@ -23,7 +23,7 @@ from descartesd.errors import (
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.dispatch import bare, settled
 from descartesd.methods.params import inner
-from descartesd.methods.policy import RANKS, refusal
+from descartesd.methods.policy import refusal
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentInfo, AgentSpec
 from descartesd.wire.batch import BatchItem, BatchResult, BatchRun, BatchSpawn, Selector
@@ -64,7 +64,7 @@ class BatchMethods:
 
     async def run(self, call: Call, params: BatchRun) -> BatchResult:
         method = METHODS[f"agent.{params.verb}"]
-        if call.caller.rank < RANKS[method.permission]:
+        if method.name not in call.caller.grants.methods:
             raise refusal(call.caller, method)
         if "id" in params.params:
             raise InvalidArgumentError(

@@ -167,7 +167,7 @@ class Dispatcher:
 
     def _admit(self, row: Row, peer: Peer, request: Request, began_ns: int) -> tuple[Call, Struct]:
         caller = self._policy.identify(peer.user_id)
-        if caller.rank < row.rank:
+        if request.method not in caller.grants.methods:
             raise refusal(caller, row.method)
         if row.method.stream and peer.delimited:
             raise InvalidArgumentError(

@@ -14,10 +14,10 @@ from typing import Any
 
 from descartesd.errors import PermissionDeniedError, StartupRefusedError, UnauthenticatedError
 from descartesd.keys.trust import Identity, TrustStore
+from descartesd.methods.grants import BUILTIN, RANKS, Grants
 from descartesd.wire.methods import ROLES, Method
-from descartesd.wire.server import Role
+from descartesd.wire.server import Role, RoleName
 
-RANKS: dict[Role, int] = {role: rank for rank, role in enumerate(ROLES)}
 _LOCAL = re.compile(r"localhost:(\d+):(\d+):(-?\d+)")
 _GROUPS_TTL_S = 60.0
 
@@ -27,8 +27,8 @@ class Caller:
     """An identity: `uid:N` or `key:SHA256:…`, with its role."""
 
     id: str
-    role: Role
-    rank: int
+    role: RoleName
+    grants: Grants
     name: str | None = None
     uid: int | None = None
     certified: Identity | None = field(default=None, compare=False, repr=False)
@@ -125,7 +125,7 @@ class Policy:
             role = self._local.role(int(user_id[4:]))
             if role is not None:
                 if known is None or known.role != role:
-                    known = Caller(user_id, role, RANKS[role], uid=int(user_id[4:]))
+                    known = Caller(user_id, role, BUILTIN[role], uid=int(user_id[4:]))
                     self._callers[user_id] = known
                 return known
         else:
@@ -135,7 +135,7 @@ class Policy:
                 return known
             best = _best_role(identity)
             if identity is not None and best is not None:
-                known = Caller(user_id, best, RANKS[best], identity.name, certified=identity)
+                known = Caller(user_id, best, BUILTIN[best], identity.name, certified=identity)
                 self._callers[user_id] = known
                 return known
         raise UnauthenticatedError(

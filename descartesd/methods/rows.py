@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from descartesd.errors import DeadlineExceededError
 from descartesd.methods.call import Call, Handler
-from descartesd.methods.policy import RANKS
 from descartesd.observe.metrics import MethodMetrics, RequestMetrics
 from descartesd.transport.calls import not_done
 from descartesd.transport.unread import WINDOW
@@ -35,7 +34,6 @@ class Row:
     """One method."""
 
     method: Method[Any, Any]
-    rank: int
     decode: codec.ParamsDecoder
     handler: Callable[[Call, Any], Any]
     waits: bool
@@ -85,7 +83,6 @@ def rows_of(handlers: Mapping[str, Handler], metrics: RequestMetrics) -> dict[st
     return {
         name: Row(
             method=METHODS[name],
-            rank=RANKS[METHODS[name].permission],
             decode=codec.ParamsDecoder(METHODS[name].request),
             handler=handler,
             waits=inspect.iscoroutinefunction(handler),

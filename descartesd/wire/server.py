@@ -9,7 +9,9 @@ from msgspec import Meta, Struct
 from descartesd.wire.agent import Name
 from descartesd.wire.envelope import RequestId
 
+# The built-in ones; a server's configuration may have more.
 Role = Literal["observer", "operator", "admin"]
+RoleName = Name
 
 
 class Empty(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,7 +26,7 @@ class IdentityInfo(Struct, frozen=True, kw_only=True):
     """Who the server takes the caller for: `uid:N` or `key:SHA256:…`."""
 
     id: str
-    role: Role
+    role: RoleName
     name: str | None = None
 
 
@@ -198,7 +200,7 @@ class CertSign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     public_key: Annotated[str, Meta(min_length=40, max_length=40)]
     name: Name
-    role: Role
+    role: RoleName
     days: Annotated[int, Meta(ge=1, le=3650)] = 365
 
 
@@ -206,7 +208,7 @@ class SignedCertificate(Struct, frozen=True, kw_only=True):
     """The certificate's text, and what a profile needs beside it."""
 
     name: str
-    role: Role
+    role: RoleName
     fingerprint: str
     certificate: str
     server_key: str

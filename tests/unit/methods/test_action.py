@@ -31,7 +31,8 @@ from descartesd.errors import (
 from descartesd.hooks.relay import Registered, Relay
 from descartesd.methods.action import ActionMethods
 from descartesd.methods.call import Call
-from descartesd.methods.policy import RANKS, Caller
+from descartesd.methods.grants import BUILTIN
+from descartesd.methods.policy import Caller
 from descartesd.transport.server import Peer
 from descartesd.wire.action import ActionRun
 from descartesd.wire.agent import AgentSpec
@@ -86,7 +87,7 @@ def methods(book: Book, *actions: Action) -> ActionMethods:
 
 
 def call(role: Role = "operator") -> Call:
-    caller = Caller("uid:7", role, RANKS[role])
+    caller = Caller("uid:7", role, BUILTIN[role])
     return Call(caller, Peer(b"", delimited=False, user_id="uid:7", fd=0), 0)
 
 

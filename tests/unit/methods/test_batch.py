@@ -33,7 +33,8 @@ from descartesd.errors import (
 from descartesd.methods.agent import AgentMethods
 from descartesd.methods.batch import BatchMethods, what_was_spawned
 from descartesd.methods.call import Call
-from descartesd.methods.policy import RANKS, Caller
+from descartesd.methods.grants import BUILTIN
+from descartesd.methods.policy import Caller
 from descartesd.transport.server import Peer
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentSpec, State
@@ -57,7 +58,7 @@ def agent(number: int, state: State = "running", **fields: Any) -> Agent:
 
 
 def call(role: Role = "operator") -> Call:
-    caller = Caller("uid:7", role, RANKS[role])
+    caller = Caller("uid:7", role, BUILTIN[role])
     return Call(caller, Peer(b"", delimited=False, user_id="uid:7", fd=0), 0, idem="key")
 
 

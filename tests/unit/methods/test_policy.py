@@ -15,7 +15,8 @@ from descartesd.keys.certificate import Certificate, sign
 from descartesd.keys.curve import generate
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.trust import TrustStore
-from descartesd.methods.policy import RANKS, Caller, LocalRoles, Policy, refusal
+from descartesd.methods.grants import BUILTIN, RANKS
+from descartesd.methods.policy import Caller, LocalRoles, Policy, refusal
 from descartesd.wire.methods import METHODS, ROLES
 
 NOW = 1_800_000_000.0
@@ -127,7 +128,9 @@ def test_a_certified_key_enters_under_its_fingerprint(
     user_id = policy.authenticate(TCP, key)
 
     assert user_id == f"key:{fingerprint(key)}"
-    assert policy.identify(user_id) == Caller(user_id, "operator", 1, name="alice")
+    assert policy.identify(user_id) == Caller(
+        user_id, "operator", BUILTIN["operator"], name="alice"
+    )
 
 
 def test_an_unknown_key_does_not_enter(policy: Policy) -> None:
@@ -141,7 +144,7 @@ def test_over_the_unix_socket_the_uid_counts_and_not_the_key(
 
     assert policy.authenticate("localhost:1:1:99", admin) == "uid:1"
     assert policy.authenticate("localhost:2:0:99", admin) is None
-    assert policy.identify("uid:1") == Caller("uid:1", "operator", 1, uid=1)
+    assert policy.identify("uid:1") == Caller("uid:1", "operator", BUILTIN["operator"], uid=1)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +207,7 @@ def test_a_message_of_nobody_known_is_refused(policy: Policy, user_id: str) -> N
 
 
 def test_a_refusal_names_the_method_the_role_needed_and_the_role_there_is() -> None:
-    caller = Caller("uid:1", "observer", 0, uid=1)
+    caller = Caller("uid:1", "observer", BUILTIN["observer"], uid=1)
 
     error = refusal(caller, METHODS["agent.kill"])
 
