@@ -55,8 +55,10 @@ class Facts:
         log.debug("keeper.event", extra={"agent": agent.id, "event": event})
         if _is_news(agent, status):
             self._take(agent, status)
-        elif status["eof"]:
-            self._over.append(agent.id)
+        else:
+            self._recount(agent, status)
+            if status["eof"]:
+                self._over.append(agent.id)
 
     def _take(self, agent: Agent, status: Status) -> None:
         # At once, whenever its end is noted: nobody may start it again meanwhile.
@@ -112,7 +114,16 @@ class Facts:
             )
             self._conclude(agent, state, outcome)
         else:
+            self._recount(agent, status)
             self._book.wake(agent)
+
+    def _recount(self, agent: Agent, status: Status) -> None:
+        """Take over how many were left, where more were found after the end was told."""
+        outcome = agent.outcome
+        if outcome is not None and outcome.leftovers < status["leftovers"]:
+            agent.outcome = structs.replace(outcome, leftovers=status["leftovers"])
+            self._book.put(agent)
+            self._book.registry.save_soon()
 
     def _conclude(self, agent: Agent, state: State, outcome: Outcome) -> None:
         """Note how an attempt ended, and what follows by the agent's restart policy."""
@@ -156,6 +167,7 @@ class Facts:
             if _is_news(agent, status):
                 self._take(agent, status)
             elif status["eof"]:
+                self._recount(agent, status)
                 self._over.append(agent.id)
             elif status["state"] != "exited":
                 # Ended by a person while nobody knew that it had been started.

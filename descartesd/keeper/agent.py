@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from descartesd.errors import ConflictError, NotFoundError
@@ -25,11 +25,11 @@ class Agent:
     """One agent: its present or last attempt, its streams over all of them."""
 
     __slots__ = (
-        "agent_id", "attempt", "cpu_seconds", "ended_at", "ended_by",
+        "agent_id", "attempt", "count_timer", "cpu_seconds", "ended_at", "ended_by",
         "eof_timer", "exit_code", "fence_at", "fence_timer", "group", "is_killed",
         "is_out_of_memory", "is_swept", "keeps_rest", "kill_timer", "leftovers",
-        "limits_enforced", "name", "paused_at", "pid", "pidfd", "run_s", "run_timer", "signal",
-        "signalled", "start_time", "started_at", "state", "stderr", "stdin", "stdout",
+        "limits_enforced", "name", "on_swept", "paused_at", "pid", "pidfd", "run_s", "run_timer",
+        "signal", "signalled", "start_time", "started_at", "state", "stderr", "stdin", "stdout",
         "stop_grace_s", "stop_signal", "task", "terminal", "tmp", "writers",
     )  # fmt: skip
 
@@ -49,6 +49,8 @@ class Agent:
         # Runs while it is stopping and not being killed yet.
         self.kill_timer: Timer | None = None
         self.eof_timer: Timer | None = None
+        # Runs while its end waits to be told until all it has left is counted.
+        self.count_timer: Timer | None = None
         self.forget_attempt()
 
     def forget_attempt(self) -> None:
@@ -81,6 +83,8 @@ class Agent:
         self.signalled: set[tuple[int, int]] | None = None
         self.is_killed = False
         self.is_swept = True
+        # Called when what it has left is ended and counted.
+        self.on_swept: Callable[[], None] | None = None
 
     def begin(self, attempt: int, pid: int, pidfd: int, start_time: int) -> None:
         """Note that the leader of a new attempt runs."""
@@ -94,14 +98,20 @@ class Agent:
         self.is_swept = False
 
     def finish(self, *, exit_code: int | None, signum: int | None) -> None:
-        """Note how the leader ended; its status has been reaped."""
-        self.state = "exited"
-        self.paused_at = None
+        """Note how the leader ended; its status has been reaped.
+
+        Its state is told to be what it was until `close`.
+        """
         self.ended_at = time.time()
         self.exit_code = exit_code
         self.signal = signum
         os.close(self.pidfd)
         self.pidfd = -1
+
+    def close(self) -> None:
+        """Note that the end is whole: what the leader has left is counted too."""
+        self.state = "exited"
+        self.paused_at = None
 
     def close_input(self) -> None:
         """Write nothing more, and leave the terminal to whoever still has it open."""
@@ -128,8 +138,8 @@ class Agent:
 
     @property
     def eof(self) -> bool:
-        """Whether the leader has exited and no output of it can come any more."""
-        return not (self.runs or self.stdout.is_open or self.stderr.is_open)
+        """Whether it has exited and no output of it can come any more."""
+        return self.state == "exited" and not (self.stdout.is_open or self.stderr.is_open)
 
     @property
     def output_error(self) -> str | None:

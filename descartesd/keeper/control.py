@@ -27,7 +27,8 @@ QUIET_ROUNDS: Final = 2
 DELAY_MIN_S: Final = 0.001
 DELAY_MAX_S: Final = 0.05
 SWEEP_DELAY_MAX_S: Final = 1.0
-SECOND_LOOK_S: Final = 0.02
+UNCLEAR_LOOK_S: Final = 0.005
+UNCLEAR_LIMIT_S: Final = 0.5
 STILL_LIMIT_S: Final = 0.1
 
 
@@ -234,16 +235,14 @@ class Control:
             yield from self._empty(agent, agent.group)
         met: set[Identity] = set()
         delay_s = 0.0
-        looks = 0
+        deadline = boottime() + UNCLEAR_LIMIT_S
         while True:
-            looks += 1
             if (yield from self._sweep_once(agent, met)):
                 yield delay_s
                 delay_s = min(2 * delay_s + DELAY_MIN_S, SWEEP_DELAY_MAX_S)
                 yield from self._freeze_tree(agent, KILL_FREEZE_S)
-            elif looks == 1 and self._tree.orphans().get(None):
-                # In the middle of execve(2) a process shows no environment to be known by.
-                yield SECOND_LOOK_S
+            elif self._tree.has_unclear and boottime() < deadline:
+                yield UNCLEAR_LOOK_S
             else:
                 break
         if agent.tmp is not None:
@@ -268,6 +267,8 @@ class Control:
         agent.signalled = None
         if self._agents.leaders.get(agent.pid) is agent:
             del self._agents.leaders[agent.pid]
+        if agent.on_swept is not None:
+            agent.on_swept()
 
     def _empty(self, agent: Agent, group: Group) -> Steps:
         """Kill what is in the group, count it, and remove the group."""

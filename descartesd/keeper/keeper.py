@@ -147,6 +147,8 @@ class Keeper:
         deadline = boottime() + FORGET_LIMIT_S
         while not all(agent.is_swept for agent in agents) and boottime() < deadline:
             yield SWEPT_POLL_S
+        # What they have left is told before.
+        yield 0.0
         for agent in agents:
             if not agent.runs and self._agents.find(agent.agent_id) is agent:
                 self._drop(agent.agent_id, "forget")

@@ -103,6 +103,11 @@ def agent_id(pid: int) -> str | None:
     return environ[start : end if end >= 0 else None].decode(errors="replace")
 
 
+def is_beginning(pid: int) -> bool:
+    """Whether it has left one program and shows no arguments of the next yet (execve(2))."""
+    return not _contents(f"/proc/{pid}/cmdline")
+
+
 def uid(pid: int) -> int | None:
     """Whose it is."""
     try:

@@ -3,7 +3,8 @@
 One AF_UNIX SEQPACKET connection; each packet is one msgpack map with named keys.
 Daemon to keeper: `{id, op, …}`. Keeper to daemon: `{id, ok: {…}}` or `{id, error: {code, message,
 hint?}}`, and facts nobody asked for: `{event: "exited"|"eof", agent: STATUS}`; an `exited` whose
-status says eof stands for both.
+status says eof stands for both. It comes when what the leader left is ended and counted, at the
+latest a second after it, and then again when that is done; until it comes the state is the former.
 A packet over 64 KiB travels as a sealed memfd (SCM_RIGHTS) under the one-byte packet 0xC1, which
 msgpack never produces (the kernel refuses SEQPACKET messages over about 208 KiB, unix(7)).
 Unknown keys are ignored by both sides; keys are only added within version 1.

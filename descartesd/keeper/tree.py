@@ -44,6 +44,9 @@ class Tree:
         self._kin_max = KIN_MAX
         self._orphans: dict[Agent | None, list[Identity]] = {}
         self._orphans_turn = -1
+        # Whether an orphan was in the middle of execve(2), where it shows no environment to be
+        # known by: an orphan of no agent then, it may turn out to be one's.
+        self.has_unclear = False
         self._families: dict[int, list[int]] = {}
         self._families_turn = -1
 
@@ -114,6 +117,7 @@ class Tree:
 
     def _find_orphans(self) -> dict[Agent | None, list[Identity]]:
         found: dict[Agent | None, list[Identity]] = {}
+        self.has_unclear = False
         known_children = self._agents.running.keys() | self._agents.helpers
         for pid in set(self._children(self._pid, 1)) - known_children:
             if (known := self._kin.get(pid)) and (known[1] or _lives(pid, known[0])):
@@ -132,6 +136,8 @@ class Tree:
                 self.release(process.pid, process.start_time)
                 return None
             agent_id = self._groups.agent_of(process.pid) or procfs.agent_id(process.pid)
+            if agent_id is None and not process.is_gone and procfs.is_beginning(process.pid):
+                self.has_unclear = True
             owner = None if agent_id is None else self._agents.find(agent_id)
         if owner is not None:
             self._remember(process, owner)

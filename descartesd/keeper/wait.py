@@ -16,6 +16,8 @@ from descartesd.keeper.tree import Tree
 LEADERS_PER_TURN: Final = 64
 ORPHANS_PER_TURN: Final = 256
 EOF_LIMIT_S: Final = 2.0
+# How long an end waits for the count of what was left: processes that cannot be killed hold it up.
+COUNT_LIMIT_S: Final = 1.0
 HELPER_S: Final = 0.05
 
 
@@ -41,7 +43,7 @@ class Reaper:
         self._control.limit_run(agent)
 
     def note_stream_end(self, agent: Agent) -> None:
-        """Tell the daemon when the leader has exited and both streams have ended."""
+        """Tell the daemon when the agent has exited and both streams have ended."""
         if agent.eof:
             if agent.eof_timer is not None:
                 agent.eof_timer.cancel()
@@ -76,15 +78,28 @@ class Reaper:
         for agent in dead:
             self._control.sweep(agent)
             self._reap(agent)
-            self._tell(agent)
+            agent.close_input()
+            self._tell_when_counted(agent)
         self.reap_orphans()
 
-    def _tell(self, agent: Agent) -> None:
-        agent.close_input()
-        self._server.tell("exited", agent)
-        self.note_stream_end(agent)
+    def _tell_when_counted(self, agent: Agent) -> None:
+        """Tell the end once it says how many were left; late, and once more, if that takes long."""
+        tell = partial(self._tell, agent)
+        if agent.is_swept:
+            tell()
+        else:
+            agent.on_swept = tell
+            agent.count_timer = self._loop.call_later(COUNT_LIMIT_S, tell)
         if not agent.eof:
             agent.eof_timer = self._loop.call_later(EOF_LIMIT_S, partial(_end_output, agent))
+
+    def _tell(self, agent: Agent) -> None:
+        if agent.count_timer is not None:
+            agent.count_timer.cancel()
+            agent.count_timer = None
+        agent.close()
+        self._server.tell("exited", agent)
+        self.note_stream_end(agent)
 
     def _reap(self, agent: Agent) -> None:
         ended = os.waitid(os.P_PIDFD, agent.pidfd, os.WEXITED)

@@ -166,8 +166,9 @@ def test_what_the_leader_leaves_is_ended_and_counted(client: Client) -> None:
     agent = client.agent.spawn(spec=sh("setsid sleep 300 & sleep 300 & exit 0"))
 
     ended = client.agent.wait(id=agent.id)
+    left = carrying("DESCARTES_AGENT_ID", agent.id)
 
-    eventually(lambda: not carrying("DESCARTES_AGENT_ID", agent.id))
+    assert left == []
     assert ended.state == "completed"
     assert ended.outcome is not None
     assert ended.outcome.leftovers == 2

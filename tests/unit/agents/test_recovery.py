@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from msgspec import structs
 
 from descartesd.agents.book import Book
 from descartesd.agents.facts import Facts
@@ -118,6 +119,33 @@ def test_agent_the_keeper_has_is_in_the_state_the_keeper_tells(
         assert found.paused_at == (3.0 if after == "paused" and before != after else None)
         assert scene.stored(one.id) == found
         assert scene.keeper.of("recover") == []
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("by", ["list", "fact"])
+def test_what_was_left_and_found_after_the_end_was_told_is_counted_durably(
+    tmp_path: Path, by: str
+) -> None:
+    async def test(scene: Scene) -> None:
+        one = agent(1)
+        scene.load(one)
+        scene.keeper.pages = [[status(one, "exited", leftovers=1)]]
+        await scene.reconcile()
+        before = scene.get(one).outcome
+        assert before is not None
+        assert before.leftovers == 1
+
+        recounted = status(one, "exited", leftovers=3)
+        if by == "list":
+            scene.keeper.pages = [[recounted]]
+        else:
+            scene.keeper.tell("exited", recounted)
+        await scene.reconcile()
+
+        stored = scene.stored(one.id)
+        assert stored is not None
+        assert stored.outcome == structs.replace(before, leftovers=3)
 
     run(tmp_path, test)
 

@@ -34,6 +34,9 @@ def test_agent_runs_until_it_finishes(pump: Pump) -> None:
     assert (agent.runs, agent.eof, agent.state, agent.is_swept) == (True, False, "running", False)
 
     agent.finish(exit_code=None, signum=9)
+    assert (agent.runs, agent.eof, agent.state) == (False, False, "running")
+
+    agent.close()
 
     assert (agent.runs, agent.eof, agent.state, agent.signal) == (False, True, "exited", 9)
     agent.begin(2, os.getpid(), os.pidfd_open(os.getpid()), 1)

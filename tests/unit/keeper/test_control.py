@@ -395,11 +395,20 @@ def test_what_the_leader_leaves_is_ended_and_counted(keeper: Keeper) -> None:
     agent_id, pids = start_tree(keeper, last="os._exit(0)")
 
     ended = keeper.exited(agent_id)
-    last = keeper.eof(agent_id)
+    left = [pid for pid in pids if alive(pid)]
 
-    assert (ended["exit_code"], ended["ended_by"]) == (0, None)
-    assert last["leftovers"] == 2
-    eventually(lambda: not any(alive(pid) for pid in pids))
+    assert (ended["exit_code"], ended["ended_by"], ended["leftovers"]) == (0, None, 2)
+    assert left == []
+    keeper.eof(agent_id)
+
+
+def test_end_is_told_with_the_number_of_all_that_was_left(keeper: Keeper) -> None:
+    # More than one step of the keeper deals with, each in a session of its own.
+    script = "for i in $(seq 150); do setsid sleep 300 & done; exit 0"
+    agent_id = keeper.spawn("sh", "-c", script)
+
+    assert keeper.exited(agent_id)["leftovers"] == 150
+    keeper.eof(agent_id)
 
 
 def test_child_without_environment_in_the_leaders_session_is_found(keeper: Keeper) -> None:

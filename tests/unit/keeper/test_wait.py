@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
+
+from descartesd.keeper import wait
+from descartesd.keeper.agent import Agent, Agents
+from descartesd.keeper.cgroup import Groups
+from descartesd.keeper.control import Control
+from descartesd.keeper.loop import Loop
+from descartesd.keeper.output import Pump
+from descartesd.keeper.server import Server
+from descartesd.keeper.tree import Tree
+from descartesd.keeper.wait import Reaper
 from tests.support.eventually import eventually
 from tests.unit.keeper.harness import PYTHON, Client, Gate, Keeper, alive
 
@@ -84,6 +100,50 @@ def test_exit_is_told_at_once_though_a_grandchild_holds_the_output(
     assert last["eof"] is True
     assert 1.5 < time.time() - last["ended_at"] < 4
     assert keeper.out(agent_id) == b"early\n"
+
+
+class CountingLate(Control):
+    """One that takes its time to find out how many a leader has left."""
+
+    def sweep(self, agent: Agent) -> None:
+        agent.leftovers = 1
+
+
+def test_end_that_cannot_be_counted_in_time_is_told_and_told_again_when_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(wait, "COUNT_LIMIT_S", 0.02)
+    loop, agents = Loop(), Agents()
+    tree = Tree(loop, agents, Groups())
+    told: list[tuple[str, str, int, bool]] = []
+    agent = Agent(Pump(loop, str(tmp_path), print), "a1")
+
+    def tell(event: str, of: Agent) -> None:
+        told.append((event, of.state, of.leftovers, of.is_swept))
+        if not of.is_swept:
+            of.leftovers = 2
+            of.is_swept = True
+            assert of.on_swept is not None
+            of.on_swept()
+            loop.stop()
+
+    server = cast("Server", SimpleNamespace(tell=tell))
+    reaper = Reaper(loop, agents, tree, CountingLate(loop, agents, tree), server=server)
+    child = subprocess.Popen(["true"])
+    agent.begin(1, child.pid, os.pidfd_open(child.pid), 1)
+    agents.add(agent)
+    reaper.expect(agent)
+
+    loop.run()
+    loop.close()
+    child.returncode = 0
+
+    assert told == [
+        ("exited", "exited", 1, False),
+        ("exited", "exited", 2, True),
+        ("eof", "exited", 2, True),
+        ("eof", "exited", 2, True),
+    ]
 
 
 def test_leftover_that_holds_the_output_is_ended_and_the_output_complete(keeper: Keeper) -> None:
