@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -28,24 +27,19 @@ from descartesd.agents.spec import RunnerDefaults
 from descartesd.agents.starting import FleetOptions
 from descartesd.agents.talk import Talk
 from descartesd.agents.use import Use
-from descartesd.config.endpoint import seen_from_elsewhere
 from descartesd.config.schema import Config
 from descartesd.errors import DescartesError, StartupRefusedError
-from descartesd.keys.authority import load_authority
-from descartesd.keys.curve import load_key_file
-from descartesd.keys.trust import TrustStore
+from descartesd.identities import Identities
 from descartesd.methods import cut_short
 from descartesd.methods.action import ActionMethods
 from descartesd.methods.agent import AgentMethods
 from descartesd.methods.attach import AttachMethods
 from descartesd.methods.batch import BatchMethods
-from descartesd.methods.cert import CertMethods, Introduction
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.event import EventMethods
 from descartesd.methods.health import Health, Parts
 from descartesd.methods.idempotency import Answers
 from descartesd.methods.output import OutputMethods
-from descartesd.methods.policy import LocalRoles, Policy
 from descartesd.methods.server import Reports, ServerFacts, ServerMethods
 from descartesd.methods.stats import Stats
 from descartesd.methods.talk import TalkMethods
@@ -92,10 +86,7 @@ class Daemon:
         self._config = config
         self._lock = lock_state(server.state_dir)
         self._registry = Registry(os.path.join(server.state_dir, "registry.sqlite"))
-        self._host_key = load_key_file(server.host_key_file)
-        self._authority = load_authority(server.authority_key_file)
-        self._trust = TrustStore(server.trust_dir, [self._authority.public])
-        self._trust.load()
+        self._who = Identities(config, self._registry)
         self._output_dir = output_dir = os.path.join(server.state_dir, "output")
         os.makedirs(output_dir, mode=0o750, exist_ok=True)
         self._keeper_lost = asyncio.Event()
@@ -125,9 +116,6 @@ class Daemon:
         self._expiry = Expiry(self._book, self._fleet, config.limits.keep_ended_secs)
         self._open_intents = self._registry.open_intents()
         self._answers = Answers(self._registry)
-        self._policy = Policy(
-            self._trust, LocalRoles(config.policy.local_uids, config.policy.local_groups)
-        )
         self._stopping = asyncio.Event()
         self._ending: asyncio.Timeout | None = None
 
@@ -162,7 +150,7 @@ class Daemon:
     async def _serve(self, loop: asyncio.AbstractEventLoop, parts: contextlib.ExitStack) -> None:
         context = server_context()
         parts.callback(context.term)
-        zap = ZapHandler(context, self._policy.authenticate)
+        zap = ZapHandler(context, self._who.policy.authenticate)
         parts.callback(zap.close)
         zap.start(loop)
         watches = Watches(loop, self._output_dir)
@@ -177,7 +165,7 @@ class Daemon:
                 facts=self._facts,
                 fleet=self._fleet,
                 keeper=self._link,
-                policy=self._policy,
+                policy=self._who.policy,
                 directories=[self._config.server.state_dir, self._output_dir],
                 listeners=listeners,
             ),
@@ -185,7 +173,7 @@ class Daemon:
             version=version(),
         )
         dispatcher = Dispatcher(
-            self._policy,
+            self._who.policy,
             self._answers,
             request_timeout_s=float(self._config.server.request_timeout_secs),
             max_message_bytes=self._config.network.max_message_size,
@@ -205,7 +193,7 @@ class Daemon:
             dispatcher.start(group, router.send)
             router.start(loop, listeners)
             await refuse_unknown_key(
-                context, listeners[0].endpoint, self._host_key.public_text.encode()
+                context, listeners[0].endpoint, self._who.host_key.public_text.encode()
             )
             self._health.refuses_strangers = True
             self._health.look(lag_s=0.0)
@@ -255,8 +243,6 @@ class Daemon:
         )
         stats = Stats(config.server.server_id, self._book, self._fleet, dispatcher, router.traffic)
         reports = Reports(self._health.report, stats.report)
-        elsewhere = seen_from_elsewhere(self._health.endpoints, socket.gethostname())
-        introduction = Introduction(self._host_key.public_text, elsewhere)
         verbs = AgentMethods(self._book, self._fleet, talk).handlers()
         dispatcher.register(
             {
@@ -272,7 +258,7 @@ class Daemon:
                 **ServerMethods(
                     about, reports, self._book, self._fleet, dispatcher.streams
                 ).handlers(),
-                **CertMethods(self._trust, self._authority, introduction).handlers(),
+                **self._who.handlers(dispatcher, self._book, self._fleet, self._health.endpoints),
             }
         )
 
@@ -286,14 +272,14 @@ class Daemon:
         parts.callback(unlink, server.local_socket)
         parts.callback(unix.socket.close)
         open_directory(server.run_dir)
-        publish(server.public_key_file, f"{self._host_key.public_text}\n".encode())
+        publish(server.public_key_file, f"{self._who.host_key.public_text}\n".encode())
         return [tcp, unix]
 
     def _router_options(self) -> RouterOptions:
         network = self._config.network
         return RouterOptions(
-            public_key=self._host_key.public_text.encode(),
-            secret_key=self._host_key.secret_text.encode(),
+            public_key=self._who.host_key.public_text.encode(),
+            secret_key=self._who.host_key.secret_text.encode(),
             max_request_bytes=network.max_request_bytes,
             send_hwm=network.send_hwm,
             receive_hwm=network.receive_hwm,

@@ -40,6 +40,18 @@ from descartesd.wire.agent import (
 )
 from descartesd.wire.attach import AgentAttach, AgentResize, AttachChunk, AttachOffsets
 from descartesd.wire.batch import BatchResult, BatchRun, BatchSpawn, Selector, Verb
+from descartesd.wire.cert import (
+    CertInfo,
+    CertRef,
+    CertRevoke,
+    CertRevoked,
+    CertSign,
+    CertTable,
+    Fingerprint,
+    PublicKey,
+    Serial,
+    SignedCertificate,
+)
 from descartesd.wire.event import Event, EventFollow
 from descartesd.wire.methods import (
     ACTION_LIST,
@@ -65,6 +77,9 @@ from descartesd.wire.methods import (
     AGENT_WRITE,
     BATCH_RUN,
     BATCH_SPAWN,
+    CERT_LIST,
+    CERT_REVOKE,
+    CERT_SHOW,
     CERT_SIGN,
     EVENT_FOLLOW,
     SERVER_DRAIN,
@@ -74,7 +89,6 @@ from descartesd.wire.methods import (
     SERVER_STATS,
 )
 from descartesd.wire.server import (
-    CertSign,
     Done,
     Drained,
     Empty,
@@ -83,7 +97,6 @@ from descartesd.wire.server import (
     ServerHealth,
     ServerHello,
     ServerStats,
-    SignedCertificate,
 )
 from descartesd.wire.talk import AgentAnswer, AgentPause, AgentRespawn, AgentSay
 
@@ -468,7 +481,7 @@ class AsyncCertMethods:
     async def sign(
         self,
         *,
-        public_key: str,
+        public_key: PublicKey,
         name: Name,
         role: Name,
         days: int = 365,
@@ -479,6 +492,50 @@ class AsyncCertMethods:
         return await self._caller.call(
             CERT_SIGN,
             CertSign(public_key=public_key, name=name, role=role, days=days),
+            deadline_s=deadline_s,
+            idem=idem,
+        )
+
+    async def list(self, *, deadline_s: float | None = None) -> CertTable:
+        """List everybody with a certificate, and everybody whose certificate was revoked."""
+        return await self._caller.call(CERT_LIST, Empty(), deadline_s=deadline_s)
+
+    async def show(
+        self,
+        *,
+        name: Name | None = None,
+        fingerprint: Fingerprint | None = None,
+        serial: Serial | None = None,
+        deadline_s: float | None = None,
+    ) -> CertInfo:
+        """Show one certificate."""
+        return await self._caller.call(
+            CERT_SHOW,
+            CertRef(name=name, fingerprint=fingerprint, serial=serial),
+            deadline_s=deadline_s,
+        )
+
+    async def revoke(
+        self,
+        *,
+        name: Name | None = None,
+        fingerprint: Fingerprint | None = None,
+        serial: Serial | None = None,
+        even_unknown: bool = False,
+        kill_agents: bool = False,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> CertRevoked:
+        """Let a certificate and its key in no more, at once and for good."""
+        return await self._caller.call(
+            CERT_REVOKE,
+            CertRevoke(
+                name=name,
+                fingerprint=fingerprint,
+                serial=serial,
+                even_unknown=even_unknown,
+                kill_agents=kill_agents,
+            ),
             deadline_s=deadline_s,
             idem=idem,
         )

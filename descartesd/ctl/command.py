@@ -68,7 +68,10 @@ NOUNS = {
             "drain": "server",
         },
     ),
-    "cert": Noun("certificates of clients", {"issue": "cert"}),
+    "cert": Noun(
+        "certificates of clients",
+        {"issue": "cert", "list": "certs", "show": "certs", "revoke": "certs"},
+    ),
 }
 SINGLE = {
     "ps": Single("list agents (the same as agent list)", "agent", "list"),

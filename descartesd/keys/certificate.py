@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import calendar
 import hashlib
 import time
 from collections.abc import Mapping
@@ -65,6 +66,11 @@ class Certificate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 def utc(seconds: int) -> str:
     """A time as certificates show it: 2027-01-31T12:00:00Z."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def parse_utc(text: str) -> int:
+    """The seconds of a time as `utc` writes it; raises ValueError."""
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
 
 
 def authority_id(public_key: bytes) -> bytes:

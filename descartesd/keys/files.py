@@ -56,6 +56,25 @@ def create_public(path: str, data: bytes) -> None:
     _create(path, data, PUBLIC_MODE)
 
 
+def replace_secret(path: str, data: bytes) -> None:
+    """Put a file only its owner can read in the place of `path`: whole, or the old one stays.
+
+    Raises the error of the family that fits the kernel's.
+    """
+    directory = os.path.dirname(path) or "."
+    temporary = os.path.join(directory, f".new-{os.urandom(8).hex()}")
+    try:
+        _write_new(temporary, data, SECRET_MODE)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+        sync_directory(directory)
+    except OSError as exc:
+        raise translated(exc, path) from exc
+
+
 def read_secret(path: str, *, refusal: type[DescartesError] = StartupRefusedError) -> bytes:
     """Read a secret the way ssh(1) does.
 
@@ -105,7 +124,7 @@ def _create(path: str, data: bytes, mode: int) -> None:
             os.link(temporary, path)
         finally:
             os.unlink(temporary)
-        _sync_directory(directory)
+        sync_directory(directory)
     except FileExistsError as exc:
         raise AlreadyExistsError(
             f"'{path}' exists already", hint="nothing was changed; choose another name or remove it"
@@ -119,9 +138,7 @@ def _write_new(path: str, data: bytes, mode: int) -> None:
     fd = os.open(path, flags, SECRET_MODE)
     try:
         os.fchmod(fd, mode)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_whole(fd, data)
         os.fsync(fd)
     except OSError:
         os.unlink(path)
@@ -130,7 +147,15 @@ def _write_new(path: str, data: bytes, mode: int) -> None:
         os.close(fd)
 
 
-def _sync_directory(directory: str) -> None:
+def write_whole(fd: int, data: bytes) -> None:
+    """Write all of it; raises OSError when that cannot be."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_directory(directory: str) -> None:
+    """Have the names in a directory survive a loss of power."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from descartesd.errors import (
@@ -16,6 +17,7 @@ from descartesd.errors import (
     ConflictError,
     DescartesError,
     StartupRefusedError,
+    UnauthenticatedError,
 )
 from descartesd.keys.certificate import (
     Certificate,
@@ -27,6 +29,7 @@ from descartesd.keys.certificate import (
 )
 from descartesd.keys.files import create_secret, read_contents
 from descartesd.keys.keyfile import fingerprint
+from descartesd.keys.revoked import LIST_NAME, Revocation, RevocationList
 
 SUFFIX = ".cert"
 
@@ -45,6 +48,8 @@ class Identity:
     not_after: int
     serial: str
     fingerprint: str
+    renew_until: int
+    authority: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,11 @@ class TrustStore:
         directory: str,
         authorities: Iterable[bytes],
         *,
+        revoked: RevocationList | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.problems: tuple[str, ...] = ()
+        self.revoked = revoked or RevocationList(os.path.join(directory, LIST_NAME))
         self._directory = directory
         self._authorities = {authority_id(key): key for key in authorities}
         self._clock = clock
@@ -84,12 +91,14 @@ class TrustStore:
             raise StartupRefusedError(
                 f"cannot read the trust store '{self._directory}': {exc.strerror}"
             ) from exc
+        self.revoked.load()
         entries: dict[str, _Entry] = {}
         by_key: dict[bytes, Identity] = {}
         problems: list[str] = []
         for name in names:
             try:
                 entry = self._entry(name)
+                self._refuse_revoked(entry.identity)
                 if entry.key in by_key:
                     raise ConflictError(f"its key is that of '{by_key[entry.key].name}'")
             except OSError as exc:
@@ -127,7 +136,11 @@ class TrustStore:
         """Why `lookup` finds nobody, for the log: a peer is not told."""
         identity = self._by_key.get(public_key)
         if identity is None:
-            return f"key {fingerprint(public_key)} is unknown"
+            shown = fingerprint(public_key)
+            revocation = self.revoked.find("", shown)
+            if revocation is None:
+                return f"key {shown} is unknown"
+            return f"key {shown} of '{revocation.name}' was revoked at {utc(revocation.time)}"
         if self._clock() < identity.not_before:
             return (
                 f"certificate of '{identity.name}' is not valid before {utc(identity.not_before)}"
@@ -138,18 +151,27 @@ class TrustStore:
         """Everybody with a certificate, expired ones included, by name."""
         return [entry.identity for entry in self._entries.values()]
 
+    def certificate_text(self, name: str) -> str | None:
+        """The text of a certificate that is let in."""
+        try:
+            return read_contents(self.path(name)).data.decode("ascii", "replace")
+        except OSError:
+            return None
+
     def add(self, signed: bytes) -> Identity:
         """Store a signed client certificate and let its holder in.
 
         Raises AlreadyExistsError when its name or its key is taken, UnauthenticatedError when its
-        signature does not hold, otherwise as `create_secret`.
+        signature does not hold or it is revoked, otherwise as `create_secret`.
         """
         certificate = verify_signature(signed, self._authorities, kind="client")
         self.reload_if_changed()
+        self._refuse_revoked(_identity(certificate))
         holder = self._by_key.get(certificate.key)
         if holder is not None and holder.name != certificate.name:
             raise AlreadyExistsError(f"the key is already that of '{holder.name}'")
-        path = os.path.join(self._directory, f"{certificate.name}{SUFFIX}")
+        path = self.path(certificate.name)
+        self._clear_revoked(certificate.name)
         try:
             create_secret(path, armour(signed).encode())
         except AlreadyExistsError as exc:
@@ -160,6 +182,45 @@ class TrustStore:
         self.load()
         return _identity(certificate)
 
+    def revoke(self, *, serial: str, key_fingerprint: str, name: str) -> Revocation:
+        """Let a certificate and its key in no more, for good; its name is free again.
+
+        Raises as `RevocationList.append`.
+        """
+        revocation = self.revoked.append(self._clock(), serial, key_fingerprint, name)
+        self.load()
+        if name:
+            self._clear_revoked(name)
+            self.load()
+        return revocation
+
+    def path(self, name: str) -> str:
+        """Where the certificate of a name stands."""
+        return os.path.join(self._directory, f"{name}{SUFFIX}")
+
+    def _refuse_revoked(self, identity: Identity) -> None:
+        revocation = self.revoked.find(identity.serial, identity.fingerprint)
+        if revocation is not None:
+            raise UnauthenticatedError(
+                f"the certificate of '{identity.name}' or its key was revoked at"
+                f" {utc(revocation.time)}",
+                hint="make a new key pair: a revoked key is never certified again",
+                details={"reason": "revoked"},
+            )
+
+    def _clear_revoked(self, name: str) -> None:
+        """Remove the file of a name whose certificate is revoked."""
+        path = self.path(name)
+        try:
+            self._refuse_revoked(self._read(path)[1])
+        except UnauthenticatedError as exc:
+            if exc.details == {"reason": "revoked"}:
+                # What cannot be removed stays revoked; only the name is not free then.
+                with suppress(OSError):
+                    os.unlink(path)
+        except (OSError, DescartesError):
+            return
+
     def _entry(self, name: str) -> _Entry:
         path = os.path.join(self._directory, name)
         status = os.stat(path)
@@ -167,12 +228,16 @@ class TrustStore:
         known = self._entries.get(name)
         if known is not None and known.stamp == stamp:
             return known
+        key, identity = self._read(path)
+        if f"{identity.name}{SUFFIX}" != name:
+            raise ConflictError(f"it names '{identity.name}', expected the file's name")
+        return _Entry(stamp, key, identity)
+
+    def _read(self, path: str) -> tuple[bytes, Identity]:
         # A byte that is not ASCII is refused with everything else that does not belong there.
         signed = unarmour(read_contents(path).data.decode("ascii", "replace"))
         certificate = verify_signature(signed, self._authorities, kind="client")
-        if f"{certificate.name}{SUFFIX}" != name:
-            raise ConflictError(f"it names '{certificate.name}', expected the file's name")
-        return _Entry(stamp, certificate.key, _identity(certificate))
+        return certificate.key, _identity(certificate)
 
 
 def _identity(certificate: Certificate) -> Identity:
@@ -181,6 +246,8 @@ def _identity(certificate: Certificate) -> Identity:
         roles=certificate.roles,
         not_before=certificate.not_before,
         not_after=certificate.not_after,
+        renew_until=certificate.renew_until,
+        authority=certificate.authority.hex(),
         serial=certificate.serial.hex(),
         fingerprint=fingerprint(certificate.key),
     )

@@ -129,6 +129,7 @@ class Health:
         found = {
             "registry": f"the registry cannot be written: {unwritten}" if unwritten else None,
             "trust_store": self._parts.policy.problem,
+            "revocations": self._parts.policy.revocations_problem,
             "keeper": self._keeper_problem(),
             "event_loop": f"the event loop came {self._lag_s:.1f} s late"
             if self._lag_s > _LAG_S

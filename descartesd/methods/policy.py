@@ -105,6 +105,11 @@ class Policy:
         self._keys[user_id] = key
         return user_id
 
+    @property
+    def revocations_problem(self) -> str | None:
+        """Why somebody revoked could have come back, had it not been noticed."""
+        return self._trust.revoked.problem
+
     def refresh(self) -> None:
         """Take over what has changed in the trust store; nothing while it cannot be read."""
         with contextlib.suppress(StartupRefusedError):

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from descartesd.wire import action, agent, attach, batch, event, server, talk
+from descartesd.wire import action, agent, attach, batch, cert, event, server, talk
 
 Req = TypeVar("Req", bound=Struct)
 Rep = TypeVar("Rep", bound=Struct)
@@ -152,8 +152,20 @@ SERVER_DRAIN = Method(
     "Take no new agents, and leave the others alone.",
 )  # fmt: skip
 CERT_SIGN = Method(
-    "cert.sign", server.CertSign, server.SignedCertificate, "admin", "idem",
+    "cert.sign", cert.CertSign, cert.SignedCertificate, "admin", "idem",
     "Sign a certificate for a public key and let its holder in.",
+)  # fmt: skip
+CERT_LIST = Method(
+    "cert.list", server.Empty, cert.CertTable, "admin", "read",
+    "List everybody with a certificate, and everybody whose certificate was revoked.",
+)  # fmt: skip
+CERT_SHOW = Method(
+    "cert.show", cert.CertRef, cert.CertInfo, "admin", "read",
+    "Show one certificate.",
+)  # fmt: skip
+CERT_REVOKE = Method(
+    "cert.revoke", cert.CertRevoke, cert.CertRevoked, "admin", "idem",
+    "Let a certificate and its key in no more, at once and for good.",
 )  # fmt: skip
 STREAM_CREDIT = Method(
     "stream.credit", server.StreamCredit, server.Done, "observer", "never",
@@ -197,6 +209,9 @@ METHODS: dict[str, Method[Any, Any]] = {
         SERVER_STATS,
         SERVER_DRAIN,
         CERT_SIGN,
+        CERT_LIST,
+        CERT_SHOW,
+        CERT_REVOKE,
         STREAM_CREDIT,
         STREAM_CANCEL,
     )

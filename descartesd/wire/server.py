@@ -1,4 +1,4 @@
-"""Messages about the server itself, its streams and its certificates."""
+"""Messages about the server itself and its streams."""
 
 from __future__ import annotations
 
@@ -193,23 +193,3 @@ class StreamCancel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """End the stream opened as request `stream`."""
 
     stream: RequestId
-
-
-class CertSign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sign a statement about a CURVE public key (Z85, 40 characters) and store it."""
-
-    public_key: Annotated[str, Meta(min_length=40, max_length=40)]
-    name: Name
-    role: RoleName
-    days: Annotated[int, Meta(ge=1, le=3650)] = 365
-
-
-class SignedCertificate(Struct, frozen=True, kw_only=True):
-    """The certificate's text, and what a profile needs beside it."""
-
-    name: str
-    role: RoleName
-    fingerprint: str
-    certificate: str
-    server_key: str
-    endpoints: list[str]

@@ -43,7 +43,7 @@ CTL_EXCEPTIONS = {
     "ctl/config.py": ("config.",),
     "ctl/cert.py": ("init", "config."),
 }
-ROOTS = {"daemon", "main", "plugins", "__init__"}
+ROOTS = {"daemon", "identities", "main", "plugins", "__init__"}
 # Each untyped or heavy library has one module, or one layer, that imports it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "dynaconf": ("config/load.py",),

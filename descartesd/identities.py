@@ -1,0 +1,45 @@
+"""Part of the composition root: the server's own keys, and all that decides who a peer is."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from descartesd.agents.book import Book
+from descartesd.agents.fleet import Fleet
+from descartesd.agents.registry import Registry
+from descartesd.config.endpoint import seen_from_elsewhere
+from descartesd.config.schema import Config
+from descartesd.keys.authority import load_authority
+from descartesd.keys.curve import load_key_file
+from descartesd.keys.trust import TrustStore
+from descartesd.methods.call import Handler
+from descartesd.methods.cert import CertMethods, Introduction
+from descartesd.methods.dispatch import Dispatcher
+from descartesd.methods.policy import LocalRoles, Policy
+from descartesd.methods.revoking import Revoking, agree_on_revoked
+
+
+class Identities:
+    """Keys, trust store and policy of one server. Raises StartupRefusedError."""
+
+    def __init__(self, config: Config, registry: Registry) -> None:
+        server = config.server
+        self.host_key = load_key_file(server.host_key_file)
+        self._authority = load_authority(server.authority_key_file)
+        self.trust = TrustStore(server.trust_dir, [self._authority.public])
+        agree_on_revoked(self.trust, registry)
+        local = LocalRoles(config.policy.local_uids, config.policy.local_groups)
+        self.policy = Policy(self.trust, local)
+
+    def handlers(
+        self, dispatcher: Dispatcher, book: Book, fleet: Fleet, endpoints: list[str]
+    ) -> Mapping[str, Handler]:
+        """The functions of the methods about certificates; `endpoints` are those listened on."""
+        elsewhere = seen_from_elsewhere(endpoints, socket.gethostname())
+        return CertMethods(
+            self.trust,
+            self._authority,
+            Introduction(self.host_key.public_text, elsewhere),
+            Revoking(self.trust, book, fleet, dispatcher.tidy),
+        ).handlers()

@@ -1,0 +1,100 @@
+"""Messages about certificates: who is let in, and who is let in no more."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from descartesd.wire.agent import Name
+from descartesd.wire.server import RoleName
+
+PublicKey = Annotated[str, Meta(min_length=40, max_length=40)]
+Fingerprint = Annotated[
+    str, Meta(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$(?!\n)", title="SHA256: and 43 characters")
+]
+Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)", title="16 hexadecimal digits")]
+
+
+class CertSign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sign a statement about a CURVE public key (Z85, 40 characters) and store it."""
+
+    public_key: Annotated[str, Meta(min_length=40, max_length=40)]
+    name: Name
+    role: RoleName
+    days: Annotated[int, Meta(ge=1, le=3650)] = 365
+
+
+class SignedCertificate(Struct, frozen=True, kw_only=True):
+    """The certificate's text, and what a profile needs beside it."""
+
+    name: str
+    role: RoleName
+    fingerprint: str
+    certificate: str
+    server_key: str
+    endpoints: list[str]
+
+
+class CertInfo(Struct, frozen=True, kw_only=True):
+    """A certificate; times are seconds since the epoch, `not_after` itself is too late.
+
+    Of one that was revoked only what the revocation list has is known. `certificate` is its text,
+    in the answer of `cert.show` alone.
+    """
+
+    name: str
+    status: Literal["valid", "expired", "not_yet_valid", "revoked"]
+    serial: str
+    fingerprint: str
+    role: str = ""
+    not_before: int = 0
+    not_after: int = 0
+    renew_until: int = 0
+    authority: str = ""
+    revoked_at: int | None = None
+    generation: int | None = None
+    certificate: str | None = None
+
+
+class CertTable(Struct, frozen=True, kw_only=True):
+    """Everybody with a certificate by name, expired ones included, then the revoked, oldest first.
+
+    `generation` is that of the revocation list: the number of the newest revocation.
+    """
+
+    certificates: list[CertInfo]
+    total: int
+    generation: int
+
+
+class CertRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A certificate, by one of the three."""
+
+    name: Name | None = None
+    fingerprint: Fingerprint | None = None
+    serial: Serial | None = None
+
+
+class CertRevoke(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Let a certificate and its key in no more, for good; one of the first three says which.
+
+    With `even_unknown` also one this server has never seen. With `kill_agents` its holder's agents
+    are killed, otherwise they stay.
+    """
+
+    name: Name | None = None
+    fingerprint: Fingerprint | None = None
+    serial: Serial | None = None
+    even_unknown: bool = False
+    kill_agents: bool = False
+
+
+class CertRevoked(Struct, frozen=True, kw_only=True):
+    """What is revoked, its number in the list, and how many agents were killed."""
+
+    name: str
+    serial: str
+    fingerprint: str
+    generation: int
+    killed: int = 0

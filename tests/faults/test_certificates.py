@@ -1,0 +1,227 @@
+"""Certificates revoked, forgotten by a backup, or cut short by a crash."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from descartesd.client import Client
+from descartesd.errors import AbortedError, DescartesError, NotFoundError, UnauthenticatedError
+from tests.faults.peers import Peers, keys_of, logged
+from tests.support.agents import SLEEP, spec
+from tests.support.eventually import eventually
+from tests.support.server import BIN, Server
+
+
+@pytest.fixture
+def peers(server: Server) -> Iterator[Peers]:
+    with Peers(server) as made:
+        yield made
+
+
+def is_let_in(server: Server, profile: Path) -> bool:
+    """Whether the keys of a profile get in over tcp."""
+    with server.client(profile) as client:
+        try:
+            client.server.hello()
+        except UnauthenticatedError:
+            return False
+    return True
+
+
+def test_fault_37_revoked_while_connected_is_refused_at_the_next_message_and_cut_off(
+    server: Server, peers: Peers
+) -> None:
+    profile = server.issue("ci", "operator")
+    follower, waiter, asker, bystander = (peers.connect(keys_of(profile)) for _ in range(4))
+    bystander = peers.connect()
+    own = asker.result("agent.spawn", {"spec": {"command": list(SLEEP), "name": "own"}})
+    follower.send("event.follow", {"since": 0})
+    while follower.receive().get("item", {}).get("agent_id") != own["id"]:
+        pass
+    waiter.send("agent.wait", {"id": own["id"]})
+    assert asker.result("agent.get", {"id": own["id"]})["state"] == "running"
+
+    began = time.monotonic()
+    with server.client() as admin:
+        done = admin.cert.revoke(name="ci")
+    for peer in (follower, waiter):
+        while "error" not in (message := peer.receive()):
+            pass
+        assert message["error"]["code"] == "unauthenticated"
+    assert time.monotonic() - began < 1
+    assert asker.refusal("agent.get", {"id": own["id"]}) == "unauthenticated"
+
+    assert (done.name, done.generation, done.killed) == ("ci", 1, 0)
+    assert bystander.result("agent.get", {"id": own["id"]})["state"] == "running"
+    assert not is_let_in(server, profile)
+
+
+def test_fault_37_open_logs_of_a_revoked_client_end_within_a_second(server: Server) -> None:
+    profile = server.issue("ci", "operator")
+    with server.client() as admin:
+        agent = admin.agent.spawn(spec=spec("/bin/sh", "-c", "echo begun; exec sleep 300"))
+        reading = subprocess.Popen(
+            [BIN / "descartesctl", "--profile", profile, "agent", "logs", "-f", agent.id],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        with reading:
+            assert reading.stdout is not None
+            assert reading.stdout.readline() == b"begun\n"
+            began = time.monotonic()
+
+            revoked = server.ctl("--json", "cert", "revoke", "ci", "--kill-agents")
+
+            _, said = reading.communicate(timeout=5)
+        assert time.monotonic() - began < 3
+        assert reading.returncode == 4
+        assert b"not authorised any more" in said
+        assert json.loads(revoked.stdout)["killed"] == 0
+        assert admin.agent.get(id=agent.id).state == "running"
+
+
+def test_agents_of_the_revoked_are_killed_where_that_is_asked_for(server: Server) -> None:
+    profile = server.issue("ci", "operator")
+    with server.client(profile) as ci, server.client() as admin:
+        theirs = ci.agent.spawn(spec=spec(*SLEEP))
+        ours = admin.agent.spawn(spec=spec(*SLEEP))
+
+        done = admin.cert.revoke(name="ci", kill_agents=True)
+
+        assert done.killed == 1
+        assert admin.agent.get(id=theirs.id).state == "terminated"
+        assert admin.agent.get(id=ours.id).state == "running"
+
+
+def test_who_revokes_himself_is_told_and_the_local_administrator_stays(server: Server) -> None:
+    with server.client() as admin:
+        done = admin.cert.revoke(name="admin")
+        assert done.name == "admin"
+
+        def is_refused() -> bool:
+            try:
+                admin.server.hello()
+            except UnauthenticatedError:
+                return True
+            return False
+
+        eventually(is_refused)
+    with server.client(server.local) as local:
+        assert local.server.hello().identity.role == "admin"
+        assert [each.status for each in local.cert.list().certificates] == ["revoked"]
+
+
+def test_a_name_is_free_after_its_certificate_was_revoked(server: Server) -> None:
+    first = server.issue("ci", "operator")
+    first.rename(first.with_name("old.toml"))
+    assert server.ctl("cert", "revoke", "ci").returncode == 0
+
+    second = server.issue("ci", "observer")
+
+    assert is_let_in(server, second)
+    assert not is_let_in(server, second.with_name("old.toml"))
+    listed = json.loads(server.ctl("--json", "cert", "list").stdout)
+    assert [(each["name"], each["status"]) for each in listed["certificates"]] == [
+        ("admin", "valid"),
+        ("ci", "valid"),
+        ("ci", "revoked"),
+    ]
+    assert (listed["total"], listed["generation"]) == (3, 1)
+    shown = json.loads(server.ctl("--json", "cert", "show", "ci").stdout)
+    assert shown["role"] == "observer"
+    assert shown["certificate"].startswith("# name=ci roles=observer ")
+
+
+def test_a_revocation_names_one_certificate_that_is_known_or_meant_in_advance(
+    server: Server,
+) -> None:
+    serial = "0123456789abcdef"
+    with server.client() as admin:
+        for nobody in ({"name": "nobody"}, {"serial": serial}):
+            with pytest.raises(NotFoundError):
+                admin.cert.revoke(**nobody)
+        for unclear in ({}, {"name": "admin", "serial": serial}):
+            with pytest.raises(DescartesError, match="expected one of name"):
+                admin.cert.revoke(**unclear)
+        assert admin.cert.revoke(serial=serial, even_unknown=True).generation == 1
+        assert admin.cert.revoke(serial=serial).generation == 1
+
+
+def test_fault_46_a_crash_right_after_a_revocation_forgets_nothing(server: Server) -> None:
+    profiles = [server.issue(f"ci-{number}", "observer") for number in range(5)]
+    with server.client() as admin, ThreadPoolExecutor(1) as pool:
+        told = [admin.cert.revoke(name=path.stem).name for path in profiles[:3]]
+        under_way = pool.submit(admin.cert.revoke, name="ci-3")
+        server.kill()
+        server.start()
+        with suppress(AbortedError):
+            under_way.result(timeout=20)
+        # Asked again it holds, whether it was carried out before or not.
+        assert admin.cert.revoke(name="ci-3").generation == 4
+    whole = (server.directory / "state/trust/revoked").read_bytes()
+    server.stop()
+    # What a crash in the middle of the next line leaves.
+    (server.directory / "state/trust/revoked").write_bytes(whole + b"5 2026-01-01T00:0")
+
+    server.start()
+
+    assert told == ["ci-0", "ci-1", "ci-2"]
+    assert [is_let_in(server, path) for path in profiles] == [False] * 4 + [True]
+    with server.client() as admin:
+        assert admin.server.health().status == "ok"
+        assert admin.cert.revoke(name="ci-4").generation == 5
+    assert not is_let_in(server, profiles[4])
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["older list", "no list"])
+def test_fault_47_a_restored_backup_brings_no_revoked_key_back_and_is_noticed(
+    server: Server, missing: bool
+) -> None:
+    first, second = server.issue("first", "operator"), server.issue("second", "operator")
+    trust, backup = server.directory / "state/trust", server.root / "backup"
+    with server.client() as admin:
+        admin.cert.revoke(name="first")
+        shutil.copytree(trust, backup)
+        admin.cert.revoke(name="second")
+    server.stop()
+    shutil.rmtree(trust)
+    shutil.copytree(backup, trust)
+    if missing:
+        (trust / "revoked").unlink()
+
+    server.start()
+
+    with server.client(server.local) as local:
+        health = local.server.health()
+        assert health.status == "degraded"
+        assert "older one was put in its place" in health.checks["revocations"]
+        assert local.cert.list().generation == 2
+    assert not is_let_in(server, first)
+    assert not is_let_in(server, second)
+    assert logged(server, "revocations.restored")
+
+
+def test_fault_47_a_backup_restored_under_a_running_server_is_noticed_too(
+    server: Server,
+) -> None:
+    profile = server.issue("ci", "operator")
+    kept = (server.directory / "state/trust/ci.cert").read_bytes()
+    with server.client() as admin:
+        admin.cert.revoke(name="ci")
+        (server.directory / "state/trust/revoked").unlink()
+        (server.directory / "state/trust/ci.cert").write_bytes(kept)
+
+        eventually(lambda: admin.server.health().status == "degraded")
+
+    assert not is_let_in(server, profile)
+    with Client(str(server.local)) as local:
+        assert local.cert.list().generation == 1
