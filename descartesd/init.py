@@ -88,6 +88,7 @@ def issue_certificate(
     environ: Mapping[str, str],
     out: str | None = None,
     days: int = 365,
+    renew_days: int | None = None,
 ) -> Issued:
     """Make a key pair, sign it, let it in, and write its profile (default: DIR/profiles/NAME.toml).
 
@@ -95,13 +96,14 @@ def issue_certificate(
     profile exists, InvalidArgumentError for a name, role or days that cannot be, and
     StartupRefusedError when the directory's configuration or keys are refused.
     """
-    check_request(name, role, days)
+    check_request(name, role, days, renew_days)
     server = load_config(os.path.join(directory, CONFIG_NAME), environ=environ).server
     address = _checked_endpoint(server.endpoint).seen_from(socket.gethostname())
     wanted = _Wanted(
         name=name,
         role=role,
         days=days,
+        renew_days=renew_days,
         endpoint=str(address),
         server_key=load_key_file(server.host_key_file).public_text,
         profile=os.path.abspath(out or os.path.join(directory, PROFILES, f"{name}.toml")),
@@ -118,6 +120,7 @@ class _Wanted:
     endpoint: str
     server_key: str
     profile: str
+    renew_days: int | None = None
 
 
 class _Made:
@@ -238,7 +241,12 @@ def _issue(wanted: _Wanted, authority: Authority, trust_dir: str, made: _Made) -
     store = TrustStore(trust_dir, [authority.public])
     pair = generate()
     signed = authority.issue(
-        wanted.name, pair.public, wanted.role, now=time.time(), days=wanted.days
+        wanted.name,
+        pair.public,
+        wanted.role,
+        now=time.time(),
+        days=wanted.days,
+        renew_days=wanted.renew_days,
     )
     identity = store.add(signed)
     made.file(os.path.join(trust_dir, f"{wanted.name}{SUFFIX}"))

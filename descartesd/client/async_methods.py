@@ -47,6 +47,7 @@ from descartesd.wire.cert import (
     CertRevoked,
     CertSign,
     CertTable,
+    Days,
     Fingerprint,
     PublicKey,
     Serial,
@@ -484,14 +485,15 @@ class AsyncCertMethods:
         public_key: PublicKey,
         name: Name,
         role: Name,
-        days: int = 365,
+        days: Days = 365,
+        renew_days: Days | None = None,
         deadline_s: float | None = None,
         idem: str | None = None,
     ) -> SignedCertificate:
         """Sign a certificate for a public key and let its holder in."""
         return await self._caller.call(
             CERT_SIGN,
-            CertSign(public_key=public_key, name=name, role=role, days=days),
+            CertSign(public_key=public_key, name=name, role=role, days=days, renew_days=renew_days),
             deadline_s=deadline_s,
             idem=idem,
         )

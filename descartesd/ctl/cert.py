@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 from argparse import ArgumentParser, Namespace
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 from descartesd.ctl import text
 from descartesd.ctl.command import PROGRAM, Command
@@ -13,13 +15,19 @@ from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
 from descartesd.ctl.values import count
 from descartesd.errors import (
+    AbortedError,
     AlreadyExistsError,
+    DeadlineExceededError,
     DescartesError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     StartupRefusedError,
+    UnavailableError,
 )
+
+if TYPE_CHECKING:
+    from descartesd.keys.curve import CurveKeyPair
 
 _OUT_HELP = "file to write; default ./NAME.toml, with --dir DIR/profiles/NAME.toml"
 
@@ -33,13 +41,25 @@ class _Issued(NamedTuple):
 
 def _issue_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the client, unique on the server")
+    add_terms(parser)
+    parser.add_argument("--out", metavar="PROFILE", help=_OUT_HELP)
+    parser.add_argument(
+        "--dir", metavar="DIR", help="sign with the keys of this server directory; needs no server"
+    )
+
+
+def add_terms(parser: ArgumentParser) -> None:
+    """Add what a certificate states: its role, and how long it is valid and can be renewed."""
     parser.add_argument("--role", metavar="R", required=True, help="observer, operator or admin")
     parser.add_argument(
         "--days", metavar="N", type=count, default=365, help="how long it is valid; default 365"
     )
-    parser.add_argument("--out", metavar="PROFILE", help=_OUT_HELP)
     parser.add_argument(
-        "--dir", metavar="DIR", help="sign with the keys of this server directory; needs no server"
+        "--renew-until",
+        metavar="DAYS",
+        type=count,
+        dest="renew_days",
+        help="for how long its holder may renew it; default: not beyond its end",
     )
 
 
@@ -48,7 +68,7 @@ def _issue(args: Namespace, out: Output) -> int:
         if value == "":
             raise InvalidArgumentError(f"{option} is empty: expected a path")
     if args.out is not None:
-        _check_place(os.path.abspath(args.out))
+        check_place(os.path.abspath(args.out))
     try:
         issued = _issue_by_server(args) if args.dir is None else _issue_in_directory(args)
     except StartupRefusedError as exc:
@@ -72,7 +92,13 @@ def _issue_in_directory(args: Namespace) -> _Issued:
     from descartesd.init import issue_certificate  # noqa: PLC0415  # start-up time
 
     issued = issue_certificate(
-        args.dir, args.name, args.role, environ=os.environ, out=args.out, days=args.days
+        args.dir,
+        args.name,
+        args.role,
+        environ=os.environ,
+        out=args.out,
+        days=args.days,
+        renew_days=args.renew_days,
     )
     identity = issued.identity
     return _Issued(args.name, args.role, identity.fingerprint, issued.profile)
@@ -80,30 +106,60 @@ def _issue_in_directory(args: Namespace) -> _Issued:
 
 def _issue_by_server(args: Namespace) -> _Issued:
     from descartesd.keys.authority import check_request  # noqa: PLC0415  # start-up time
-    from descartesd.keys.curve import generate  # noqa: PLC0415
     from descartesd.keys.profile import Profile, create_profile  # noqa: PLC0415
 
-    check_request(args.name, args.role, args.days)
+    check_request(args.name, args.role, args.days, args.renew_days)
     path = os.path.abspath(args.out or f"{args.name}.toml")
-    _check_place(path)
-    pair = generate()
-    with connect(args) as client:
+    check_place(path)
+    with kept_key(path) as pair, connect(args) as client:
         signed = client.cert.sign(
-            public_key=pair.public_text, name=args.name, role=args.role, days=args.days
+            public_key=pair.public_text,
+            name=args.name,
+            role=args.role,
+            days=args.days,
+            renew_days=args.renew_days,
         )
-    profile = Profile(
-        endpoints=tuple(signed.endpoints),
-        server_keys=(signed.server_key,),
-        public_key=pair.public_text,
-        secret_key=pair.secret_text,
-        certificate=signed.certificate,
-    )
-    create_profile(path, profile)
+        profile = Profile(
+            endpoints=tuple(signed.endpoints),
+            server_keys=(signed.server_key,),
+            public_key=pair.public_text,
+            secret_key=pair.secret_text,
+            certificate=signed.certificate,
+        )
+        create_profile(path, profile)
     return _Issued(signed.name, signed.role, signed.fingerprint, path)
 
 
-def _check_place(path: str) -> None:
-    # Before anything is signed: a certificate without its key is of no use.
+@contextmanager
+def kept_key(path: str) -> Iterator[CurveKeyPair]:
+    """A key pair for the profile to be written to `path`, kept beside it until that is there.
+
+    Where the answer may have been lost the key stays: the same command, said again, gets the same
+    certificate.
+    """
+    from descartesd.keys.curve import create_key_file, generate, load_key_file  # noqa: PLC0415
+
+    kept = f"{path}.key"
+    if os.path.lexists(kept):
+        pair = load_key_file(kept)
+    else:
+        pair = generate()
+        create_key_file(kept, pair)
+    try:
+        yield pair
+    except (UnavailableError, DeadlineExceededError, AbortedError) as exc:
+        exc.hint = "\n".join(
+            filter(None, [exc.hint, f"say the same again: it goes on with the key in '{kept}'"])
+        )
+        raise
+    except DescartesError:
+        os.unlink(kept)
+        raise
+    os.unlink(kept)
+
+
+def check_place(path: str) -> None:
+    """See that a profile can be written there, before anything is signed for it."""
     if os.path.isdir(path):
         raise InvalidArgumentError(f"'{path}' is a directory: name a file in it with --out")
     if os.path.lexists(path):
@@ -119,6 +175,65 @@ def _check_place(path: str) -> None:
         raise PermissionDeniedError(
             f"cannot write into '{directory}'", hint="name a directory of yours with --out"
         )
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "key", metavar="KEY.pub", help="file with a public key, 40 characters of Z85; - is stdin"
+    )
+    parser.add_argument("--name", metavar="N", help="name of the client; default: the file's name")
+    add_terms(parser)
+
+
+def _add(args: Namespace, out: Output) -> int:
+    name = args.name or os.path.basename(args.key).removesuffix(".pub")
+    if args.key == "-" and args.name is None:
+        raise InvalidArgumentError("a key from standard input has no name", hint="add --name N")
+    public_key = _public_key(args.key)
+    with connect(args) as client:
+        signed = client.cert.sign(
+            public_key=public_key,
+            name=name,
+            role=args.role,
+            days=args.days,
+            renew_days=args.renew_days,
+        )
+    out.document(
+        signed,
+        ids=[signed.fingerprint],
+        lines=text.pairs(
+            [
+                ("let in", signed.name),
+                ("role", signed.role),
+                ("fingerprint", signed.fingerprint),
+                ("server key", signed.server_key),
+                ("endpoints", " ".join(signed.endpoints)),
+            ]
+        ),
+    )
+    return 0
+
+
+def _public_key(path: str) -> str:
+    from descartesd.keys.z85 import decode_key  # noqa: PLC0415  # start-up time
+
+    try:
+        with open(0 if path == "-" else path, encoding="ascii", closefd=path != "-") as file:
+            words = file.read(4096).split()
+    except OSError as exc:
+        raise NotFoundError(f"cannot read the public key '{path}': {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        words = []
+    if len(words) != 1:
+        raise InvalidArgumentError(
+            f"'{path}' is not a public key: expected 40 characters of Z85 and nothing else",
+            hint="a file with a secret key must not travel: copy the public key alone",
+        )
+    try:
+        decode_key(words[0])
+    except ValueError as exc:
+        raise InvalidArgumentError(f"'{path}' is not a public key: {exc}") from exc
+    return words[0]
 
 
 def _by_cause(refusal: StartupRefusedError) -> DescartesError:
@@ -143,5 +258,14 @@ COMMANDS = {
         ),
         run=_issue,
         arguments=_issue_arguments,
+    ),
+    "add": Command(
+        summary="Let the holder of a public key in: have it signed, and stored on the server.",
+        examples=(
+            "cert add alice.pub --role operator",
+            "cert add - --name alice --role observer --days 30 < alice.pub",
+        ),
+        run=_add,
+        arguments=_add_arguments,
     ),
 }

@@ -70,7 +70,7 @@ NOUNS = {
     ),
     "cert": Noun(
         "certificates of clients",
-        {"issue": "cert", "list": "certs", "show": "certs", "revoke": "certs"},
+        {"issue": "cert", "add": "cert", "list": "certs", "show": "certs", "revoke": "certs"},
     ),
 }
 SINGLE = {

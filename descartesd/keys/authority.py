@@ -35,13 +35,21 @@ class Authority:
         return authority_id(self.public)
 
     def issue(
-        self, name: str, public_key: bytes, role: str, *, now: float, days: int = 365
+        self,
+        name: str,
+        public_key: bytes,
+        role: str,
+        *,
+        now: float,
+        days: int = 365,
+        renew_days: int | None = None,
     ) -> bytes:
         """Sign a client certificate for a CURVE public key, valid from `now` for some days.
 
+        Its holder may renew it for `renew_days` from now, by default not beyond its end.
         Raises InvalidArgumentError for a name, role or number of days that cannot be.
         """
-        check_request(name, role, days)
+        check_request(name, role, days, renew_days)
         if len(public_key) != KEY_BYTES:
             raise InvalidArgumentError(
                 f"expected a CURVE public key of {KEY_BYTES} bytes, got {len(public_key)}"
@@ -56,13 +64,13 @@ class Authority:
             roles=(role,),
             not_before=start,
             not_after=end,
-            renew_until=end,
+            renew_until=end if renew_days is None else start + renew_days * DAY_S,
             authority=self.id,
         )
         return sign(certificate, self.seed)
 
 
-def check_request(name: str, role: str, days: int) -> None:
+def check_request(name: str, role: str, days: int, renew_days: int | None = None) -> None:
     """Raise InvalidArgumentError when no certificate can be issued like this."""
     if not re.search(NAME_PATTERN, name):
         raise InvalidArgumentError(
@@ -75,6 +83,11 @@ def check_request(name: str, role: str, days: int) -> None:
         )
     if not 1 <= days <= DAYS_MAX:
         raise InvalidArgumentError(f"expected 1 to {DAYS_MAX} days, got {days}")
+    if renew_days is not None and not days <= renew_days <= DAYS_MAX:
+        raise InvalidArgumentError(
+            f"renewable for {renew_days} days: expected no less than it is valid, {days}, and no"
+            f" more than {DAYS_MAX}"
+        )
 
 
 def create_authority(path: str) -> Authority:

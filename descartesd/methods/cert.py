@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from descartesd.errors import InvalidArgumentError, NotFoundError
-from descartesd.keys.authority import Authority
+from descartesd.keys.authority import DAY_S, Authority
 from descartesd.keys.certificate import armour
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.revoked import Revocation
@@ -59,18 +59,37 @@ class CertMethods:
             key = decode_key(params.public_key)
         except ValueError as exc:
             raise InvalidArgumentError(f"public_key: {exc}") from exc
-        issued = self._authority.issue(
-            params.name, key, params.role, now=self._clock(), days=params.days
-        )
-        self._trust.add(issued)
+        certificate = self._signed_before(key, params)
+        if certificate is None:
+            issued = self._authority.issue(
+                params.name,
+                key,
+                params.role,
+                now=self._clock(),
+                days=params.days,
+                renew_days=params.renew_days,
+            )
+            self._trust.add(issued)
+            certificate = armour(issued)
         return wire.SignedCertificate(
             name=params.name,
             role=params.role,
             fingerprint=fingerprint(key),
-            certificate=armour(issued),
+            certificate=certificate,
             server_key=self._introduction.server_key,
             endpoints=self._introduction.endpoints,
         )
+
+    def _signed_before(self, key: bytes, params: wire.CertSign) -> str | None:
+        """The same certificate, if its answer was lost on the way: its name is not lost too."""
+        identity = self._trust.lookup(key)
+        if identity is None or (identity.name, identity.roles) != (params.name, (params.role,)):
+            return None
+        days = (identity.not_after - identity.not_before) // DAY_S
+        renew_days = (identity.renew_until - identity.not_before) // DAY_S
+        if (days, renew_days) != (params.days, params.renew_days or params.days):
+            return None
+        return self._trust.certificate_text(identity.name)
 
     def list(self, _call: Call, _params: Empty) -> wire.CertTable:
         self._trust.reload_if_changed()

@@ -10,6 +10,7 @@ from descartesd.wire.agent import Name
 from descartesd.wire.server import RoleName
 
 PublicKey = Annotated[str, Meta(min_length=40, max_length=40)]
+Days = Annotated[int, Meta(ge=1, le=3650)]
 Fingerprint = Annotated[
     str, Meta(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$(?!\n)", title="SHA256: and 43 characters")
 ]
@@ -17,12 +18,17 @@ Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)", title="16 hexadeci
 
 
 class CertSign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sign a statement about a CURVE public key (Z85, 40 characters) and store it."""
+    """Sign a statement about a CURVE public key (Z85, 40 characters) and store it.
 
-    public_key: Annotated[str, Meta(min_length=40, max_length=40)]
+    Its holder may renew it for `renew_days` from now, by default not beyond its end. Asked for
+    once more, the same certificate is the answer.
+    """
+
+    public_key: PublicKey
     name: Name
     role: RoleName
-    days: Annotated[int, Meta(ge=1, le=3650)] = 365
+    days: Days = 365
+    renew_days: Days | None = None
 
 
 class SignedCertificate(Struct, frozen=True, kw_only=True):
