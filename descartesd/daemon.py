@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
 from importlib import metadata
 
 from descartesd.agents.book import Book
@@ -34,6 +33,7 @@ from descartesd.methods import cut_short
 from descartesd.methods.action import ActionMethods
 from descartesd.methods.agent import AgentMethods
 from descartesd.methods.attach import AttachMethods
+from descartesd.methods.audited import Refusals, audited, open_log
 from descartesd.methods.batch import BatchMethods
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.event import EventMethods
@@ -43,7 +43,7 @@ from descartesd.methods.output import OutputMethods
 from descartesd.methods.server import Reports, ServerFacts, ServerMethods
 from descartesd.methods.stats import Stats
 from descartesd.methods.talk import TalkMethods
-from descartesd.places import lock_state, open_directory, publish, unlink
+from descartesd.places import lock_state, open_directory, publish, refusing, unlink
 from descartesd.plugins import Contributions
 from descartesd.transport.context import server_context
 from descartesd.transport.listeners import Listener, listen_tcp, listen_unix
@@ -65,28 +65,17 @@ _LAST_ANSWERS_S = 0.5
 _LAST_WORK_S = 4.5
 
 
-@contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    """What the file system refuses at the start is told in one sentence: it is no bug."""
-    try:
-        yield
-    except OSError as exc:
-        raise StartupRefusedError(
-            f"cannot start: '{exc.filename}': {exc.strerror}",
-            hint="see that server.state_dir, run_dir and local_socket are where they can be",
-        ) from exc
-
-
 class Daemon:
     """One server. `run` returns after an orderly stop."""
 
-    @_refusing()
+    @refusing()
     def __init__(self, config: Config, contributed: Contributions) -> None:
         server = config.server
         self._config = config
         self._lock = lock_state(server.state_dir)
         self._registry = Registry(os.path.join(server.state_dir, "registry.sqlite"))
         self._who = Identities(config, self._registry)
+        self._audit = open_log(config, self._who.host_key, self._registry)
         self._output_dir = output_dir = os.path.join(server.state_dir, "output")
         os.makedirs(output_dir, mode=0o750, exist_ok=True)
         self._keeper_lost = asyncio.Event()
@@ -130,6 +119,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._stopping.set)
         with contextlib.ExitStack() as parts:
             parts.callback(self._registry.close)
+            parts.callback(self._audit.close)
             parts.callback(self._link.close)
             try:
                 await self._serve(loop, parts)
@@ -166,6 +156,7 @@ class Daemon:
                 fleet=self._fleet,
                 keeper=self._link,
                 policy=self._who.policy,
+                audit=self._audit,
                 directories=[self._config.server.state_dir, self._output_dir],
                 listeners=listeners,
             ),
@@ -198,6 +189,7 @@ class Daemon:
             self._health.refuses_strangers = True
             self._health.look(lag_s=0.0)
             router.tell_failures()
+            self._tell_refusals(parts, dispatcher, zap)
             # To the very end: what an agent has said decides how it ended.
             listening = group.create_task(monitor.run(), name="listening")
             minding = [
@@ -220,6 +212,15 @@ class Daemon:
             await dispatcher.finish(work_s=_LAST_WORK_S, answers_s=_LAST_ANSWERS_S)
             dispatcher.stop()
             listening.cancel()
+
+    def _tell_refusals(
+        self, parts: contextlib.ExitStack, dispatcher: Dispatcher, zap: ZapHandler
+    ) -> None:
+        """From now on: the stranger at the start was ourselves."""
+        refusals = Refusals(self._audit, self._who.policy)
+        parts.callback(refusals.close)
+        dispatcher.on_refused = refusals.request
+        zap.on_refused = refusals.handshake
 
     def _sampler(self) -> Sampler:
         server = self._config.server
@@ -244,25 +245,22 @@ class Daemon:
         stats = Stats(config.server.server_id, self._book, self._fleet, dispatcher, router.traffic)
         reports = Reports(self._health.report, stats.report)
         verbs = AgentMethods(self._book, self._fleet, talk).handlers()
-        dispatcher.register(
-            {
-                **verbs,
-                **BatchMethods(
-                    self._book, self._fleet, verbs, config.network.max_message_size
-                ).handlers(),
-                **ActionMethods(self._book, self._actions).handlers(),
-                **OutputMethods(self._book, watches).handlers(),
-                **AttachMethods(self._book, self._fleet, watches).handlers(),
-                **TalkMethods(self._book, talk).handlers(),
-                **EventMethods(self._book.journal).handlers(),
-                **ServerMethods(
-                    about, reports, self._book, self._fleet, dispatcher.streams
-                ).handlers(),
-                **self._who.handlers(dispatcher, self._book, self._fleet, self._health.endpoints),
-            }
-        )
+        handlers = {
+            **verbs,
+            **BatchMethods(
+                self._book, self._fleet, verbs, config.network.max_message_size
+            ).handlers(),
+            **ActionMethods(self._book, self._actions).handlers(),
+            **OutputMethods(self._book, watches).handlers(),
+            **AttachMethods(self._book, self._fleet, watches).handlers(),
+            **TalkMethods(self._book, talk).handlers(),
+            **EventMethods(self._book.journal).handlers(),
+            **ServerMethods(about, reports, self._book, self._fleet, dispatcher.streams).handlers(),
+            **self._who.handlers(dispatcher, self._book, self._fleet, self._health.endpoints),
+        }
+        dispatcher.register(audited(handlers, self._audit, self._book.roster))
 
-    @_refusing()
+    @refusing()
     def _listen(self, parts: contextlib.ExitStack) -> list[Listener]:
         server = self._config.server
         tcp = listen_tcp(server.endpoint, "control-tcp-0")
@@ -374,6 +372,7 @@ class Daemon:
                 dispatcher.tidy()
                 self._health.look(lag_s=loop.time() - due)
                 await self._expiry.tick()
+                await self._audit.tidy()
                 await self._registry.tidy()
             except Exception:  # the boundary: what cannot be tidied now is tried again
                 log.exception("tidying.failed")

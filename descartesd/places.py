@@ -5,8 +5,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 
 from descartesd.errors import StartupRefusedError
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """What the file system refuses at the start is told in one sentence: it is no bug."""
+    try:
+        yield
+    except OSError as exc:
+        raise StartupRefusedError(
+            f"cannot start: '{exc.filename}': {exc.strerror}",
+            hint="see that server.state_dir, run_dir and local_socket are where they can be",
+        ) from exc
 
 
 def lock_state(state_dir: str) -> int:

@@ -73,7 +73,7 @@ DROP TABLE agents_1;
 
 
 Table = Literal["agents", "events", "intents", "meta"]
-MetaKey = Literal["boot_id", "keeper", "kept", "revoked", "server_id"]
+MetaKey = Literal["audit_head", "boot_id", "keeper", "kept", "revoked", "server_id"]
 
 
 class Intent(NamedTuple):

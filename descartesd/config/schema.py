@@ -17,6 +17,7 @@ from descartesd.wire.server import Role
 
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 LogFormat = Literal["json", "pretty"]
+OnAuditError = Literal["refuse", "continue"]
 
 # A leading `~` would name a directory called '~': no shell reads this file.
 Path = Annotated[
@@ -216,6 +217,29 @@ class Policy(Section, frozen=True):
     ] = field(default_factory=dict)
 
 
+class Audit(Section, frozen=True):
+    """The log of who changed what."""
+
+    on_error: Annotated[
+        OnAuditError,
+        Meta(
+            description="What happens while the audit log cannot be written: refuse every change, "
+            "or continue unrecorded. Reads are answered either way."
+        ),
+    ] = "refuse"
+    max_bytes: Annotated[
+        int,
+        Meta(
+            description="Bytes after which the audit log is put aside and another file begun.",
+            ge=65_536,
+            le=1 << 34,
+        ),
+    ] = 67_108_864
+    keep_files: Annotated[
+        int, Meta(description="Files of it that are kept once put aside.", ge=1, le=100)
+    ] = 10
+
+
 class Config(Section, frozen=True):
     """The configuration of a server; once loaded, its paths are absolute."""
 
@@ -224,6 +248,7 @@ class Config(Section, frozen=True):
     monitoring: Monitoring = field(default_factory=Monitoring)
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
+    audit: Audit = field(default_factory=Audit)
     backends: Annotated[
         dict[BackendName, Backend],
         Meta(description="Programs clients start by name, beside the built-in ones."),

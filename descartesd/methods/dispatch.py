@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from time import perf_counter_ns
 from typing import Any, NamedTuple, TypeVar
@@ -74,6 +74,8 @@ class Dispatcher:
         self.streams = Streams(self._send_now, self.unread)
         self.shed = Shed(self._send_now)
         self.metrics = RequestMetrics()
+        # Told of each request that was not let in.
+        self.on_refused: Callable[[Peer, str, DescartesError], None] = _nobody_asks
 
     def register(self, handlers: Mapping[str, Handler]) -> None:
         """Take the function of every method; raises ValueError when one is missing."""
@@ -136,6 +138,7 @@ class Dispatcher:
                 self._send(peer, self._encoded(request.id, row.handler(call, params)))
                 row.metrics.answered(began_ns)
         except DescartesError as exc:
+            self.on_refused(peer, request.method, exc)
             self._refuse(row, began_ns, peer, request.id, exc)
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
             self._refuse(row, began_ns, peer, request.id, incident(exc, request.method))
@@ -150,11 +153,12 @@ class Dispatcher:
     def tidy(self) -> None:
         """End what is open for who is let in no longer, and serve again who reads again."""
         self._policy.refresh()
-        self.streams.expel(self._policy.identify)
+        self.streams.expel(self._policy.identify, self.on_refused)
         for pending in self._pending.but_streams():
             try:
                 self._policy.identify(pending.call.peer.user_id)
             except UnauthenticatedError as error:
+                self.on_refused(pending.call.peer, pending.row.method.name, error)
                 self._break_off(pending, error)
         self.shed.settle()
 
@@ -382,6 +386,10 @@ def incident(exc: BaseException, method: str) -> InternalError:
         f"a bug in the server, incident {number}",
         hint="report it with the server's log lines of this incident",
     )
+
+
+def _nobody_asks(_peer: Peer, _method: str, _error: DescartesError) -> None:
+    return None
 
 
 def _unsent(_peer: Peer, _payload: bytes, _is_item: bool = False) -> bool | None:

@@ -15,6 +15,7 @@ from descartesd.agents.facts import Facts
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.methods.policy import Policy
+from descartesd.observe.audit import AuditLog
 from descartesd.transport.listeners import Listener
 from descartesd.wire.server import KeeperHealth, ServerHealth, Stray
 
@@ -36,6 +37,7 @@ class Parts:
     fleet: Fleet
     keeper: KeeperLink
     policy: Policy
+    audit: AuditLog
     directories: list[str]
     listeners: list[Listener]
 
@@ -128,6 +130,7 @@ class Health:
         unwritten = self._parts.book.registry.problem
         found = {
             "registry": f"the registry cannot be written: {unwritten}" if unwritten else None,
+            "audit": self._parts.audit.trouble,
             "trust_store": self._parts.policy.problem,
             "revocations": self._parts.policy.revocations_problem,
             "keeper": self._keeper_problem(),

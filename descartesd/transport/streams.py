@@ -141,12 +141,17 @@ class Streams:
         self._forget(stream)
         stream.end()
 
-    def expel(self, identify: Callable[[str], object]) -> None:
+    def expel(
+        self,
+        identify: Callable[[str], object],
+        on_expelled: Callable[[Peer, str, DescartesError], None],
+    ) -> None:
         """End the streams of peers that `identify` refuses by UnauthenticatedError."""
         for stream, task in tuple(self._open.values()):
             try:
                 identify(stream.peer.user_id)
             except UnauthenticatedError as error:
+                on_expelled(stream.peer, "stream", error)
                 self._break_off(stream, task, error)
 
     def end_all(self, error: DescartesError) -> None:

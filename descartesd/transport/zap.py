@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 
 import zmq
@@ -21,6 +22,15 @@ DOMAIN = b"control"
 Authenticate = Callable[[str, bytes], str | None]
 
 
+_LOCAL = re.compile(r"localhost:(\d+):\d+:-?\d+")
+
+
+def peer_of(address: str) -> str | None:
+    """The identity the kernel vouches for over a Unix socket; None for another address."""
+    local = _LOCAL.fullmatch(address)
+    return None if local is None else f"uid:{local[1]}"
+
+
 class ZapHandler:
     """Owns the ZAP endpoint of a context from `start` to `close`."""
 
@@ -29,6 +39,8 @@ class ZapHandler:
         self._socket = context.socket(zmq.ROUTER)
         self._socket.linger = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Called with the address and the key of each peer that was refused.
+        self.on_refused: Callable[[str, bytes], None] = _nobody_asks
         self.accepted = 0
         self.refused = 0
         self.failed = 0
@@ -81,5 +93,10 @@ class ZapHandler:
             log.exception("zap.lookup_failed")
             return b"500", b"internal error", b""
         if not user_id:
+            self.on_refused(address.decode("utf-8", "replace"), key)
             return b"400", b"not authorised", b""
         return b"200", b"OK", user_id.encode()
+
+
+def _nobody_asks(_address: str, _key: bytes) -> None:
+    return None

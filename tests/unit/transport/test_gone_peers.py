@@ -191,8 +191,10 @@ def test_streams_of_who_is_let_in_no_longer_end_with_the_reason() -> None:
                 if user_id == "key:alice":
                     raise UnauthenticatedError("alice has left")
 
-            streams.expel(identify)
+            told: list[tuple[str, str, str]] = []
+            streams.expel(identify, lambda *who: told.append((who[0].user_id, who[1], who[2].code)))
             assert len(streams) == 1
+            assert told == [("key:alice", "stream", "unauthenticated")]
             task.cancel()
         return sent(wire)
 
