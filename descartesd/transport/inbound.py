@@ -95,7 +95,7 @@ class InboundStream:
     @property
     def was_sent(self) -> bool:
         """Whether the server may have seen the request."""
-        return self._sends > 0
+        return self._has_opened or self._sends > 0
 
     @property
     def has_news(self) -> bool:
@@ -146,7 +146,8 @@ class InboundStream:
         elif incoming.end:
             self._end()
         elif incoming.stream:
-            self._sends = 1
+            # A loss counts only where it brought nothing.
+            self._sends = 0
             self._has_opened = True
             self.limit = self._ends_at
         elif isinstance(incoming.item, Raw):

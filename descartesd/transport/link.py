@@ -1,8 +1,8 @@
 """One attempt to connect and the connection it becomes: a DEALER and its monitor.
 
-libzmq's own reconnection is off. It never retries after a refused key, repeats a wrong server key
-for ever, and keeps messages of the old connection; here one socket is one connection, and each
-attempt ends in exactly one of the events below (seen with libzmq 4.3.5):
+libzmq's own reconnection comes too late to matter. It never retries after a refused key, repeats a
+wrong server key for ever, and keeps messages of the old connection; here one socket is one
+connection, and each attempt ends in exactly one of the events below (seen with libzmq 4.3.5):
 
 key refused by ZAP           HANDSHAKE_FAILED_AUTH with the ZAP status, DISCONNECTED
 server holds another key     HANDSHAKE_FAILED_NO_DETAIL with EPIPE, DISCONNECTED
@@ -23,6 +23,8 @@ from typing import Literal, NamedTuple
 import zmq
 
 HANDSHAKE_MS = 3000
+# Longer than any link is kept after its connection is lost.
+_NEVER_MS = 3_600_000
 
 _EVENT = struct.Struct("=HI")
 _UP = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -157,8 +159,9 @@ def _configure(socket: zmq.Socket[bytes], endpoint: str, keys: CurveKeys) -> Non
     socket.curve_secretkey = keys.secret
     socket.curve_serverkey = keys.server
     socket.linger = 0
-    socket.setsockopt(zmq.IMMEDIATE, 1)
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    # With IMMEDIATE, or without reconnection at all, libzmq ends the queue of a lost connection
+    # together with the messages in it that have come and not been read.
+    socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     # Only for an address that is one: with it a name may resolve to where nobody listens.
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))

@@ -131,6 +131,17 @@ def test_a_stream_once_open_waits_for_its_server_however_often_and_long_it_is_aw
     assert stream.limit == math.inf
 
 
+def test_only_losses_that_brought_nothing_end_a_stream() -> None:
+    stream = opened()
+
+    for at in (1.0, 2.0, 3.0):
+        assert stream.survives("somewhere")
+        stream.sent(at)
+
+    assert not stream.survives("somewhere")
+    assert isinstance(stream.error, UnavailableError)
+
+
 def test_a_stream_that_had_ended_is_not_opened_again() -> None:
     stream = opened()
     stream.take(item("stdout", 0, b"all", eof=True))
