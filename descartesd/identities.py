@@ -12,12 +12,16 @@ from descartesd.config.endpoint import seen_from_elsewhere
 from descartesd.config.schema import Config
 from descartesd.keys.authority import load_authority
 from descartesd.keys.curve import load_key_file
+from descartesd.keys.tokens import TokenStore
 from descartesd.keys.trust import TrustStore
 from descartesd.methods.call import Handler
-from descartesd.methods.cert import CertMethods, Introduction
+from descartesd.methods.cert import CertMethods
 from descartesd.methods.dispatch import Dispatcher
+from descartesd.methods.enrolling import Enrolling
+from descartesd.methods.guests import Guests
 from descartesd.methods.policy import LocalRoles, Policy
 from descartesd.methods.revoking import Revoking, agree_on_revoked
+from descartesd.methods.signing import Introduction, Signing
 
 
 class Identities:
@@ -31,15 +35,22 @@ class Identities:
         agree_on_revoked(self.trust, registry)
         local = LocalRoles(config.policy.local_uids, config.policy.local_groups)
         self.policy = Policy(self.trust, local)
+        tokens = TokenStore(server.tokens_dir)
+        tokens.load()
+        self.guests = self.policy.guests = Guests(tokens, self.trust)
 
     def handlers(
         self, dispatcher: Dispatcher, book: Book, fleet: Fleet, endpoints: list[str]
     ) -> Mapping[str, Handler]:
         """The functions of the methods about certificates; `endpoints` are those listened on."""
+        tokens = self.guests.tokens
         elsewhere = seen_from_elsewhere(endpoints, socket.gethostname())
+        signing = Signing(
+            self.trust, self._authority, Introduction(self.host_key.public_text, elsewhere)
+        )
         return CertMethods(
             self.trust,
-            self._authority,
-            Introduction(self.host_key.public_text, elsewhere),
-            Revoking(self.trust, book, fleet, dispatcher.tidy),
+            signing,
+            Enrolling(self.guests, self.trust, signing),
+            Revoking(self.trust, tokens, book, fleet, dispatcher.tidy),
         ).handlers()

@@ -41,12 +41,15 @@ from descartesd.wire.agent import (
 from descartesd.wire.attach import AgentAttach, AgentResize, AttachChunk, AttachOffsets
 from descartesd.wire.batch import BatchResult, BatchRun, BatchSpawn, Selector, Verb
 from descartesd.wire.cert import (
+    CertEnroll,
     CertInfo,
+    CertJoin,
     CertRef,
     CertRevoke,
     CertRevoked,
     CertSign,
     CertTable,
+    CertToken,
     Days,
     Fingerprint,
     PublicKey,
@@ -78,10 +81,12 @@ from descartesd.wire.methods import (
     AGENT_WRITE,
     BATCH_RUN,
     BATCH_SPAWN,
+    CERT_ENROLL,
     CERT_LIST,
     CERT_REVOKE,
     CERT_SHOW,
     CERT_SIGN,
+    CERT_TOKEN,
     EVENT_FOLLOW,
     SERVER_DRAIN,
     SERVER_HEALTH,
@@ -490,6 +495,40 @@ class CertMethods:
         return self._caller.call(
             CERT_SIGN,
             CertSign(public_key=public_key, name=name, role=role, days=days, renew_days=renew_days),
+            deadline_s=deadline_s,
+            idem=idem,
+        )
+
+    def token(
+        self,
+        *,
+        role: Name,
+        ttl_s: float = 900.0,
+        name: Name | None = None,
+        days: Days = 365,
+        renew_days: Days | None = None,
+        deadline_s: float | None = None,
+    ) -> CertJoin:
+        """Make a join string: a token by which somebody gets a certificate, once."""
+        return self._caller.call(
+            CERT_TOKEN,
+            CertToken(role=role, ttl_s=ttl_s, name=name, days=days, renew_days=renew_days),
+            deadline_s=deadline_s,
+        )
+
+    def enroll(
+        self,
+        *,
+        public_key: PublicKey,
+        name: Name | None = None,
+        suggestion: Name | None = None,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> SignedCertificate:
+        """Have a key certified by a token; only for who connects with the token's key."""
+        return self._caller.call(
+            CERT_ENROLL,
+            CertEnroll(public_key=public_key, name=name, suggestion=suggestion),
             deadline_s=deadline_s,
             idem=idem,
         )

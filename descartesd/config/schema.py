@@ -127,6 +127,11 @@ class Server(Section, frozen=True):
         return os.path.join(self.state_dir, "trust")
 
     @property
+    def tokens_dir(self) -> str:
+        """Directory of the public keys of those who have no certificate yet."""
+        return os.path.join(self.state_dir, "tokens")
+
+    @property
     def host_key_file(self) -> str:
         """The server's CURVE key."""
         return os.path.join(self.keys_dir, "host.key")

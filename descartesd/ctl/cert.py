@@ -158,14 +158,12 @@ def kept_key(path: str) -> Iterator[CurveKeyPair]:
     os.unlink(kept)
 
 
-def check_place(path: str) -> None:
+def check_place(path: str, otherwise: str = "choose another file with --out, or remove it") -> None:
     """See that a profile can be written there, before anything is signed for it."""
     if os.path.isdir(path):
         raise InvalidArgumentError(f"'{path}' is a directory: name a file in it with --out")
     if os.path.lexists(path):
-        raise AlreadyExistsError(
-            f"'{path}' exists already", hint="choose another file with --out, or remove it"
-        )
+        raise AlreadyExistsError(f"'{path}' exists already", hint=otherwise)
     directory = os.path.dirname(path)
     if not os.path.isdir(directory):
         raise NotFoundError(

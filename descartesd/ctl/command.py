@@ -70,7 +70,14 @@ NOUNS = {
     ),
     "cert": Noun(
         "certificates of clients",
-        {"issue": "cert", "add": "cert", "list": "certs", "show": "certs", "revoke": "certs"},
+        {
+            "issue": "cert",
+            "add": "cert",
+            "token": "join",
+            "list": "certs",
+            "show": "certs",
+            "revoke": "certs",
+        },
     ),
 }
 SINGLE = {
@@ -78,6 +85,7 @@ SINGLE = {
     "bench": Single("measure a server", "bench", "bench"),
     "demo": Single("play ten scenarios on a server of its own", "demo", "demo"),
     "doctor": Single("check this host, the profile and the server", "doctor", "doctor"),
+    "login": Single("make a profile with a join string", "join", "login"),
     "help": Single("explain a noun, or the topic exit-codes", "topics", "help"),
 }
 # Told apart from the noun and the verb when they stand in front of them.

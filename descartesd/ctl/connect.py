@@ -11,6 +11,7 @@ from descartesd.ctl import be_interruptible, end_when_interrupted
 
 if TYPE_CHECKING:
     from descartesd.client import Client
+    from descartesd.keys.profile import Profile
 
 
 class Connection:
@@ -39,8 +40,12 @@ def connect(
     *,
     patient: bool = False,
     connection: Connection | None = None,
+    profile: Profile | None = None,
 ) -> Client:
-    """A client as the global options want it; `patient` waits for ever unless `--timeout` says."""
+    """A client as the global options want it; `patient` waits for ever unless `--timeout` says.
+
+    With `profile` it speaks as that says, whatever the options name.
+    """
     end_when_interrupted()
     from descartesd.client import Client  # noqa: PLC0415  # start-up time
 
@@ -50,7 +55,7 @@ def connect(
     if args.timeout is not None or patient:
         given["timeout_s"] = args.timeout
     return Client(
-        args.profile,
+        profile or args.profile,
         wait_for_server_s=args.wait_for_server,
         on_connection=None if connection is None else connection.changed,
         **given,

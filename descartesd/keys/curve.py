@@ -17,6 +17,7 @@ __all__ = [
     "fingerprint",
     "generate",
     "load_key_file",
+    "pair_of",
     "read_server_public",
 ]
 
@@ -50,6 +51,11 @@ def generate() -> CurveKeyPair:
     from nacl.public import PrivateKey  # noqa: PLC0415  # profiles are read without it
 
     return _pair(PrivateKey.generate().encode())
+
+
+def pair_of(secret: bytes) -> CurveKeyPair:
+    """The pair of a secret key of 32 bytes."""
+    return _pair(secret)
 
 
 def create_key_file(path: str, pair: CurveKeyPair) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from descartesd.config.endpoint import parse_tcp, unix_path_fault
 from descartesd.config.toml_text import toml_lines, toml_text
 from descartesd.errors import InvalidArgumentError, NotFoundError, UnauthenticatedError
-from descartesd.keys.files import create_secret, read_contents
+from descartesd.keys.files import create_secret, read_contents, replace_secret
 from descartesd.keys.z85 import decode_key
 
 UNIX = "ipc://"
@@ -93,6 +93,19 @@ def create_profile(path: str, profile: Profile) -> None:
 
     Raises AlreadyExistsError when anything has that name, otherwise as `create_secret`.
     """
+    create_secret(path, profile_text(profile).encode())
+
+
+def replace_profile(path: str, profile: Profile) -> None:
+    """Write a profile in the place of another one: whole, or the old one stays.
+
+    Raises as `replace_secret`.
+    """
+    replace_secret(path, profile_text(profile).encode())
+
+
+def profile_text(profile: Profile) -> str:
+    """A profile as its file has it."""
     secrecy = "local use needs no keys" if profile.secret_key is None else "keep it secret"
     lines = [
         f"# descartesctl profile; {secrecy}",
@@ -113,7 +126,7 @@ def create_profile(path: str, profile: Profile) -> None:
     ]
     if changed:
         lines += ["", "[client]", *changed]
-    create_secret(path, "\n".join([*lines, ""]).encode())
+    return "\n".join([*lines, ""])
 
 
 def _profile(table: Mapping[str, Any]) -> Profile:

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from descartesd.errors import PermissionDeniedError, StartupRefusedError, UnauthenticatedError
 from descartesd.keys.trust import Identity, TrustStore
@@ -32,6 +32,16 @@ class Caller:
     name: str | None = None
     uid: int | None = None
     certified: Identity | None = field(default=None, compare=False, repr=False)
+
+
+class Strangers(Protocol):
+    """Lets peers in that have no certificate yet."""
+
+    def enter(self, address: str, key: bytes, /) -> str | None:
+        """The user id one enters under, or None to refuse it."""
+
+    def caller(self, user_id: str, /) -> Caller:
+        """Who sent a message; raises UnauthenticatedError when he is let in no longer."""
 
 
 class LocalRoles:
@@ -90,6 +100,8 @@ class Policy:
         # Why nobody can come in over tcp now.
         self.problem: str | None = None
         self._callers: dict[str, Caller] = {}
+        # Who is let in without a certificate, to get one.
+        self.guests: Strangers | None = None
 
     def authenticate(self, address: str, key: bytes) -> str | None:
         """Return the user id a peer enters under, or None to refuse it."""
@@ -100,7 +112,7 @@ class Policy:
         self._reload()
         identity = self._trust.lookup(key)
         if identity is None:
-            return None
+            return None if self.guests is None else self.guests.enter(address, key)
         user_id = f"key:{identity.fingerprint}"
         self._keys[user_id] = key
         return user_id
@@ -133,6 +145,8 @@ class Policy:
                     known = Caller(user_id, role, BUILTIN[role], uid=int(user_id[4:]))
                     self._callers[user_id] = known
                 return known
+        elif not user_id.startswith("key:") and self.guests is not None:
+            return self.guests.caller(user_id)
         else:
             key = self._keys.get(user_id)
             identity = self._trust.lookup(key) if key is not None else None

@@ -13,6 +13,7 @@ from descartesd.agents.lifecycle import ENDED
 from descartesd.agents.registry import Registry
 from descartesd.errors import InvalidArgumentError, NotFoundError
 from descartesd.keys.revoked import Revocation
+from descartesd.keys.tokens import TokenStore
 from descartesd.keys.trust import Identity, TrustStore
 from descartesd.methods.call import Call
 from descartesd.wire import cert as wire
@@ -43,9 +44,15 @@ class Revoking:
     """Carries `cert.revoke` out; `expel` ends what those have open who are let in no longer."""
 
     def __init__(
-        self, trust: TrustStore, book: Book, fleet: Fleet, expel: Callable[[], None]
+        self,
+        trust: TrustStore,
+        tokens: TokenStore,
+        book: Book,
+        fleet: Fleet,
+        expel: Callable[[], None],
     ) -> None:
         self._trust = trust
+        self._tokens = tokens
         self._book = book
         self._fleet = fleet
         self._expel = expel
@@ -88,7 +95,8 @@ class Revoking:
         known = find_revoked(self._trust.revoked.all(), params)
         if known is not None:
             return known
-        if params.even_unknown and params.name is None:
+        is_known = self._tokens.knows(params.fingerprint or "")
+        if is_known or (params.even_unknown and params.name is None):
             return self._trust.revoke(
                 serial=params.serial or "", key_fingerprint=params.fingerprint or "", name=""
             )

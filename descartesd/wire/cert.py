@@ -63,6 +63,20 @@ class CertInfo(Struct, frozen=True, kw_only=True):
     certificate: str | None = None
 
 
+class TokenInfo(Struct, frozen=True, kw_only=True):
+    """A key of somebody who has no certificate yet; `used_by` is the one certified with it.
+
+    Keys are told by their fingerprints, times are seconds since the epoch.
+    """
+
+    fingerprint: str
+    kind: Literal["token", "introduction"]
+    role: str | None
+    name: str | None
+    expires_at: int
+    used_by: str | None = None
+
+
 class CertTable(Struct, frozen=True, kw_only=True):
     """Everybody with a certificate by name, expired ones included, then the revoked, oldest first.
 
@@ -72,6 +86,7 @@ class CertTable(Struct, frozen=True, kw_only=True):
     certificates: list[CertInfo]
     total: int
     generation: int
+    tokens: list[TokenInfo] = []
 
 
 class CertRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,3 +119,42 @@ class CertRevoked(Struct, frozen=True, kw_only=True):
     fingerprint: str
     generation: int
     killed: int = 0
+
+
+class CertToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Make a token for somebody who gets a certificate by it: good once, for `ttl_s` seconds.
+
+    `days` and `renew_days` are those of his certificate; without `name` he chooses it himself.
+    """
+
+    role: RoleName
+    ttl_s: Annotated[float, Meta(ge=1, le=604_800)] = 900.0
+    name: Name | None = None
+    days: Days = 365
+    renew_days: Days | None = None
+
+
+class CertJoin(Struct, frozen=True, kw_only=True):
+    """The join string, which is a secret and told this once; the fingerprint of its token's key.
+
+    It names the first of `endpoints`; another one can be put into it in its place.
+    """
+
+    join: str
+    fingerprint: str
+    expires_at: int
+    endpoints: list[str]
+
+    def __repr__(self) -> str:
+        return f"CertJoin({self.fingerprint})"
+
+
+class CertEnroll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Have a public key (Z85, 40 characters) certified, over a connection with a token's key.
+
+    `suggestion` is the name to take where neither the token nor `name` says one.
+    """
+
+    public_key: PublicKey
+    name: Name | None = None
+    suggestion: Name | None = None

@@ -155,6 +155,14 @@ CERT_SIGN = Method(
     "cert.sign", cert.CertSign, cert.SignedCertificate, "admin", "idem",
     "Sign a certificate for a public key and let its holder in.",
 )  # fmt: skip
+CERT_TOKEN = Method(
+    "cert.token", cert.CertToken, cert.CertJoin, "admin", "never",
+    "Make a join string: a token by which somebody gets a certificate, once.",
+)  # fmt: skip
+CERT_ENROLL = Method(
+    "cert.enroll", cert.CertEnroll, cert.SignedCertificate, "admin", "idem",
+    "Have a key certified by a token; only for who connects with the token's key.",
+)  # fmt: skip
 CERT_LIST = Method(
     "cert.list", server.Empty, cert.CertTable, "admin", "read",
     "List everybody with a certificate, and everybody whose certificate was revoked.",
@@ -209,6 +217,8 @@ METHODS: dict[str, Method[Any, Any]] = {
         SERVER_STATS,
         SERVER_DRAIN,
         CERT_SIGN,
+        CERT_TOKEN,
+        CERT_ENROLL,
         CERT_LIST,
         CERT_SHOW,
         CERT_REVOKE,

@@ -1,0 +1,127 @@
+"""Tokens: made for somebody who has no key yet, and used by him, once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from descartesd.errors import DescartesError, InvalidArgumentError
+from descartesd.keys.authority import check_request
+from descartesd.keys.join import JoinString
+from descartesd.keys.keyfile import fingerprint
+from descartesd.keys.tokens import Token
+from descartesd.keys.trust import TrustStore
+from descartesd.keys.z85 import decode_key, encode_key
+from descartesd.methods.call import Call
+from descartesd.methods.guests import Guests
+from descartesd.methods.signing import Signing, public_key
+from descartesd.wire import cert as wire
+
+log = logging.getLogger(__name__)
+
+_ANY_NAME = "anybody"
+
+
+class Enrolling:
+    """Carries `cert.token` and `cert.enroll` out."""
+
+    def __init__(
+        self,
+        guests: Guests,
+        trust: TrustStore,
+        signing: Signing,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._guests = guests
+        self._trust = trust
+        self._signing = signing
+        self._clock = clock
+
+    def token(self, call: Call, params: wire.CertToken) -> wire.CertJoin:
+        """Answer `cert.token`: the only time the secret half of the key is told."""
+        check_request(params.name or _ANY_NAME, params.role, params.days, params.renew_days)
+        introduction = self._signing.introduction
+        expires_at = int(self._clock() + params.ttl_s) + 1
+        token, pair = self._guests.tokens.create(
+            role=params.role,
+            name=params.name,
+            days=params.days,
+            renew_days=params.renew_days,
+            expires_at=expires_at,
+        )
+        log.info(
+            "token.made",
+            extra={"fingerprint": token.fingerprint, "role": params.role, "by": call.caller.id},
+        )
+        server_key = decode_key(introduction.server_key)
+        return wire.CertJoin(
+            join=JoinString(introduction.endpoints[0], server_key, pair.secret).text(),
+            fingerprint=token.fingerprint,
+            expires_at=expires_at,
+            endpoints=introduction.endpoints,
+        )
+
+    def tokens(self) -> list[wire.TokenInfo]:
+        """Those whose time is not over."""
+        return [
+            wire.TokenInfo(
+                fingerprint=each.fingerprint,
+                kind=each.kind,
+                role=each.role,
+                name=each.name,
+                expires_at=each.expires_at,
+                used_by=fingerprint(decode_key(each.used_by)) if each.used_by else None,
+            )
+            for each in self._guests.tokens.all()
+        ]
+
+    async def enroll(self, call: Call, params: wire.CertEnroll) -> wire.SignedCertificate:
+        """Answer `cert.enroll`: a certificate for the first key, and for no other one after it."""
+        if not call.caller.id.startswith("token:"):
+            raise InvalidArgumentError(
+                "cert.enroll is for who connects with the key of a join string",
+                hint="use it with: descartesctl login JOIN-STRING",
+            )
+        token = self._guests.token(call.caller.id)
+        key = public_key(params.public_key)
+        if token.used_by not in ("", encode_key(key)):
+            log.warning("enrolment.refused", extra={"token": token.fingerprint, "cause": "used"})
+            raise self._guests.failed(call.caller.id)
+        return self._answer_again(token, key) or self._enroll(token, key, params)
+
+    def _answer_again(self, token: Token, key: bytes) -> wire.SignedCertificate | None:
+        """What was answered before, if the certificate is there."""
+        identity = self._trust.lookup(key) if token.used_by else None
+        text = None if identity is None else self._trust.certificate_text(identity.name)
+        if identity is None or text is None:
+            return None
+        return self._signing.answer(identity.name, identity.roles[0], key, text)
+
+    def _enroll(self, token: Token, key: bytes, params: wire.CertEnroll) -> wire.SignedCertificate:
+        name = token.name or params.name or params.suggestion
+        if name is None or (token.name and params.name not in (None, token.name)):
+            raise InvalidArgumentError(
+                f"name: expected '{token.name}', which the token is for"
+                if token.name
+                else "name: the token is for nobody in particular, so one is needed"
+            )
+        # First of all: whatever happens now, no other key gets anything for this token.
+        used = self._guests.tokens.use(token, key)
+        try:
+            signed = self._signing.sign(
+                wire.CertSign(
+                    public_key=params.public_key,
+                    name=name,
+                    role=token.role or "",
+                    days=token.days,
+                    renew_days=token.renew_days,
+                )
+            )
+        except DescartesError:
+            if not token.used_by:
+                self._guests.tokens.use(used, None)
+            raise
+        log.info("enrolled", extra={"holder": name, "token": token.fingerprint})
+        return signed

@@ -1,0 +1,79 @@
+"""Peers without a certificate who may do one thing: get one."""
+
+from __future__ import annotations
+
+import logging
+
+from descartesd.errors import UnauthenticatedError
+from descartesd.keys.keyfile import fingerprint
+from descartesd.keys.tokens import Kind, Token, TokenStore
+from descartesd.keys.trust import TrustStore
+from descartesd.methods.failures import Failures
+from descartesd.methods.grants import ENROLLING, PRESENTING, Grants
+from descartesd.methods.policy import Caller
+
+log = logging.getLogger(__name__)
+
+_GRANTS: dict[Kind, Grants] = {"token": ENROLLING, "introduction": PRESENTING}
+
+
+class Guests:
+    """Lets holders of tokens and introduction keys in, as `token:SHA256:…` and alike."""
+
+    def __init__(
+        self, tokens: TokenStore, trust: TrustStore, failures: Failures | None = None
+    ) -> None:
+        self.tokens = tokens
+        self._trust = trust
+        self._failures = failures or Failures()
+        self._keys: dict[str, bytes] = {}
+        self._addresses: dict[str, str] = {}
+
+    def enter(self, address: str, key: bytes) -> str | None:
+        """The user id of a guest, or None to refuse who is none."""
+        token = self._find(key)
+        if token is None:
+            # Where there is nothing to guess it is no guess.
+            if self.tokens.all():
+                self._note_failure(address)
+            return None
+        if token.kind == "token" and self._failures.is_closed(address):
+            return None
+        user_id = f"{token.kind}:{fingerprint(key)}"
+        self._keys[user_id], self._addresses[user_id] = key, address
+        return user_id
+
+    def caller(self, user_id: str) -> Caller:
+        """Who a guest is; raises UnauthenticatedError when his time is over."""
+        token = self.token(user_id)
+        return Caller(user_id, token.kind, _GRANTS[token.kind], name=token.name)
+
+    def token(self, user_id: str) -> Token:
+        """What a guest's key is good for; raises UnauthenticatedError when his time is over."""
+        key = self._keys.get(user_id)
+        token = None if key is None else self._find(key)
+        if token is None:
+            raise refused()
+        return token
+
+    def failed(self, user_id: str) -> UnauthenticatedError:
+        """Count an attempt that failed, and make the answer to it."""
+        self._note_failure(self._addresses.get(user_id, user_id))
+        return refused()
+
+    def _find(self, key: bytes) -> Token | None:
+        token = self.tokens.find(key)
+        if token is None or self._trust.revoked.find("", token.fingerprint) is not None:
+            return None
+        return token
+
+    def _note_failure(self, address: str) -> None:
+        if self._failures.note(address):
+            log.warning("enrolment.closed", extra={"address": address})
+
+
+def refused() -> UnauthenticatedError:
+    """The one answer to every key that is good for nothing, whatever the reason."""
+    return UnauthenticatedError(
+        "this key is not authorised", hint="ask an administrator for a new join string"
+    )
