@@ -43,7 +43,14 @@ from descartesd.methods.output import OutputMethods
 from descartesd.methods.server import Reports, ServerFacts, ServerMethods
 from descartesd.methods.stats import Stats
 from descartesd.methods.talk import TalkMethods
-from descartesd.places import lock_state, open_directory, publish, refusing, unlink
+from descartesd.places import (
+    allow_descriptors,
+    lock_state,
+    open_directory,
+    publish,
+    refusing,
+    unlink,
+)
 from descartesd.plugins import Contributions
 from descartesd.transport.context import server_context
 from descartesd.transport.listeners import Listener, listen_tcp, listen_unix
@@ -86,6 +93,7 @@ class Daemon:
                 socket=os.path.join(server.run_dir, "keeper.sock"),
                 output_dir=output_dir,
                 log=os.path.join(server.state_dir, "keeper.log"),
+                open_files=allow_descriptors(),
             ),
         )
         self._actions, backends = contributed

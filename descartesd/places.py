@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 from collections.abc import Iterator
 
 from descartesd.errors import StartupRefusedError
+
+# One for each connection, stream and watch; more would only cost.
+_DESCRIPTORS = 65_536
 
 
 @contextlib.contextmanager
@@ -34,6 +38,15 @@ def lock_state(state_dir: str) -> int:
             hint="stop it first, or give this one its own server.state_dir",
         ) from exc
     return fd
+
+
+def allow_descriptors() -> int:
+    """Let this process open as many files as it may; the soft limit it was started with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return soft
 
 
 def open_directory(path: str) -> None:

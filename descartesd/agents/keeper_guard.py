@@ -24,11 +24,15 @@ _IDLE_EXIT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class KeeperPaths:
-    """Where the keeper's socket, the agents' output and the keeper's own messages are."""
+    """Where the keeper's socket, the agents' output and the keeper's own messages are.
+
+    `open_files` is the soft limit agents are started with, which need not be this process's own.
+    """
 
     socket: str
     output_dir: str
     log: str
+    open_files: int
 
 
 class KeeperGuard:
@@ -83,7 +87,7 @@ class KeeperGuard:
             self._process = subprocess.Popen(
                 [
                     sys.executable, "-m", "descartesd.keeper", *arguments,
-                    "--idle-exit", str(_IDLE_EXIT_S),
+                    "--idle-exit", str(_IDLE_EXIT_S), "--open-files", str(self._paths.open_files),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=messages,

@@ -15,7 +15,9 @@ from descartesd.keeper.keeper import Keeper
 from descartesd.keeper.launch import HOME
 from descartesd.keeper.signals import reset_inherited
 
-USAGE: Final = "usage: descartes-keeper --socket PATH --output-dir DIR [--idle-exit SECONDS]"
+USAGE: Final = (
+    "usage: descartes-keeper --socket PATH --output-dir DIR [--idle-exit SECONDS] [--open-files N]"
+)
 AGENTS_UMASK: Final = 0o022  # they inherit it; what the keeper makes has a mode of its own
 SOCKET_PATH_MAX: Final = 107  # unix(7)
 
@@ -26,6 +28,8 @@ class Options(NamedTuple):
     socket: str
     output_dir: str
     idle_exit_s: float | None
+    # The soft limit that agents are started with; that of this process where none is given.
+    open_files: int | None = None
 
 
 def main() -> NoReturn:
@@ -37,6 +41,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_status)
     _prepare()
     try:
+        _pass_on(options.open_files)
         os.makedirs(options.output_dir, mode=0o750, exist_ok=True)
         listener = _listen(options.socket)
         keeper = Keeper(listener, options.output_dir, idle_exit_s=options.idle_exit_s, say=_say)
@@ -56,7 +61,7 @@ def _read_options(arguments: list[str]) -> Options:
     left = iter(arguments)
     for argument in left:
         name, joined, value = argument.partition("=")
-        if name not in ("--socket", "--output-dir", "--idle-exit"):
+        if name not in ("--socket", "--output-dir", "--idle-exit", "--open-files"):
             raise InvalidArgumentError(f"no option '{argument}'")
         values[name] = value if joined else next(left, "")
     for name in ("--socket", "--output-dir"):
@@ -66,6 +71,7 @@ def _read_options(arguments: list[str]) -> Options:
         os.path.abspath(values["--socket"]),
         os.path.abspath(values["--output-dir"]),
         _read_seconds(values["--idle-exit"]) if "--idle-exit" in values else None,
+        _read_number(values["--open-files"]) if "--open-files" in values else None,
     )
 
 
@@ -77,6 +83,25 @@ def _read_seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise InvalidArgumentError(f"--idle-exit: expected a number of seconds, got '{text}'")
     return seconds
+
+
+def _read_number(text: str) -> int:
+    # -1 is no limit, as getrlimit(2) tells it.
+    if not text.removeprefix("-").isdecimal() or int(text) < resource.RLIM_INFINITY:
+        raise InvalidArgumentError(f"--open-files: expected a number of files, got '{text}'")
+    return int(text)
+
+
+def _pass_on(open_files: int | None) -> None:
+    """Have agents inherit this soft limit, as far as the hard one allows it."""
+    if open_files is None:
+        return
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    soft = hard if open_files == resource.RLIM_INFINITY else open_files
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE,
+        (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard),
+    )
 
 
 def _prepare() -> None:

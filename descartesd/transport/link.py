@@ -162,6 +162,9 @@ def _configure(socket: zmq.Socket[bytes], endpoint: str, keys: CurveKeys) -> Non
     # With IMMEDIATE, or without reconnection at all, libzmq ends the queue of a lost connection
     # together with the messages in it that have come and not been read.
     socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
+    # Bounded by what was asked for and by credit. At a bound libzmq would stop to read, and 4.3.5
+    # aborts when a heartbeat is due on a connection that is closed then.
+    socket.rcvhwm = 0
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     # Only for an address that is one: with it a name may resolve to where nobody listens.
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
@@ -174,3 +177,5 @@ def _keep_alive(socket: zmq.Socket[bytes], heartbeat_s: float) -> None:
         interval_ms = max(round(heartbeat_s * 1000), 1)
         socket.setsockopt(zmq.HEARTBEAT_IVL, interval_ms)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 2 * interval_ms)
+        # After that much silence the server may take this side for gone.
+        socket.setsockopt(zmq.HEARTBEAT_TTL, 2 * interval_ms)

@@ -15,18 +15,22 @@ log = logging.getLogger(__name__)
 
 _EVENT = struct.Struct("=HI")
 _LOG_EVERY_S = 1.0
+# EVENT_HANDSHAKE_FAILED_PROTOCOL is not among them: telling of it, libzmq 4.3.5 forgets that it
+# is an error and keeps a connection it has stopped to read from.
 _FAILED = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "broken_off",
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "protocol",
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "auth",
     int(zmq.EVENT_ACCEPT_FAILED): "accept",
 }
-# Failures told apart by the event's value: a peer that means another server (its HELLO does not
-# open), and one that said nothing more until HANDSHAKE_IVL.
-_TOLD_APART = {
-    (int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL), 0x11000001): "cryptographic",
-    (int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL), errno.EAGAIN): "timeout",
-}
+_PROTOCOL = "protocol"
+# How a handshake ended, told without the connection's descriptor.
+_ENDS = (
+    int(zmq.EVENT_HANDSHAKE_SUCCEEDED),
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL),
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH),
+)
+# Told apart by the event's value: a peer that said nothing more until HANDSHAKE_IVL.
+_TOLD_APART = {(int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL), errno.EAGAIN): "timeout"}
 
 
 class Tally:
@@ -61,16 +65,21 @@ class Tally:
 
 
 class Monitor:
-    """Tells of connections by their descriptor and, when asked to, logs failed handshakes."""
+    """Tells of connections by their descriptor and, when asked to, logs failed handshakes.
+
+    A handshake that broke the protocol is known by what is not told of it: each other one ends in
+    an event, and then its connection is either heard of or closed.
+    """
 
     def __init__(
         self,
         socket: zmq.Socket[bytes],
         *,
         on_accepted: Callable[[int], None],
-        on_disconnected: Callable[[int], None],
+        on_disconnected: Callable[[int], bool],
     ) -> None:
-        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        """`on_disconnected` tells whether anything was heard over the connection."""
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
         for event in _FAILED:
             events |= event
         address = f"inproc://monitor.{id(self)}"
@@ -85,6 +94,8 @@ class Monitor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tally = Tally("handshake.failed")
         self._tells_failures = False
+        # Handshakes whose end was told, of connections neither heard of nor closed since.
+        self._ended = 0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to read."""
@@ -105,6 +116,10 @@ class Monitor:
         self._watched.disable_monitor()
         self._socket.close(linger=0)
         self._loop = None
+
+    def heard(self) -> None:
+        """A connection has sent its first message."""
+        self._settle()
 
     def catch_up(self) -> None:
         """Tell at once of everything that has happened so far."""
@@ -132,8 +147,22 @@ class Monitor:
     def _note(self, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
             self._on_accepted(value)
-        elif event == zmq.EVENT_DISCONNECTED:
-            self._on_disconnected(value)
-        elif self._tells_failures and self._loop is not None:
-            cause = _TOLD_APART.get((event, value), _FAILED[event])
+            return
+        if event == zmq.EVENT_DISCONNECTED:
+            if not self._on_disconnected(value):
+                self._settle()
+            return
+        if event in _ENDS:
+            self._ended += 1
+        if event in _FAILED:
+            self._count(_TOLD_APART.get((event, value), _FAILED[event]))
+
+    def _settle(self) -> None:
+        if self._ended:
+            self._ended -= 1
+        else:
+            self._count(_PROTOCOL)
+
+    def _count(self, cause: str) -> None:
+        if self._tells_failures and self._loop is not None:
             self._tally.add(self._loop, cause)

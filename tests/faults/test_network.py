@@ -216,6 +216,9 @@ def test_fault_70_both_sides_find_out_a_half_open_connection_within_ten_seconds(
         agent = client.agent.spawn(spec=spec(*SLEEP))
         wait = Background(lambda: client.agent.wait(id=agent.id))
         eventually(lambda: proxy.served == 1)
+        # From the client's first sign of life on the server knows how long it may be silent.
+        passed = proxy.passed
+        eventually(lambda: proxy.passed >= passed + 2, timeout=5)
 
         began = time.monotonic()
         proxy.mode = "half-open"

@@ -76,7 +76,7 @@ def test_fault_10_a_server_with_another_key_is_refused_and_the_key_expected_is_n
     shared_server: Server, peers: Peers
 ) -> None:
     expected, _ = zmq.curve_keypair()
-    before = handshake_failures(shared_server)["cryptographic"]
+    before = handshake_failures(shared_server)["protocol"]
 
     with (
         Client(profile_of(shared_server.endpoint, peers.admin._replace(server=expected))) as client,
@@ -85,7 +85,7 @@ def test_fault_10_a_server_with_another_key_is_refused_and_the_key_expected_is_n
         client.server.hello()
 
     assert shown(expected) in caught.value.message
-    eventually(lambda: handshake_failures(shared_server)["cryptographic"] - before >= 3)
+    eventually(lambda: handshake_failures(shared_server)["protocol"] - before >= 3)
 
 
 def test_fault_11_unknown_client_key_is_refused_within_a_second(shared_server: Server) -> None:

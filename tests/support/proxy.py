@@ -58,6 +58,8 @@ class Proxy:
     def __init__(self, target: int, *, delay_s: float = 0.05) -> None:
         self.delay_s = delay_s
         self.accepted = 0
+        # Pieces of bytes that went through, in either direction.
+        self.passed = 0
         self._target = target
         self._mode: Mode = "pass"
         self._moving = asyncio.Event()
@@ -188,4 +190,5 @@ class Proxy:
             pair.is_dead = True
         if not pair.is_dead and not sink.is_closing():
             sink.write(piece)
+            self.passed += 1
             await sink.drain()
