@@ -60,10 +60,6 @@ class Monitor:
         self._stirred = asyncio.Event()
         book.on_change.append(self.note)
 
-    def question(self, agent_id: str) -> Question | None:
-        """What the agent waits for an answer to: the oldest of its questions."""
-        return next(iter(self.questions(agent_id)), None)
-
     def questions(self, agent_id: str) -> list[Question]:
         """What the agent waits for answers to, oldest first."""
         ear = self._ears.get(agent_id)

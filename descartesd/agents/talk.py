@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from functools import partial
-from typing import Literal
 
 import msgspec
 
 from descartesd.agents.backend import LINE_BYTES, Backends, Resume, said, start
 from descartesd.agents.book import Book
+from descartesd.agents.dialects.report import Question
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.monitor import Monitor
@@ -19,7 +19,7 @@ from descartesd.agents.spec import refuse_nul
 from descartesd.api import Backend
 from descartesd.errors import ConflictError, InvalidArgumentError, UnimplementedError
 from descartesd.template import fill_json, fits_json
-from descartesd.wire.talk import AgentRespawn
+from descartesd.wire.talk import AgentAnswer, AgentRespawn
 
 _NO = "The operator does not allow this."
 
@@ -48,40 +48,19 @@ class Talk:
         if agent.state == "paused" and agent.pause_mode == "cooperative":
             await self._fleet.resume(agent)
 
-    async def answer(
-        self, agent: Agent, decision: Literal["allow", "deny"], message: str | None
-    ) -> None:
-        """Answer the oldest question the agent waits with.
+    async def answer(self, agent: Agent, params: AgentAnswer) -> None:
+        """Answer the question that is meant, without a name the oldest the agent waits with.
 
-        Raises ConflictError where it has ended, waits with none or the answer is too long,
+        Raises ConflictError where it has ended, does not wait with it or the answer is too long,
         InvalidArgumentError for a message beside `allow`, UnimplementedError where its backend
         takes no such answer, WouldBlockError.
         """
-        if message is not None and decision == "allow":
+        if params.message is not None and params.decision == "allow":
             raise InvalidArgumentError("message: it says why not, and the answer is 'allow'")
         backend = self._chat(agent)
         self._fleet.check(agent, "answer")
-        question = self._monitor.question(agent.id)
-        if question is None:
-            raise ConflictError(
-                f"agent '{agent.name}' waits for no answer",
-                hint=f"see what it does with: descartesctl agent show {agent.name}",
-            )
-        template = backend.allow if decision == "allow" else backend.deny
-        if template is None:
-            raise UnimplementedError(f"backend '{backend.name}' takes no answer '{decision}'")
-        values = {
-            "id": question.id,
-            "input": msgspec.Raw(question.input),
-            "message": message or _NO,
-        }
-        line = fill_json(template, values)
-        if len(line) > LINE_BYTES:
-            raise ConflictError(
-                f"the answer has {len(line)} bytes with what the tool is to be used for, more than"
-                f" {LINE_BYTES}",
-                hint=f"answer it with: descartesctl agent answer {agent.name} deny",
-            )
+        question = self._question(agent, params.question)
+        line = _answer(agent, backend, question, params)
         answering = agent.id, question.id
         if answering in self._answering:
             raise ConflictError(f"agent '{agent.name}' is being answered by another")
@@ -130,6 +109,24 @@ class Talk:
         self._book.put(agent)
         await self._book.settled()
 
+    def _question(self, agent: Agent, wanted: str | None) -> Question:
+        waiting = self._monitor.questions(agent.id)
+        if not waiting:
+            raise ConflictError(
+                f"agent '{agent.name}' waits for no answer",
+                hint=f"see what it does with: descartesctl agent show {agent.name}",
+            )
+        if wanted is None:
+            return waiting[0]
+        for question in waiting:
+            if question.id == wanted:
+                return question
+        raise ConflictError(
+            f"agent '{agent.name}' does not wait with question '{wanted}', but with"
+            f" '{waiting[0].id}'",
+            hint=f"see what it asks with: descartesctl agent show {agent.name}",
+        )
+
     def _chat(self, agent: Agent) -> Backend:
         if agent.spec.backend is None or not agent.spec.chat:
             raise ConflictError(
@@ -169,6 +166,25 @@ def conversation(agent: Agent, params: AgentRespawn, backends: Backends) -> Resu
         refuse_nul("task", params.task)
     start(agent.spec, backend, resume)
     return resume
+
+
+def _answer(agent: Agent, backend: Backend, question: Question, params: AgentAnswer) -> bytes:
+    template = backend.allow if params.decision == "allow" else backend.deny
+    if template is None:
+        raise UnimplementedError(f"backend '{backend.name}' takes no answer '{params.decision}'")
+    values = {
+        "id": question.id,
+        "input": msgspec.Raw(question.input),
+        "message": params.message or _NO,
+    }
+    line = fill_json(template, values)
+    if len(line) > LINE_BYTES:
+        raise ConflictError(
+            f"the answer has {len(line)} bytes with what the tool is to be used for, more than"
+            f" {LINE_BYTES}",
+            hint=f"answer it with: descartesctl agent answer {agent.name} deny",
+        )
+    return line
 
 
 def _why_not(agent: Agent, backend: Backend | None) -> str:

@@ -409,13 +409,14 @@ class AsyncAgentMethods:
         id: AgentId,
         decision: Literal["allow", "deny"],
         message: str | None = None,
+        question: str | None = None,
         deadline_s: float | None = None,
         idem: str | None = None,
     ) -> Done:
         """Answer the question an agent waits with: whether it may use a tool."""
         return await self._caller.call(
             AGENT_ANSWER,
-            AgentAnswer(id=id, decision=decision, message=message),
+            AgentAnswer(id=id, decision=decision, message=message, question=question),
             deadline_s=deadline_s,
             idem=idem,
         )

@@ -28,6 +28,7 @@ def details(agent: AgentInfo) -> list[tuple[str, str]]:
     return [
         ("activity", _activity(agent)),
         ("question", _question(agent)),
+        ("question id", _NONE if agent.question is None else agent.question.id),
         ("progress", _progress(agent)),
         ("session", agent.session_id or _NONE),
         ("tokens", _tokens(agent)),

@@ -26,12 +26,17 @@ def _say(args: Namespace, out: Output) -> int:
 def _answer_arguments(parser: ArgumentParser) -> None:
     add_id(parser)
     parser.add_argument("decision", choices=("allow", "deny"), help="whether it may go on")
+    parser.add_argument(
+        "--question", metavar="QID", help="the question that is meant, by its id; else the oldest"
+    )
     parser.add_argument("--message", metavar="M", help="what it is told, when it may not")
 
 
 def _answer(args: Namespace, out: Output) -> int:
     with connect(args) as client:
-        client.agent.answer(id=args.id, decision=args.decision, message=args.message)
+        client.agent.answer(
+            id=args.id, decision=args.decision, message=args.message, question=args.question
+        )
         out.agent(client.agent.get(id=args.id))
     return 0
 
@@ -49,7 +54,7 @@ COMMANDS = {
     "answer": Command(
         summary="Answer the question an agent waits with: whether it may use a tool.",
         examples=(
-            "agent answer fixer allow",
+            "agent answer fixer allow --question toolu_01",
             "agent answer fixer deny --message 'not on this branch'",
         ),
         run=_answer,

@@ -28,5 +28,5 @@ class TalkMethods:
 
     async def answer(self, _call: Call, params: AgentAnswer) -> Done:
         agent = self._book.roster.resolve(params.id)
-        await self._talk.answer(agent, params.decision, params.message)
+        await self._talk.answer(agent, params)
         return Done()

@@ -40,8 +40,13 @@ class AgentSay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AgentAnswer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The answer to the question an agent waits with; `message` says why not."""
+    """The answer to the question an agent waits with; `message` says why not.
+
+    `question` is the id of the question that is meant; without it the oldest one is answered,
+    whatever it has become since it was looked at.
+    """
 
     id: AgentId
     decision: Literal["allow", "deny"]
     message: Annotated[str, Meta(max_length=4096)] | None = None
+    question: Annotated[str, Meta(min_length=1, max_length=256)] | None = None

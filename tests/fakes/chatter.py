@@ -29,15 +29,17 @@ def once() -> None:
 
 
 def chat() -> None:
+    asked = 0
     for line in sys.stdin:
         heard = json.loads(line)
         match heard["type"]:
             case "user" if heard["text"].startswith("ask "):
                 # Not looked into: a program may print what no other can read.
                 request = '{"subtype": "can_use_tool", "tool_name": "Bash", "input": %s}'
-                event = '{"type": "control_request", "request_id": "q-1", "request": %s}'
+                event = '{"type": "control_request", "request_id": "q-%d", "request": %s}'
                 given = heard["text"][4:].replace("LONG", "x" * 300_000)
-                print(event % request % given, flush=True)
+                asked += 1
+                print(event % (asked, request % given), flush=True)
             case "user":
                 result(f"heard {heard['text']}")
             case "answer":

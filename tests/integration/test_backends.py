@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from descartesd.errors import (
     WouldBlockError,
 )
 from descartesd.wire.agent import AgentInfo, AgentSpec
+from descartesd.wire.event import Event
 from descartesd.wire.methods import AGENT_ANSWER
 from descartesd.wire.talk import AgentAnswer
 from tests.support.agents import SLEEP, left_empty, output, spec, until_output, until_state
@@ -176,6 +178,47 @@ def test_a_question_is_shown_and_answered_once(
         client.agent.answer(id=agent.id, decision="allow")
 
 
+def test_an_answer_is_to_the_question_it_names_or_to_none(client: Client) -> None:
+    agent = client.agent.spawn(spec=chatter(chat=True, task='ask {"command": "ls"}'))
+    seen = eventually(lambda: client.agent.get(id=agent.id).question)
+    # Another is quicker, and the agent has a next question.
+    client.agent.answer(id=agent.id, decision="deny")
+    client.agent.say(id=agent.id, text='ask {"command": "rm -r /"}')
+    waiting = eventually(lambda: client.agent.get(id=agent.id).question)
+
+    with pytest.raises(ConflictError) as refused:
+        client.agent.answer(id=agent.id, decision="allow", question=seen.id)
+    client.agent.answer(id=agent.id, decision="deny", question=waiting.id)
+
+    assert (seen.id, waiting.id) == ("q-1", "q-2")
+    assert refused.value.message == (
+        f"agent '{agent.name}' does not wait with question 'q-1', but with 'q-2'"
+    )
+    until_output(client, agent.id, b"q-2', 'message'")
+    assert b"'input': {'command': 'rm" not in until_output(client, agent.id, b"told ")
+
+
+def test_of_several_questions_any_can_be_answered_and_none_twice(client: Client) -> None:
+    agent = client.agent.spawn(spec=chatter(chat=True, task='ask {"n": 1}'))
+    client.agent.say(id=agent.id, text='ask {"n": 2}')
+    with client.event.follow(since=0) as events:
+        mine = (event for event in events if event.agent_id == agent.id and event.data)
+        asked = [event.data["id"] for event in islice(filter(_is_question, mine), 2)]
+    assert asked == ["q-1", "q-2"]
+
+    client.agent.answer(id=agent.id, decision="allow", question="q-2")
+    with pytest.raises(ConflictError, match="'q-2', but with 'q-1'"):
+        client.agent.answer(id=agent.id, decision="allow", question="q-2")
+    client.agent.answer(id=agent.id, decision="allow")
+
+    said = until_output(client, agent.id, b"'q-1', 'input'")
+    assert said.index(b"'q-2', 'input': {'n': 2}") < said.index(b"'q-1', 'input': {'n': 1}")
+
+
+def _is_question(event: Event) -> bool:
+    return event.kind == "question"
+
+
 def test_of_two_answers_at_once_one_is_refused(client: Client) -> None:
     agent = client.agent.spawn(spec=chatter(chat=True, task="ask {}"))
     eventually(lambda: client.agent.get(id=agent.id).question)
@@ -295,8 +338,12 @@ def test_the_command_line_speaks_too(server: Server, client: Client) -> None:
 
     ctl("spawn", "--backend", "chatter", "--chat", "--task", "ask {}", "--name", "talker")
     eventually(lambda: client.agent.get(id="talker").question)
-    assert ctl("show", "talker")["activity"] == "waiting"
-    assert ctl("answer", "talker", "deny", "--message", "no")["name"] == "talker"
+    shown = ctl("show", "talker")
+    assert (shown["activity"], shown["question"]["id"]) == ("waiting", "q-1")
+    other = server.ctl("--json", "agent", "answer", "talker", "allow", "--question", "q-0")
+    assert (other.returncode, json.loads(other.stderr)["error"]["code"]) == (7, "conflict")
+    answered = ctl("answer", "talker", "deny", "--question", "q-1", "--message", "no")
+    assert answered["name"] == "talker"
     assert ctl("say", "talker", "well?")["state"] == "running"
     until_output(client, "talker", b"heard well?")
     assert ctl("pause", "--cooperative", "talker")["pause_mode"] == "cooperative"

@@ -158,11 +158,14 @@ class Report(Struct, kw_only=True):
         self.go_on()
 
     def ask(self, question: Question) -> None:
-        """Note what the agent waits for; of too many the oldest go."""
+        """Note what the agent waits for; of too many the oldest go.
+
+        What was asked under an id stays: an answer must be to what was seen under it.
+        """
         if len(question.input) > _INPUT_MAX or len(question.id) > _WORD_MAX:
             return
-        others = [each for each in self.questions if each.id != question.id]
-        self.questions = [*others, question][-_QUESTIONS_MAX:]
+        if all(each.id != question.id for each in self.questions):
+            self.questions = [*self.questions, question][-_QUESTIONS_MAX:]
         self.go_on()
 
     def answered(self, question_id: str | None) -> None:

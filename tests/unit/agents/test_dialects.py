@@ -280,6 +280,21 @@ def test_report_stays_small_whatever_an_agent_prints() -> None:
     assert len(msgspec.msgpack.encode(report)) < 100_000
 
 
+def test_question_asked_again_under_its_id_stays_what_was_seen() -> None:
+    first, second = (
+        {
+            "type": "control_request",
+            "request_id": "q",
+            "request": {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": run}},
+        }
+        for run in ("ls", "rm -r /")
+    )
+
+    report = said(first, second)
+
+    assert [each.input for each in report.questions] == [b'{"command":"ls"}']
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_damaged_recordings_never_raise(dialect: str) -> None:
     draw = random.Random(dialect)

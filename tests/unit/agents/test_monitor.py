@@ -205,7 +205,7 @@ def test_agent_without_a_dialect_is_left_alone(tmp_path: Path) -> None:
 
         assert scene.applied == 1
         assert scene.agent.report is None
-        assert scene.monitor.question(scene.agent.id) is None
+        assert scene.monitor.questions(scene.agent.id) == []
         assert scene.monitor.line(scene.agent, lambda _: True).cancelled()
 
     run(tmp_path, test, listens=False)

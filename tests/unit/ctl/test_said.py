@@ -52,6 +52,7 @@ def test_columns_stand_before_the_command() -> None:
             {"question": Question(id="q", tool="Bash", input='{"a":1}')},
             ("question", 'Bash {"a":1}'),
         ),
+        ({"question": Question(id="q", tool="Bash", input="{}")}, ("question id", "q")),
         ({"session_id": "s1"}, ("session", "s1")),
         ({"tokens": 0}, ("tokens", "0")),
         ({"cost_usd": 12.345}, ("cost", "$12.35")),
