@@ -33,6 +33,7 @@ from descartesd.methods import cut_short
 from descartesd.methods.action import ActionMethods
 from descartesd.methods.agent import AgentMethods
 from descartesd.methods.attach import AttachMethods
+from descartesd.methods.audit import AuditMethods
 from descartesd.methods.audited import Refusals, audited, open_log
 from descartesd.methods.batch import BatchMethods
 from descartesd.methods.dispatch import Dispatcher
@@ -264,6 +265,7 @@ class Daemon:
             **TalkMethods(self._book, talk).handlers(),
             **EventMethods(self._book.journal).handlers(),
             **ServerMethods(about, reports, self._book, self._fleet, dispatcher.streams).handlers(),
+            **AuditMethods(self._audit, self._book.roster).handlers(),
             **self._who.handlers(dispatcher, self._book, self._fleet, self._health.endpoints),
         }
         dispatcher.register(audited(handlers, self._audit, self._book.roster))

@@ -39,6 +39,7 @@ from descartesd.wire.agent import (
     Written,
 )
 from descartesd.wire.attach import AgentAttach, AgentResize, AttachChunk, AttachOffsets
+from descartesd.wire.audit import AuditPage, AuditReport, AuditShow, Time, Word
 from descartesd.wire.batch import BatchResult, BatchRun, BatchSpawn, Selector, Verb
 from descartesd.wire.cert import (
     CertEnroll,
@@ -79,6 +80,8 @@ from descartesd.wire.methods import (
     AGENT_STOP,
     AGENT_WAIT,
     AGENT_WRITE,
+    AUDIT_SHOW,
+    AUDIT_VERIFY,
     BATCH_RUN,
     BATCH_SPAWN,
     CERT_ENROLL,
@@ -117,6 +120,7 @@ class Methods:
     def __init__(self, caller: Caller) -> None:
         self.action = ActionMethods(caller)
         self.agent = AgentMethods(caller)
+        self.audit = AuditMethods(caller)
         self.batch = BatchMethods(caller)
         self.cert = CertMethods(caller)
         self.event = EventMethods(caller)
@@ -281,7 +285,7 @@ class AgentMethods:
         offset: int = 0,
         limit: int = 262144,
         tail: int | None = None,
-        since: float | None = None,
+        since: Time | None = None,
         lines: int | None = None,
         regex: Regex | None = None,
         timestamps: bool = False,
@@ -311,7 +315,7 @@ class AgentMethods:
         streams: Sequence[StreamName] = ("stdout", "stderr"),
         offsets: FollowOffsets | None = None,
         tail: int | None = None,
-        since: float | None = None,
+        since: Time | None = None,
         regex: Regex | None = None,
         timestamps: bool = False,
         deadline_s: float | None = None,
@@ -405,7 +409,7 @@ class AgentMethods:
         id: AgentId,
         decision: Literal["allow", "deny"],
         message: str | None = None,
-        question: str | None = None,
+        question: Word | None = None,
         deadline_s: float | None = None,
         idem: str | None = None,
     ) -> Done:
@@ -416,6 +420,46 @@ class AgentMethods:
             deadline_s=deadline_s,
             idem=idem,
         )
+
+
+class AuditMethods:
+    """The methods `audit.*`."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def show(
+        self,
+        *,
+        who: Word | None = None,
+        method: Word | None = None,
+        target: Word | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
+        limit: int = 100,
+        cursor: int | None = None,
+        deadline_s: float | None = None,
+    ) -> AuditPage:
+        """Show who changed what, and who was refused."""
+        return self._caller.call(
+            AUDIT_SHOW,
+            AuditShow(
+                who=who,
+                method=method,
+                target=target,
+                since=since,
+                until=until,
+                limit=limit,
+                cursor=cursor,
+            ),
+            deadline_s=deadline_s,
+        )
+
+    def verify(self, *, deadline_s: float | None = None) -> AuditReport:
+        """Tell whether the audit log is what was written, and where it is not."""
+        return self._caller.call(AUDIT_VERIFY, Empty(), deadline_s=deadline_s)
 
 
 class BatchMethods:

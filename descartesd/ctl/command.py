@@ -79,6 +79,7 @@ NOUNS = {
             "revoke": "certs",
         },
     ),
+    "audit": Noun("who did what", {"show": "audit", "verify": "audit"}),
 }
 SINGLE = {
     "ps": Single("list agents (the same as agent list)", "agent", "list"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -184,15 +184,12 @@ def _target_of(method: Method[Any, Any]) -> Callable[[Any], str | None]:
         return attrgetter("spec.name")
     if "verb" in fields:
         return lambda params: f"agent.{params.verb}"
-    known = next((name for name in _TARGETS if name in fields), None)
-    if known is None:
-        return lambda _: None
-    get = attrgetter(known)
-    return lambda params: _word(get(params))
+    known = [attrgetter(name) for name in _TARGETS if name in fields]
+    return lambda params: _first(get(params) for get in known)
 
 
-def _word(value: object) -> str | None:
-    return None if value is None else str(value)[:_TARGET_MOST]
+def _first(values: Iterable[object]) -> str | None:
+    return next((str(value)[:_TARGET_MOST] for value in values if value is not None), None)
 
 
 def _number(params: Struct) -> int | None:

@@ -32,6 +32,7 @@ FEATURES = [
     "backends",
     "chat",
     "secrets",
+    "audit",
 ]
 
 

@@ -24,8 +24,9 @@ from descartesd.observe.audit_chain import FAULT_METHOD
 from descartesd.observe.audit_check import Check, Live
 from descartesd.observe.audit_head import Head, HeadStore
 from descartesd.observe.audit_line import encoded, hash_of
+from descartesd.observe.audit_search import Search
 from descartesd.observe.audit_start import find_end
-from descartesd.wire.audit import AuditLine, Phase
+from descartesd.wire.audit import AuditLine, AuditShow, Phase
 
 log = logging.getLogger(__name__)
 
@@ -284,6 +285,11 @@ class AuditLog:
         self.flush()
         live = Live(self.seq, self.hash, self._file.size)
         return Check(self.directory, self.head, self.public_key, live)
+
+    def search(self, asked: AuditShow, targets: frozenset[str]) -> Search:
+        """Look for lines in what is there now. Raises OSError."""
+        self.flush()
+        return Search(self.directory, asked, targets)
 
     def close(self) -> None:
         """Write what can be written, sign the head, and close."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 CURRENT = "audit.jsonl"
 _MODE = 0o600
+_BLOCK = 1 << 16
 _ROTATED = re.compile(r"audit-(\d{12,})\.jsonl")
 
 
@@ -37,6 +39,18 @@ def pieces(directory: str) -> list[Piece]:
 def open_to_read(directory: str, name: str) -> int:
     """A descriptor of one of them. Raises OSError."""
     return os.open(os.path.join(directory, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def backwards(fd: int, size: int) -> Iterator[bytes]:
+    """The lines in the first `size` bytes of a file, the last one first. Raises OSError."""
+    rest = b""
+    while size > 0:
+        length = min(_BLOCK, size)
+        size -= length
+        rest, *lines = (os.pread(fd, length, size) + rest).split(b"\n")
+        yield from filter(None, reversed(lines))
+    if rest:
+        yield rest
 
 
 class AuditFile:

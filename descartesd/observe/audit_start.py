@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from descartesd.observe.audit_chain import Chain
-from descartesd.observe.audit_files import CURRENT, Piece, open_to_read, pieces
+from descartesd.observe.audit_files import CURRENT, Piece, backwards, open_to_read, pieces
 from descartesd.observe.audit_head import Head
 from descartesd.observe.audit_line import NOTHING, decoded, hash_of
 
@@ -53,19 +53,11 @@ def find_end(directory: str, head: Head | None) -> End:
     return End(seq, hash_, file_first, first, size, torn, fault)
 
 
-def backwards(directory: str, name: str, size: int | None = None) -> Iterator[bytes]:
+def _backwards(directory: str, name: str, size: int | None = None) -> Iterator[bytes]:
     """The lines of a file, or of its first bytes, the last one first. Raises OSError."""
     fd = open_to_read(directory, name)
     try:
-        at = os.fstat(fd).st_size if size is None else size
-        rest = b""
-        while at > 0:
-            length = min(_BLOCK, at)
-            at -= length
-            rest, *lines = (os.pread(fd, length, at) + rest).split(b"\n")
-            yield from filter(None, reversed(lines))
-        if rest:
-            yield rest
+        yield from backwards(fd, os.fstat(fd).st_size if size is None else size)
     finally:
         os.close(fd)
 
@@ -75,7 +67,7 @@ def _last_line(directory: str, found: list[Piece], head: Head | None) -> tuple[i
     damaged, hash_ = 0, None
     for piece in reversed(found):
         size = _whole(directory)[0] if piece.name == CURRENT else None
-        for data in backwards(directory, piece.name, size):
+        for data in _backwards(directory, piece.name, size):
             hash_ = hash_ or hash_of(data)
             line = decoded(data)
             if line is not None:
@@ -150,7 +142,7 @@ def _check_signed_line(directory: str, name: str, head: Head) -> str | None:
     if head.offset == 0:
         # The file had just been begun.
         return None
-    line = next(backwards(directory, name, head.offset), b"")
+    line = next(_backwards(directory, name, head.offset), b"")
     if hash_of(line) != head.hash:
         return f"line {head.seq} is not the one that was signed"
     return None

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from descartesd.wire import action, agent, attach, batch, cert, event, server, talk
+from descartesd.wire import action, agent, attach, audit, batch, cert, event, server, talk
 
 Req = TypeVar("Req", bound=Struct)
 Rep = TypeVar("Rep", bound=Struct)
@@ -175,6 +175,14 @@ CERT_REVOKE = Method(
     "cert.revoke", cert.CertRevoke, cert.CertRevoked, "admin", "idem",
     "Let a certificate and its key in no more, at once and for good.",
 )  # fmt: skip
+AUDIT_SHOW = Method(
+    "audit.show", audit.AuditShow, audit.AuditPage, "admin", "read",
+    "Show who changed what, and who was refused.",
+)  # fmt: skip
+AUDIT_VERIFY = Method(
+    "audit.verify", server.Empty, audit.AuditReport, "admin", "read",
+    "Tell whether the audit log is what was written, and where it is not.",
+)  # fmt: skip
 STREAM_CREDIT = Method(
     "stream.credit", server.StreamCredit, server.Done, "observer", "never",
     "Let an open stream send more.",
@@ -222,6 +230,8 @@ METHODS: dict[str, Method[Any, Any]] = {
         CERT_LIST,
         CERT_SHOW,
         CERT_REVOKE,
+        AUDIT_SHOW,
+        AUDIT_VERIFY,
         STREAM_CREDIT,
         STREAM_CANCEL,
     )

@@ -171,7 +171,7 @@ def test_work_that_nobody_waits_for_any_more_is_told_as_cancelled(server: Server
     with server.client() as client:
         agent = client.agent.spawn(spec=stubborn)
         with pytest.raises(DeadlineExceededError):
-            client.agent.stop(id=agent.id, deadline_s=0.3)
+            client.agent.stop(id=agent.id, deadline_s=1.0)
 
     eventually(lambda: len(about(server, "agent.stop")) == 2)
     assert about(server, "agent.stop")[1]["outcome"] == "cancelled"

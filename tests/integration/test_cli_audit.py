@@ -1,0 +1,190 @@
+"""`descartesctl audit`: found, filtered, verified; with a server and without."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from descartesd.errors import PermissionDeniedError
+from descartesd.wire.agent import AgentSpec
+from tests.support.server import Server, running
+
+SLEEP = AgentSpec(command=["sleep", "600"], name="build-7")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running() as made:
+        yield made
+
+
+def shown(server: Server, *words: str) -> list[dict[str, Any]]:
+    done = server.ctl("--json", "audit", "show", *words)
+    assert done.returncode == 0, done.stderr
+    lines: list[dict[str, Any]] = json.loads(done.stdout)["lines"]
+    return lines
+
+
+def verified(server: Server, *words: str | Path) -> tuple[int, dict[str, Any]]:
+    done = server.ctl("--json", "audit", "verify", *words)
+    return done.returncode, json.loads(done.stdout)
+
+
+def use(server: Server) -> str:
+    """Something of a colleague and something of the administrator; the agent's id."""
+    colleague = server.issue("colleague", "operator")
+    with server.client(colleague) as client:
+        agent = client.agent.spawn(spec=SLEEP)
+        with pytest.raises(PermissionDeniedError):
+            client.server.drain()
+    with server.client() as client:
+        client.agent.stop(id="build-7")
+    return agent.id
+
+
+def test_lines_are_found_by_who_method_target_and_time(server: Server) -> None:
+    agent_id = use(server)
+
+    by_colleague = shown(server, "--who", "colleague")
+    assert [(line["method"], line["phase"]) for line in by_colleague] == [
+        ("agent.spawn", "intent"),
+        ("agent.spawn", "outcome"),
+        ("server.drain", "refused"),
+    ]
+    assert shown(server, "--who", by_colleague[0]["identity"]) == by_colleague
+    stopped = shown(server, "--method", "agent.stop")
+    assert [line["certificate"] for line in stopped] == ["admin", "admin"]
+    assert shown(server, "--method", "agent.*") == by_colleague[:2] + stopped
+    # By name, while somebody has it: also what only the id is in.
+    assert [line["method"] for line in shown(server, "--target", "build-7")] == [
+        *("agent.spawn", "agent.spawn", "agent.stop", "agent.stop"),
+    ]
+    assert [line["target"] for line in shown(server, "--target", agent_id)] == [agent_id] * 3
+    assert shown(server, "--since", "1h", "--limit", "2") == stopped
+    assert shown(server, "--until", str(time.time() - 3600)) == []
+
+
+def test_lines_for_people_name_who_did_what(server: Server) -> None:
+    agent_id = use(server)
+
+    told = server.ctl("audit", "show", "--limit", "3").stdout.decode().splitlines()
+
+    assert told[0].split() == ["TIME", "SEQ", "WHO", "METHOD", "TARGET", "WHAT"]
+    assert told[1].split()[2:] == [
+        "colleague",
+        "server.drain",
+        "-",
+        "refused:",
+        "permission_denied",
+    ]
+    assert told[2].split()[2:] == ["admin", "agent.stop", agent_id, "intent"]
+    assert told[3].split()[2:5] == ["admin", "agent.stop", agent_id]
+
+
+def test_pages_go_back_to_the_beginning_over_every_file() -> None:
+    with (
+        running({"audit.max_bytes": 65_536}) as server,
+        server.client() as client,
+    ):
+        for _ in range(8):
+            client.batch.run(verb="stop", ids=[f"nobody{number}" for number in range(100)])
+
+        every = shown(server, "--limit", "5000")
+        assert [line["seq"] for line in every] == list(range(1, len(every) + 1))
+        assert len(every) > 800
+        assert len(list((server.directory / "state").glob("audit-*.jsonl"))) > 1
+        page = client.audit.show(limit=10, cursor=21)
+        assert [line.seq for line in page.lines] == list(range(11, 21))
+        assert page.cursor == 11
+        assert client.audit.show(limit=10, cursor=11).cursor is None
+        assert client.audit.verify().holds
+
+
+def test_only_an_administrator_may_look(server: Server) -> None:
+    operator = server.issue("colleague", "operator")
+
+    with server.client(operator) as client:
+        with pytest.raises(PermissionDeniedError):
+            client.audit.show()
+        with pytest.raises(PermissionDeniedError):
+            client.audit.verify()
+
+
+def test_verification_passes_and_fails_after_one_flipped_byte(server: Server) -> None:
+    use(server)
+    status, report = verified(server)
+    assert (status, report["holds"], report["faults"]) == (0, True, [])
+    log = server.directory / "state" / "audit.jsonl"
+    whole = bytearray(log.read_bytes())
+    at = whole.index(b"colleague")
+    whole[at] ^= 1
+    log.write_bytes(whole)
+
+    status, report = verified(server)
+
+    assert (status, report["holds"]) == (1, False)
+    fault = report["faults"][0]
+    assert (fault["file"], fault["line"], fault["seq"]) == ("audit.jsonl", 2, 2)
+    told = server.ctl("audit", "verify")
+    assert told.returncode == 1
+    assert b"fault       audit.jsonl line 2, seq 2: was changed" in told.stdout
+
+
+def test_a_cut_tail_is_found_with_and_without_the_server(server: Server) -> None:
+    use(server)
+    server.stop()
+    assert verified(server, "--dir", server.directory)[0] == 0
+    log = server.directory / "state" / "audit.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:-2]))
+
+    status, report = verified(server, "--dir", server.directory)
+    assert status == 1
+    assert f"the signed head is line {len(lines)}: its tail was cut" in report["faults"][0]["what"]
+
+    server.start()
+    status, report = verified(server)
+    assert status == 1
+    assert "its tail was cut" in json.dumps(report["faults"])
+
+
+def test_after_a_kill_verification_passes(server: Server) -> None:
+    use(server)
+    server.kill()
+    status, report = verified(server, "--dir", server.directory)
+    assert (status, report["holds"]) == (0, True)
+
+    server.start()
+
+    assert verified(server)[0] == 0
+    # The stop by the administrator, whose line nobody had signed, is still there.
+    assert [line["outcome"] for line in shown(server, "--method", "agent.stop")] == [None, "ok"]
+
+
+def test_public_key_is_the_same_as_long_as_the_host_key_is(server: Server) -> None:
+    _, report = verified(server)
+    server.stop()
+    assert verified(server, "--dir", server.directory)[1]["public_key"] == report["public_key"]
+
+
+@pytest.mark.parametrize(("words", "status"), [(["--dir", ""], 2), (["--dir", "/nowhere"], 78)])
+def test_a_directory_without_a_server_s_files_is_refused(
+    server: Server, words: list[str], status: int
+) -> None:
+    assert server.ctl("audit", "verify", *words).returncode == status
+
+
+def test_a_server_that_never_ran_has_no_registry(server: Server) -> None:
+    server.stop()
+    shutil.rmtree(server.directory / "state")
+
+    done = server.ctl("audit", "verify", "--dir", server.directory)
+
+    assert done.returncode == 3
+    assert b"there is no registry" in done.stderr
