@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 
 from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
@@ -19,9 +20,10 @@ from descartesd.methods.cert import CertMethods
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.enrolling import Enrolling
 from descartesd.methods.guests import Guests
-from descartesd.methods.policy import LocalRoles, Policy
+from descartesd.methods.policy import policy_of
 from descartesd.methods.revoking import Revoking, agree_on_revoked
 from descartesd.methods.signing import Introduction, Signing
+from descartesd.wire.methods import ROLES
 
 
 class Identities:
@@ -30,11 +32,11 @@ class Identities:
     def __init__(self, config: Config, registry: Registry) -> None:
         server = config.server
         self.host_key = load_key_file(server.host_key_file)
-        self._authority = load_authority(server.authority_key_file)
+        roles = (*ROLES, *config.policy.roles)
+        self._authority = replace(load_authority(server.authority_key_file), roles=roles)
         self.trust = TrustStore(server.trust_dir, [self._authority.public])
         agree_on_revoked(self.trust, registry)
-        local = LocalRoles(config.policy.local_uids, config.policy.local_groups)
-        self.policy = Policy(self.trust, local)
+        self.policy = policy_of(config.policy, self.trust)
         tokens = TokenStore(server.tokens_dir)
         tokens.load()
         self.guests = self.policy.guests = Guests(tokens, self.trust)

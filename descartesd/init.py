@@ -13,7 +13,7 @@ import textwrap
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 from descartesd.config.endpoint import TcpEndpoint, parse_tcp, unix_path_fault
@@ -25,6 +25,7 @@ from descartesd.errors import AlreadyExistsError, InvalidArgumentError
 from descartesd.keys.authority import (
     Authority,
     check_request,
+    check_role,
     create_authority,
     load_authority,
     public_file,
@@ -35,6 +36,7 @@ from descartesd.keys.files import create_public, translated
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.profile import UNIX, Profile, create_profile
 from descartesd.keys.trust import SUFFIX, Identity, TrustStore
+from descartesd.wire.methods import ROLES
 
 CONFIG_NAME = "descartesd.toml"
 PROFILES = "profiles"
@@ -97,7 +99,10 @@ def issue_certificate(
     StartupRefusedError when the directory's configuration or keys are refused.
     """
     check_request(name, role, days, renew_days)
-    server = load_config(os.path.join(directory, CONFIG_NAME), environ=environ).server
+    config = load_config(os.path.join(directory, CONFIG_NAME), environ=environ)
+    roles = (*ROLES, *config.policy.roles)
+    check_role(role, roles)
+    server = config.server
     address = _checked_endpoint(server.endpoint).seen_from(socket.gethostname())
     wanted = _Wanted(
         name=name,
@@ -109,7 +114,8 @@ def issue_certificate(
         profile=os.path.abspath(out or os.path.join(directory, PROFILES, f"{name}.toml")),
     )
     with _Made() as made:
-        return _issue(wanted, load_authority(server.authority_key_file), server.trust_dir, made)
+        authority = replace(load_authority(server.authority_key_file), roles=roles)
+        return _issue(wanted, authority, server.trust_dir, made)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,11 +79,23 @@ class Layer:
         """Take an entry whose settings have been taken by a layer of its own."""
         self.faults += settings.faults
         if not settings.faults:
-            self.values.setdefault(key, {})[name] = settings.values
+            self.values.setdefault(key, {})[name] = _nested(settings.values)
 
     def refuse(self, key: str, fault: str) -> None:
         """Note a fault."""
         self.faults.append(f"{self.origin}: {self.prefix}{key}: {fault}")
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key as tables in tables."""
+    table: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, name = key.split(".")
+        within = table
+        for part in path:
+            within = within.setdefault(part, {})
+        within[name] = value
+    return table
 
 
 def file_layers(table: Mapping[str, Any], origin: str, environment: str) -> list[Layer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import typing
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
@@ -27,8 +28,9 @@ class Leaf:
 
     @property
     def base(self) -> Any:
-        """The type without its bounds."""
-        return typing.get_args(self.type)[0]
+        """The type without its bounds, and without the nothing that only a default may be."""
+        kind = typing.get_args(self.type)[0]
+        return typing.get_args(_given(kind))[0] if _given(kind) is not kind else kind
 
     @property
     def is_table(self) -> bool:
@@ -51,7 +53,10 @@ class Leaf:
     @property
     def metas(self) -> list[Meta]:
         """Everything declared about the value."""
-        return [m for m in typing.get_args(self.type)[1:] if isinstance(m, Meta)]
+        kind, *metas = typing.get_args(self.type)
+        if _given(kind) is not kind:
+            metas += typing.get_args(_given(kind))[1:]
+        return [m for m in metas if isinstance(m, Meta)]
 
     def fault(self, value: Any) -> str | None:
         """What is wrong with a value, None when it fits."""
@@ -71,7 +76,8 @@ class Leaf:
         if (refused := _token_fault(value)) is not None:
             return refused
         if not _fits(value, value_type):
-            return f"expected {_kind(value_type, [])}, got {shown(value)}"
+            metas = [m for m in typing.get_args(value_type)[1:] if isinstance(m, Meta)]
+            return f"expected {_kind(value_type, metas)}, got {shown(value)}"
         return None
 
     def name_fault(self, name: str) -> str | None:
@@ -114,6 +120,12 @@ def shown(value: Any) -> str:
         case _:
             text = repr(value)
             return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _given(kind: Any) -> Any:
+    """What a value that is given is, where the default may be None."""
+    parts = typing.get_args(kind)
+    return parts[0] if len(parts) == 2 and parts[1] is types.NoneType else kind
 
 
 def _fits(value: Any, kind: Any) -> bool:

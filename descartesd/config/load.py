@@ -29,6 +29,7 @@ from descartesd.config.layers import (
     file_layers,
     flag_layers,
 )
+from descartesd.config.rolecheck import role_faults
 from descartesd.config.schema import Config, Server
 from descartesd.errors import StartupRefusedError
 
@@ -62,6 +63,7 @@ def load_config(
     ]
     faults = [fault for layer in layers for fault in layer.faults]
     faults += _socket_faults(layers, directory)
+    faults += role_faults(layers)
     if faults:
         raise StartupRefusedError("\n".join(faults), details={"faults": faults})
     return resolved(_merged(settings, layers), directory)
@@ -146,7 +148,10 @@ def _merged(settings: Dynaconf, layers: Iterable[Layer]) -> Config:
             else:
                 entries[key] = taken
     merged = settings.as_dict()
-    sections = {name: merged.get(name.upper(), {}) for name in Config.__struct_fields__} | entries
+    sections = {name: merged.get(name.upper(), {}) for name in Config.__struct_fields__}
+    for key, table in entries.items():
+        section, _, name = key.partition(".")
+        sections[section] = {**sections[section], name: table} if name else table
     return msgspec.convert(sections, Config)
 
 

@@ -44,20 +44,19 @@ def _entry(leaf: Leaf, kind: type[Struct]) -> str:
 
 
 def _section(name: str, members: list[Leaf]) -> str:
-    rows = "\n".join(_row(leaf) for leaf in members)
+    rows = "\n".join(_row(leaf, leaf.key.removeprefix(f"{name}.")) for leaf in members)
     return f"## [{name}]\n\n| key | value | default | meaning |\n|---|---|---|---|\n{rows}\n"
 
 
-def _row(leaf: Leaf) -> str:
-    name = leaf.key.rpartition(".")[2]
-    default = "" if leaf.is_table else f"`{toml_text(leaf.default)}`"
+def _row(leaf: Leaf, name: str) -> str:
+    default = "" if leaf.is_table or leaf.default is None else f"`{toml_text(leaf.default)}`"
     return f"| `{name}` | {_value(leaf)} | {default} | {leaf.description} |"
 
 
 def _value(leaf: Leaf) -> str:
     if leaf.is_table:
         _, value = typing.get_args(leaf.base)
-        return f"table: name = {'text' if value is str else _choices(value)}"
+        return f"table: name = {_choices(value) or _text(value)}"
     if typing.get_origin(leaf.base) is Literal:
         return _choices(leaf.base)
     if leaf.base is int:
@@ -69,7 +68,13 @@ def _value(leaf: Leaf) -> str:
     return "list of texts" if inner is not Words else "list of texts and of lists of texts"
 
 
+def _text(kind: object) -> str:
+    return next((m.title for m in typing.get_args(kind)[1:] if m.title), "text")
+
+
 def _choices(literal: object) -> str:
+    if typing.get_origin(literal) is not Literal:
+        return ""
     return ", ".join(f'`"{each}"`' for each in typing.get_args(literal))
 
 

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, field
 
 from descartesd.config.backend import Backend, BackendName
 from descartesd.config.endpoint import parse_tcp
-from descartesd.wire.server import Role
+from descartesd.config.role import Role, RoleKey, RoleRef
 
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 LogFormat = Literal["json", "pretty"]
@@ -213,12 +213,19 @@ class Policy(Section, frozen=True):
     """Who may do what."""
 
     local_uids: Annotated[
-        dict[Uid, Role],
+        dict[Uid, RoleRef],
         Meta(description="Roles of users of this host who call over the Unix socket, by uid."),
     ] = field(default_factory=dict)
     local_groups: Annotated[
-        dict[Group, Role],
-        Meta(description="Roles of the members of a group of this host, by the group's name."),
+        dict[Group, RoleRef],
+        Meta(
+            description="Roles of the members of a group of this host, by the group's name; who is "
+            "in several of them has the roles of all."
+        ),
+    ] = field(default_factory=dict)
+    roles: Annotated[
+        dict[RoleKey, Role],
+        Meta(description="Roles beside the built-in ones observer, operator and admin."),
     ] = field(default_factory=dict)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from descartesd.errors import DescartesError, InvalidArgumentError, StartupRefusedError
@@ -21,10 +22,11 @@ DAYS_MAX = 3650
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Authority:
-    """An authority that can sign; only its fingerprint shows in its repr."""
+    """An authority that can sign for `roles`; only its fingerprint shows in its repr."""
 
     public: bytes
     seed: bytes = field(repr=False)
+    roles: tuple[str, ...] = ROLES
 
     def __repr__(self) -> str:
         return f"Authority({fingerprint(self.public)})"
@@ -50,6 +52,7 @@ class Authority:
         Raises InvalidArgumentError for a name, role or number of days that cannot be.
         """
         check_request(name, role, days, renew_days)
+        check_role(role, self.roles)
         if len(public_key) != KEY_BYTES:
             raise InvalidArgumentError(
                 f"expected a CURVE public key of {KEY_BYTES} bytes, got {len(public_key)}"
@@ -71,22 +74,30 @@ class Authority:
 
 
 def check_request(name: str, role: str, days: int, renew_days: int | None = None) -> None:
-    """Raise InvalidArgumentError when no certificate can be issued like this."""
+    """Raise InvalidArgumentError when no server could issue a certificate like this."""
     if not re.search(NAME_PATTERN, name):
         raise InvalidArgumentError(
             f"name '{name[:64]}' is not possible, expected a lower-case letter and up to 62 "
             "lower-case letters, digits, '.', '_' or '-'"
         )
-    if role not in ROLES:
-        raise InvalidArgumentError(
-            f"unknown role '{role[:64]}', expected {', '.join(ROLES[:-1])} or {ROLES[-1]}"
-        )
+    if not re.search(NAME_PATTERN, role):
+        check_role(role, ROLES)
     if not 1 <= days <= DAYS_MAX:
         raise InvalidArgumentError(f"expected 1 to {DAYS_MAX} days, got {days}")
     if renew_days is not None and not days <= renew_days <= DAYS_MAX:
         raise InvalidArgumentError(
             f"renewable for {renew_days} days: expected no less than it is valid, {days}, and no"
             f" more than {DAYS_MAX}"
+        )
+
+
+def check_role(role: str, roles: Sequence[str]) -> None:
+    """Raise InvalidArgumentError for a role a server does not have, naming those it has."""
+    if role not in roles:
+        *known, last = roles
+        raise InvalidArgumentError(
+            f"unknown role '{role[:64]}', expected {', '.join(known)} or {last}",
+            hint="roles of a server's own are defined by its configuration: [policy.roles.NAME]",
         )
 
 

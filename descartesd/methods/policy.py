@@ -8,30 +8,35 @@ import os
 import pwd
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from descartesd.config.schema import Policy as PolicyConfig
 from descartesd.errors import PermissionDeniedError, StartupRefusedError, UnauthenticatedError
 from descartesd.keys.trust import Identity, TrustStore
-from descartesd.methods.grants import BUILTIN, RANKS, Grants
-from descartesd.wire.methods import ROLES, Method
-from descartesd.wire.server import Role, RoleName
+from descartesd.methods.grants import Grants, Roles
+from descartesd.wire.methods import Method
+from descartesd.wire.server import RoleName
 
 _LOCAL = re.compile(r"localhost:(\d+):(\d+):(-?\d+)")
 _GROUPS_TTL_S = 60.0
+_ADMIN: tuple[RoleName, ...] = ("admin",)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An identity: `uid:N` or `key:SHA256:…`, with its role."""
+    """An identity: `uid:N` or `key:SHA256:…`, with its role, the first of several."""
 
     id: str
     role: RoleName
     grants: Grants
     name: str | None = None
     uid: int | None = None
-    certified: Identity | None = field(default=None, compare=False, repr=False)
+    # What it was made of: the same object, or the same roles, make the same caller.
+    certified: Identity | tuple[RoleName, ...] | None = field(
+        default=None, compare=False, repr=False
+    )
 
 
 class Strangers(Protocol):
@@ -49,23 +54,23 @@ class LocalRoles:
 
     def __init__(
         self,
-        uids: Mapping[str, Role],
-        groups: Mapping[str, Role],
+        uids: Mapping[str, RoleName],
+        groups: Mapping[str, RoleName],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._uids = dict(uids)
+        self._uids = {uid: (role,) for uid, role in uids.items()}
         self._groups = dict(groups)
         self._own_uid = os.getuid()
         self._clock = clock
-        self._cache: dict[int, tuple[float, Role | None]] = {}
+        self._cache: dict[int, tuple[float, tuple[RoleName, ...]]] = {}
 
-    def role(self, uid: int) -> Role | None:
-        """The role of a uid, or None when it has none."""
+    def roles(self, uid: int) -> tuple[RoleName, ...]:
+        """The roles of a uid; none of somebody who is not let in."""
         if uid in (0, self._own_uid):
-            return "admin"
-        configured = self._uids.get(str(uid))
-        if configured is not None or not self._groups:
+            return _ADMIN
+        configured = self._uids.get(str(uid), ())
+        if configured or not self._groups:
             return configured
         now = self._clock()
         known = self._cache.get(uid)
@@ -74,12 +79,12 @@ class LocalRoles:
             self._cache[uid] = known
         return known[1]
 
-    def _by_group(self, uid: int) -> Role | None:
+    def _by_group(self, uid: int) -> tuple[RoleName, ...]:
         try:
             account = pwd.getpwuid(uid)
         except KeyError:
-            return None
-        found: list[Role] = []
+            return ()
+        found: list[RoleName] = []
         for gid in os.getgrouplist(account.pw_name, account.pw_gid):
             try:
                 role = self._groups.get(grp.getgrgid(gid).gr_name)
@@ -87,15 +92,16 @@ class LocalRoles:
                 continue
             if role is not None:
                 found.append(role)
-        return max(found, key=RANKS.__getitem__, default=None)
+        return tuple(found)
 
 
 class Policy:
     """Answers at the handshake whether a peer may enter, and at each message who it is now."""
 
-    def __init__(self, trust: TrustStore, local: LocalRoles) -> None:
+    def __init__(self, trust: TrustStore, local: LocalRoles, roles: Roles | None = None) -> None:
         self._trust = trust
         self._local = local
+        self.roles = roles or Roles()
         self._keys: dict[str, bytes] = {}
         # Why nobody can come in over tcp now.
         self.problem: str | None = None
@@ -108,7 +114,7 @@ class Policy:
         peer = _LOCAL.fullmatch(address)
         if peer is not None:
             uid = int(peer[1])
-            return f"uid:{uid}" if self._local.role(uid) is not None else None
+            return f"uid:{uid}" if self._local.roles(uid) else None
         self._reload()
         identity = self._trust.lookup(key)
         if identity is None:
@@ -139,38 +145,45 @@ class Policy:
         """Tell who sent a message; raises UnauthenticatedError when it is let in no longer."""
         known = self._callers.get(user_id)
         if user_id.startswith("uid:"):
-            role = self._local.role(int(user_id[4:]))
-            if role is not None:
-                if known is None or known.role != role:
-                    known = Caller(user_id, role, BUILTIN[role], uid=int(user_id[4:]))
-                    self._callers[user_id] = known
+            roles = self._local.roles(int(user_id[4:]))
+            if known is not None and known.certified == roles:
                 return known
+            if roles:
+                return self._admit(user_id, roles, uid=int(user_id[4:]), certified=roles)
         elif not user_id.startswith("key:") and self.guests is not None:
             return self.guests.caller(user_id)
         else:
             key = self._keys.get(user_id)
             identity = self._trust.lookup(key) if key is not None else None
-            if identity is not None and known is not None and known.certified is identity:
-                return known
-            best = _best_role(identity)
-            if identity is not None and best is not None:
-                known = Caller(user_id, best, BUILTIN[best], identity.name, certified=identity)
-                self._callers[user_id] = known
-                return known
+            if identity is not None:
+                if known is not None and known.certified is identity:
+                    return known
+                if self.roles.defined(identity.roles):
+                    return self._admit(
+                        user_id, identity.roles, name=identity.name, certified=identity
+                    )
         raise UnauthenticatedError(
             f"{user_id} is not authorised any more",
             hint="ask an administrator for a new certificate",
         )
 
+    def _admit(self, user_id: str, roles: Iterable[RoleName], **facts: Any) -> Caller:
+        """Take in who sends its first message, or its first one with other roles than before."""
+        names = self.roles.defined(roles)
+        caller = Caller(user_id, names[0], self.roles.grants(names), **facts)
+        self._callers[user_id] = caller
+        return caller
 
-def _best_role(identity: Identity | None) -> Role | None:
-    roles = () if identity is None else identity.roles
-    return next((role for role in reversed(ROLES) if role in roles), None)
+
+def policy_of(config: PolicyConfig, trust: TrustStore) -> Policy:
+    """The policy as it is configured."""
+    local = LocalRoles(config.local_uids, config.local_groups)
+    return Policy(trust, local, Roles(config.roles))
 
 
 def refusal(caller: Caller, method: Method[Any, Any]) -> PermissionDeniedError:
-    """Say that a caller's role is too small for a method."""
+    """Say that a caller is not granted a method, and by which rule."""
     return PermissionDeniedError(
-        f"{method.name} needs the role {method.permission}; {caller.id} is {caller.role}",
-        hint="ask an administrator for a certificate with that role",
+        f"{method.name} {caller.grants.verdict(method.name).rule}; {caller.id} is {caller.role}",
+        hint="ask an administrator for a role that has it",
     )

@@ -173,8 +173,8 @@ def test_an_environment_that_is_not_there_changes_nothing() -> None:
             "environments.x.policy.local_uids.a: expected a uid",
         ),
         (
-            {"policy": {"local_uids": {"1": "root"}}},
-            "policy.local_uids.1: expected one of 'observer', 'operator', 'admin', got 'root'",
+            {"policy": {"local_uids": {"1": "Root"}}},
+            "policy.local_uids.1: expected a role's name, got 'Root'",
         ),
         (
             {"policy": {"local_groups": {"wheel": "@x"}}},

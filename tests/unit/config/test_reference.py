@@ -11,12 +11,17 @@ def test_every_key_has_its_row_below_its_section() -> None:
     page = reference()
 
     entries = [leaf for leaf in leaves().values() if leaf.entry is not None]
-    inner = [each for leaf in entries for each in leaves(leaf.entry, f"{leaf.key}.NAME.").values()]
-    plain = [leaf for leaf in leaves().values() if leaf.entry is None]
+    inner = [
+        (f"{leaf.key}.NAME", each.key, each)
+        for leaf in entries
+        for each in leaves(leaf.entry).values()
+    ]
+    plain = [
+        (*leaf.key.rpartition(".")[::2], leaf) for leaf in leaves().values() if leaf.entry is None
+    ]
 
-    assert [leaf.key for leaf in entries] == ["backends"]
-    for leaf in [*plain, *inner]:
-        section, _, name = leaf.key.rpartition(".")
+    assert [leaf.key for leaf in entries] == ["policy.roles", "backends"]
+    for section, name, leaf in [*plain, *inner]:
         block = page.split(f"## [{section}]\n")[1].split("\n## ")[0]
         assert f"| `{name}` | " in block
         assert leaf.description in block

@@ -82,15 +82,15 @@ def test_roles_rise_from_observer_to_admin() -> None:
 def test_root_and_the_servers_own_uid_are_admin() -> None:
     roles = LocalRoles({"0": "observer", str(os.getuid()): "observer"}, {})
 
-    assert roles.role(0) == roles.role(os.getuid()) == "admin"
+    assert roles.roles(0) == roles.roles(os.getuid()) == ("admin",)
 
 
 def test_a_uid_has_the_role_configured_for_it_and_no_other_has_any() -> None:
     roles = LocalRoles({"1": "operator"}, {})
 
-    assert roles.role(1) == "operator"
-    assert roles.role(2) is None
-    assert roles.role(11) is None
+    assert roles.roles(1) == ("operator",)
+    assert roles.roles(2) == ()
+    assert roles.roles(11) == ()
 
 
 def account() -> tuple[int, str]:
@@ -104,20 +104,20 @@ def account() -> tuple[int, str]:
 def test_members_of_a_group_have_its_role() -> None:
     uid, group = account()
 
-    assert LocalRoles({}, {group: "observer"}).role(uid) == "observer"
-    assert LocalRoles({}, {"no-such-group": "admin"}).role(uid) is None
+    assert LocalRoles({}, {group: "observer"}).roles(uid) == ("observer",)
+    assert LocalRoles({}, {"no-such-group": "admin"}).roles(uid) == ()
 
 
 def test_a_role_of_the_uid_itself_goes_before_that_of_its_groups() -> None:
     uid, group = account()
 
-    assert LocalRoles({str(uid): "observer"}, {group: "admin"}).role(uid) == "observer"
+    assert LocalRoles({str(uid): "observer"}, {group: "admin"}).roles(uid) == ("observer",)
 
 
 def test_a_uid_without_an_account_has_no_group() -> None:
     _, group = account()
 
-    assert LocalRoles({}, {group: "admin"}).role(NOBODY_ELSE) is None
+    assert LocalRoles({}, {group: "admin"}).roles(NOBODY_ELSE) == ()
 
 
 def test_a_certified_key_enters_under_its_fingerprint(
