@@ -82,6 +82,7 @@ class Book:
         self.journal.record(
             "status_changed",
             agent.id,
+            owner=agent.owner,
             name=agent.name,
             state=agent.state,
             attempt=agent.attempt,
@@ -127,7 +128,9 @@ class Book:
         self.registry.drop_agent(agent.id)
         if agent.spec.on_exit == "keep":
             self.set_kept([*self.kept, agent.id])
-        self.journal.record("removed", agent.id, name=agent.name, state=agent.state)
+        self.journal.record(
+            "removed", agent.id, owner=agent.owner, name=agent.name, state=agent.state
+        )
         self.wake(agent)
         self._tell_end(agent, None)
 
@@ -195,6 +198,7 @@ class Book:
         self.journal.record(
             _KINDS.get(following, "status_changed"),
             agent.id,
+            owner=agent.owner,
             name=agent.name,
             state=following,
             previous=previous,

@@ -174,7 +174,12 @@ class Facts:
                 self._keeper.tell("kill", agent_id=agent.id)
             if agent.state in ALIVE and status["state"] != "exited":
                 self._book.journal.record(
-                    "adopted", agent.id, name=agent.name, state=agent.state, attempt=agent.attempt
+                    "adopted",
+                    agent.id,
+                    owner=agent.owner,
+                    name=agent.name,
+                    state=agent.state,
+                    attempt=agent.attempt,
                 )
         if self._book.registry.save():
             self._settle()

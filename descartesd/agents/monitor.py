@@ -317,7 +317,13 @@ class Monitor:
     def _journal(self, ear: Ear, kind: EventKind, *, data: Mapping[str, object]) -> None:
         agent = ear.agent
         self._book.journal.record(
-            kind, agent.id, name=agent.name, state=agent.state, attempt=agent.attempt, data=data
+            kind,
+            agent.id,
+            owner=agent.owner,
+            name=agent.name,
+            state=agent.state,
+            attempt=agent.attempt,
+            data=data,
         )
 
     def _end(self, ear: Ear) -> None:

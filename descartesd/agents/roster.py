@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from descartesd.agents.lifecycle import ALIVE
 from descartesd.agents.record import Agent
@@ -45,15 +45,17 @@ class Roster:
         """Find by full id."""
         return self._by_id.get(agent_id)
 
-    def resolve(self, reference: str) -> Agent:
-        """Find by name, id, or unambiguous prefix of an id.
+    def resolve(self, reference: str, *, seen: Callable[[Agent], bool] | None = None) -> Agent:
+        """Find by name, id, or unambiguous prefix of an id; only among those `seen`, if given.
 
         Raises NotFoundError, or InvalidArgumentError when the prefix fits several.
         """
-        agent = self.names.get(reference) or self._by_id.get(reference)
-        if agent is not None:
-            return agent
+        for agent in (self.names.get(reference), self._by_id.get(reference)):
+            if agent is not None and (seen is None or seen(agent)):
+                return agent
         matches = self._with_prefix(reference) if len(reference) >= _PREFIX_MIN else []
+        if seen is not None:
+            matches = [match for match in matches if seen(self._by_id[match])]
         if len(matches) == 1:
             return self._by_id[matches[0]]
         if matches:
@@ -71,11 +73,12 @@ class Roster:
         last = bisect.bisect_left(self._ids, prefix + "~")
         return self._ids[first:last]
 
-    def counts(self) -> dict[str, int]:
-        """How many agents are in each state that occurs."""
+    def counts(self, owner: str | None = None) -> dict[str, int]:
+        """How many agents, or agents of one owner, are in each state that occurs."""
         found: dict[str, int] = {}
         for agent in self:
-            found[agent.state] = found.get(agent.state, 0) + 1
+            if owner is None or agent.owner == owner:
+                found[agent.state] = found.get(agent.state, 0) + 1
         return found
 
     def longest_grace_s(self) -> float:

@@ -107,5 +107,10 @@ class Sampler:
             self._quiet[agent_id] = now + every_s
             totals = {"stdout": agent.output.stdout.total, "stderr": agent.output.stderr.total}
             self._book.journal.record(
-                "output_available", agent.id, name=agent.name, state=agent.state, data=totals
+                "output_available",
+                agent.id,
+                owner=agent.owner,
+                name=agent.name,
+                state=agent.state,
+                data=totals,
             )

@@ -8,6 +8,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,8 @@ from descartesd.methods.call import Call, Handler
 from descartesd.methods.dispatch import incident
 from descartesd.methods.grants import RANKS
 from descartesd.methods.params import inner
+from descartesd.methods.policy import Caller
+from descartesd.methods.sight import find
 from descartesd.wire import codec
 from descartesd.wire.action import ActionInfo, ActionResult, ActionRun, ActionTable
 from descartesd.wire.server import Empty
@@ -55,18 +58,15 @@ class ActionMethods:
 
     async def run(self, call: Call, params: ActionRun) -> ActionResult:
         plugin, action = self._find(params.name)
-        if call.caller.grants.rank < RANKS[action.permission]:
-            raise PermissionDeniedError(
-                f"action '{action.name}' needs the role {action.permission}; {call.caller.id} is"
-                f" {call.caller.role}",
-                hint="ask an administrator for a certificate with that role",
-            )
+        _check_granted(call.caller, action)
         if action.needs_agent and params.agent is None:
             raise InvalidArgumentError(
                 f"agent: action '{action.name}' is run on an agent, and none is named",
                 hint=f"name one: descartesctl action run {action.name} --agent ID",
             )
-        agent = None if params.agent is None else self._book.roster.resolve(params.agent)
+        agent = None
+        if params.agent is not None:
+            agent = find(self._book.roster, call.caller, params.agent, "action.run")
         given = _typed(action, params.params)
         context = ActionContext(
             caller=call.caller.id,
@@ -151,6 +151,19 @@ def _outcome(work: Callable[[], Any]) -> Callable[[], Any]:
 
 def _raise(exc: BaseException) -> None:
     raise exc
+
+
+def _check_granted(caller: Caller, action: Action) -> None:
+    """A built-in role runs what its rank allows, any other what it lists."""
+    if caller.grants.rank >= RANKS[action.permission]:
+        return
+    for role in caller.grants.granting("action.run"):
+        if any(fnmatchcase(action.name, pattern) for pattern in role.definition.actions):
+            return
+    raise PermissionDeniedError(
+        f"action '{action.name}' needs the role {action.permission}; {caller.id} is {caller.role}",
+        hint="ask an administrator for a certificate with that role, or for one that lists it",
+    )
 
 
 def _typed(action: Action, params: dict[str, Any]) -> Struct | dict[str, Any]:

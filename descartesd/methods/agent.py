@@ -22,6 +22,7 @@ from descartesd.errors import (
     PermissionDeniedError,
 )
 from descartesd.methods.call import Call, Handler
+from descartesd.methods.sight import check_name, find, seen_by
 from descartesd.wire import agent as wire
 from descartesd.wire.server import Done
 from descartesd.wire.talk import AgentPause, AgentRespawn
@@ -62,12 +63,18 @@ class AgentMethods:
             "agent.remove": self.remove,
         }
 
+    def _find(self, call: Call, reference: str, method: str) -> Agent:
+        return find(self._book.roster, call.caller, reference, method)
+
     async def spawn(self, call: Call, params: wire.AgentSpawn) -> wire.AgentInfo:
+        check_name(self._book.roster, call.caller, params.spec.name, replace=params.replace)
         if params.replace and params.spec.name is not None:
             # The holder of the name must not go for what cannot be started.
             await self._registry.durable()
             await self._fleet.starts.try_out(params.spec, call.caller.id, params.secrets)
+            check_name(self._book.roster, call.caller, params.spec.name, replace=True)
             await self._clear(params.spec.name)
+            check_name(self._book.roster, call.caller, params.spec.name)
         agent = self._fleet.starts.reserve(params.spec, call.caller.id, params.secrets)
         return await self._start(call, agent)
 
@@ -90,9 +97,9 @@ class AgentMethods:
                 await self._fleet.kill(holder)
                 await self._fleet.remove(holder)
 
-    def list(self, _call: Call, params: wire.AgentList) -> _Page:
+    def list(self, call: Call, params: wire.AgentList) -> _Page:
         is_meant = matcher(params.labels, params.states, params.owner)
-        wanted = [agent for agent in self._book.roster if is_meant(agent)]
+        wanted = [a for a in seen_by(self._book.roster, call.caller, "agent.list") if is_meant(a)]
         rest = [agent for agent in wanted if params.cursor is None or agent.id > params.cursor]
         page = rest[: params.limit]
         return _Page(
@@ -101,34 +108,34 @@ class AgentMethods:
             next=page[-1].id if len(rest) > len(page) else None,
         )
 
-    def get(self, _call: Call, params: wire.AgentRef) -> Raw:
-        return self._book.views.encoded(self._book.roster.resolve(params.id))
+    def get(self, call: Call, params: wire.AgentRef) -> Raw:
+        return self._book.views.encoded(self._find(call, params.id, "agent.get"))
 
-    async def wait(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        agent = self._book.roster.resolve(params.id)
+    async def wait(self, call: Call, params: wire.AgentRef) -> wire.AgentInfo:
+        agent = self._find(call, params.id, "agent.wait")
         return await self._fleet.ended(agent)
 
-    async def pause(self, _call: Call, params: AgentPause) -> wire.AgentInfo:
-        agent = self._book.roster.resolve(params.id)
+    async def pause(self, call: Call, params: AgentPause) -> wire.AgentInfo:
+        agent = self._find(call, params.id, "agent.pause")
         await (self._talk if params.mode == "cooperative" else self._fleet).pause(agent)
         return self._book.views.info(agent)
 
-    async def resume(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        agent = self._book.roster.resolve(params.id)
+    async def resume(self, call: Call, params: wire.AgentRef) -> wire.AgentInfo:
+        agent = self._find(call, params.id, "agent.resume")
         await self._fleet.resume(agent)
         return self._book.views.info(agent)
 
-    async def stop(self, _call: Call, params: wire.AgentStop) -> wire.AgentInfo:
-        agent = self._book.roster.resolve(params.id)
+    async def stop(self, call: Call, params: wire.AgentStop) -> wire.AgentInfo:
+        agent = self._find(call, params.id, "agent.stop")
         number = None if params.signal is None else signal_number(params.signal)
         return await self._fleet.stop(agent, number, params.grace_s)
 
-    async def kill(self, _call: Call, params: wire.AgentRef) -> wire.AgentInfo:
-        agent = self._book.roster.resolve(params.id)
+    async def kill(self, call: Call, params: wire.AgentRef) -> wire.AgentInfo:
+        agent = self._find(call, params.id, "agent.kill")
         return await self._fleet.kill(agent)
 
     async def respawn(self, call: Call, params: AgentRespawn) -> wire.AgentInfo:
-        agent = self._book.roster.resolve(params.id)
+        agent = self._find(call, params.id, "agent.respawn")
         _refuse_elevation(call.caller.uid, agent)
         self._fleet.check(agent, "respawn")
         if params.secrets:
@@ -145,24 +152,24 @@ class AgentMethods:
         self._fleet.starts.secrets.keep(agent.id, params.secrets)
         return await self._start(call, agent)
 
-    async def signal(self, _call: Call, params: wire.AgentSignal) -> wire.Signalled:
-        agent = self._book.roster.resolve(params.id)
+    async def signal(self, call: Call, params: wire.AgentSignal) -> wire.Signalled:
+        agent = self._find(call, params.id, "agent.signal")
         reached = await self._fleet.signal(agent, signal_number(params.signal))
         return wire.Signalled(processes=reached)
 
-    async def write(self, _call: Call, params: wire.AgentWrite) -> wire.Written:
+    async def write(self, call: Call, params: wire.AgentWrite) -> wire.Written:
         if params.offset is not None and params.writer is None:
             raise InvalidArgumentError("offset: it counts the bytes of a writer, and none is given")
-        agent = self._book.roster.resolve(params.id)
+        agent = self._find(call, params.id, "agent.write")
         accepted, offset = await self._fleet.write(agent, params.data, params.writer, params.offset)
         return wire.Written(accepted=accepted, offset=offset)
 
-    async def close_stdin(self, _call: Call, params: wire.AgentRef) -> Done:
-        await self._fleet.close_stdin(self._book.roster.resolve(params.id))
+    async def close_stdin(self, call: Call, params: wire.AgentRef) -> Done:
+        await self._fleet.close_stdin(self._find(call, params.id, "agent.close_stdin"))
         return Done()
 
-    async def remove(self, _call: Call, params: wire.AgentRef) -> Done:
-        await self._fleet.remove(self._book.roster.resolve(params.id))
+    async def remove(self, call: Call, params: wire.AgentRef) -> Done:
+        await self._fleet.remove(self._find(call, params.id, "agent.remove"))
         return Done()
 
 

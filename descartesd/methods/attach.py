@@ -18,6 +18,7 @@ from descartesd.errors import ConflictError, InternalError
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.following import CHUNK, Source, pump
 from descartesd.methods.reading import Manner, Reader
+from descartesd.methods.sight import find
 from descartesd.wire.agent import StreamName
 from descartesd.wire.attach import AgentAttach, AgentResize, AttachChunk, AttachOffsets
 from descartesd.wire.server import Done
@@ -38,7 +39,7 @@ class AttachMethods:
         return {"agent.attach": self.attach, "agent.resize": self.resize}
 
     async def attach(self, call: Call, params: AgentAttach) -> None:
-        agent = self._book.roster.resolve(params.id)
+        agent = find(self._book.roster, call.caller, params.id, "agent.attach")
         if call.stream is None:
             raise InternalError("agent.attach was called without a stream")
         source = Source(self._book, self._watches, self._reader, agent)
@@ -47,8 +48,8 @@ class AttachMethods:
             positions = {start.stream: start.offset for start in starts}
             await pump(source, positions, Manner(CHUNK), call.stream, first=starts)
 
-    async def resize(self, _call: Call, params: AgentResize) -> Done:
-        agent = self._book.roster.resolve(params.id)
+    async def resize(self, call: Call, params: AgentResize) -> Done:
+        agent = find(self._book.roster, call.caller, params.id, "agent.resize")
         await self._fleet.resize(agent, params.rows, params.cols)
         return Done()
 

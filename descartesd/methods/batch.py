@@ -23,7 +23,8 @@ from descartesd.errors import (
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.dispatch import bare, settled
 from descartesd.methods.params import inner
-from descartesd.methods.policy import refusal
+from descartesd.methods.policy import Caller, refusal
+from descartesd.methods.sight import check_name, find, judge, not_yours, sees
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentInfo, AgentSpec
 from descartesd.wire.batch import BatchItem, BatchResult, BatchRun, BatchSpawn, Selector
@@ -72,7 +73,7 @@ class BatchMethods:
             )
         # Any id will do: each agent's own takes its place.
         request = inner(method.request, {**params.params, "id": "any"})
-        asked = [(word, _key(word, target), target) for word, target in self._targets(params)]
+        asked = [(word, _key(word, target), target) for word, target in self._targets(call, params)]
         part = call._replace(idem=None)
         jobs: dict[str, Job] = {
             key: partial(self._do, part, params, request, target) for _, key, target in asked
@@ -85,33 +86,40 @@ class BatchMethods:
         items = [_item(word, found[key]) for word, key, _ in asked]
         return _result(items, self._max_message_bytes)
 
-    def _targets(self, params: BatchRun) -> Iterator[tuple[str, Agent | DescartesError]]:
+    def _targets(
+        self, call: Call, params: BatchRun
+    ) -> Iterator[tuple[str, Agent | DescartesError]]:
         """Who is meant: each by the word it was asked for by, or by its id."""
         if params.ids and params.select is not None:
             raise InvalidArgumentError("ids and select: expected one of them, both are given")
+        words: Sequence[str] = params.ids
         if params.select is not None:
-            return ((agent.id, agent) for agent in self._selected(params.select))
-        if not params.ids:
+            words = [agent.id for agent in self._selected(call.caller, params.select)]
+        elif not params.ids:
             raise InvalidArgumentError(
                 "ids: no agent is named and none selected",
                 hint="name agents in ids, or select them; all agents are select {all: true}",
             )
-        return ((word, self._resolve(word)) for word in params.ids)
+        method = f"agent.{params.verb}"
+        return ((word, self._resolve(call.caller, word, method)) for word in words)
 
-    def _resolve(self, word: str) -> Agent | DescartesError:
+    def _resolve(self, caller: Caller, word: str, method: str) -> Agent | DescartesError:
         try:
-            return self._book.roster.resolve(word)
+            agent = find(self._book.roster, caller, word, method)
+            if judge(caller.grants, caller.id, "batch.run", agent) != "granted":
+                raise not_yours(caller, agent, "batch.run")
         except DescartesError as exc:
             return bare(exc)
+        return agent
 
-    def _selected(self, select: Selector) -> list[Agent]:
+    def _selected(self, caller: Caller, select: Selector) -> list[Agent]:
         if not (select.labels or select.states or select.owner or select.all):
             raise InvalidArgumentError(
                 "select: expected labels, states, owner or all",
                 hint="all agents are {all: true}",
             )
         meant = matcher(select.labels, select.states, select.owner, field="select.labels")
-        return [agent for agent in self._book.roster if meant(agent)]
+        return [agent for agent in self._book.roster if sees(caller, agent) and meant(agent)]
 
     async def _do(
         self, call: Call, params: BatchRun, request: Struct, target: Agent | DescartesError
@@ -196,6 +204,7 @@ class BatchMethods:
     ) -> Agent | DescartesError:
         secrets = {name: params.secrets[name] for name in spec.secret_env if name in params.secrets}
         try:
+            check_name(self._book.roster, call.caller, spec.name)
             return self._fleet.starts.reserve(spec, call.caller.id, secrets)
         except DescartesError as exc:
             return bare(exc)

@@ -59,7 +59,9 @@ class Grants:
     def verdict(self, method: str) -> Verdict:
         """Whether a method is granted, and by which rule."""
         found = None if self.verdicts is None else self.verdicts.get(method)
-        return found or Verdict(self.methods.get(method), "is not for a client that is being taken in")
+        return found or Verdict(
+            self.methods.get(method), "is not for a client that is being taken in"
+        )
 
     def granting(self, method: str) -> list[NamedRole]:
         """The roles that grant a method, each by itself."""

@@ -10,6 +10,7 @@ from descartesd.errors import InternalError
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.following import Source, follow
 from descartesd.methods.reading import Manner, Place, Reader, search_of
+from descartesd.methods.sight import find
 from descartesd.wire import agent as wire
 
 
@@ -25,8 +26,8 @@ class OutputMethods:
         """The functions by method name."""
         return {"agent.output": self.output, "agent.follow": self.follow}
 
-    async def output(self, _call: Call, params: wire.AgentOutput) -> wire.OutputChunk:
-        agent = self._book.roster.resolve(params.id)
+    async def output(self, call: Call, params: wire.AgentOutput) -> wire.OutputChunk:
+        agent = find(self._book.roster, call.caller, params.id, "agent.output")
         search = await search_of(params.regex)
         # Asked before the read: an end seen after it might have come with unread bytes.
         complete = agent.is_complete
@@ -37,7 +38,7 @@ class OutputMethods:
         return await self._reader.chunk(agent, Place(params.stream, offset, complete), manner)
 
     async def follow(self, call: Call, params: wire.AgentFollow) -> None:
-        agent = self._book.roster.resolve(params.id)
+        agent = find(self._book.roster, call.caller, params.id, "agent.follow")
         if call.stream is None:
             raise InternalError("agent.follow was called without a stream")
         source = Source(self._book, self._watches, self._reader, agent)

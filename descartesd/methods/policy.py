@@ -185,5 +185,5 @@ def refusal(caller: Caller, method: Method[Any, Any]) -> PermissionDeniedError:
     """Say that a caller is not granted a method, and by which rule."""
     return PermissionDeniedError(
         f"{method.name} {caller.grants.verdict(method.name).rule}; {caller.id} is {caller.role}",
-        hint="ask an administrator for a role that has it",
+        hint="ask an administrator for a certificate with that role",
     )

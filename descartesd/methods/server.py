@@ -10,11 +10,13 @@ from functools import cached_property
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.starting import DRAINING
 from descartesd.methods.call import Call, Handler
+from descartesd.methods.sight import reach
 from descartesd.transport.streams import Streams
 from descartesd.wire import server as wire
 from descartesd.wire.envelope import CURVE_OVERHEAD, VERSION
@@ -96,11 +98,22 @@ class ServerMethods:
             last_event=self._book.journal.last,
         )
 
-    def health(self, _call: Call, _params: wire.Empty) -> wire.ServerHealth:
-        return self._reports.health()
+    def health(self, call: Call, _params: wire.Empty) -> wire.ServerHealth:
+        found = self._reports.health()
+        if reach(call.caller.grants, "server.health") == "any":
+            return found
+        # A stray is a process that somebody's agent has left.
+        return replace(
+            found,
+            agents=self._book.roster.counts(call.caller.id),
+            keeper=replace(found.keeper, strays=[]),
+        )
 
-    def stats(self, _call: Call, _params: wire.Empty) -> wire.ServerStats:
-        return self._reports.stats()
+    def stats(self, call: Call, _params: wire.Empty) -> wire.ServerStats:
+        found = self._reports.stats()
+        if reach(call.caller.grants, "server.stats") == "any":
+            return found
+        return replace(found, agents=self._book.roster.counts(call.caller.id))
 
     def drain(self, _call: Call, params: wire.ServerDrain) -> wire.Drained:
         # One that stops goes on refusing.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from descartesd.agents.book import Book
 from descartesd.agents.talk import Talk
 from descartesd.methods.call import Call, Handler
+from descartesd.methods.sight import find
 from descartesd.wire.server import Done
 from descartesd.wire.talk import AgentAnswer, AgentSay
 
@@ -22,11 +23,12 @@ class TalkMethods:
         """The functions by method name."""
         return {"agent.say": self.say, "agent.answer": self.answer}
 
-    async def say(self, _call: Call, params: AgentSay) -> Done:
-        await self._talk.say(self._book.roster.resolve(params.id), params.text)
+    async def say(self, call: Call, params: AgentSay) -> Done:
+        agent = find(self._book.roster, call.caller, params.id, "agent.say")
+        await self._talk.say(agent, params.text)
         return Done()
 
-    async def answer(self, _call: Call, params: AgentAnswer) -> Done:
-        agent = self._book.roster.resolve(params.id)
+    async def answer(self, call: Call, params: AgentAnswer) -> Done:
+        agent = find(self._book.roster, call.caller, params.id, "agent.answer")
         await self._talk.answer(agent, params)
         return Done()

@@ -39,6 +39,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: float
     kind: EventKind
     agent_id: str | None
+    owner: str | None = None
     name: str | None = None
     state: State | None = None
     previous: State | None = None

@@ -17,9 +17,7 @@ def test_what_a_role_does_not_list_it_does_not_grant() -> None:
     grants = of(Role(methods={"agent.get": "own"}))
 
     assert grants.methods == {"agent.get": "own"}
-    assert grants.verdict("agent.kill") == Verdict(
-        None, "is not listed in policy.roles.r0.methods"
-    )
+    assert grants.verdict("agent.kill") == Verdict(None, "is not listed in policy.roles.r0.methods")
 
 
 def test_a_name_goes_before_a_pattern_and_a_longer_pattern_before_a_shorter() -> None:
