@@ -120,16 +120,25 @@ class KeeperLink:
 
         Raises UnimplementedError.
         """
-        if self.version is not None and _number(self.version) < (1, 1):
-            fields["env"] = {**fields["env"], **fields.pop("env_over", {})}
-            for name in protocol.SPAWN_SINCE_1_1:
-                if name in fields:
-                    raise UnimplementedError(
-                        f"the keeper that runs speaks version {self.version} of its protocol and"
-                        f" has no '{name}'",
-                        hint="restart the keeper, which ends its agents",
-                    )
+        if self.version is not None and self.version != protocol.VERSION:
+            self._fit(fields, _number(self.version))
         return self.request("spawn", **fields)
+
+    def _fit(self, fields: dict[str, Any], version: tuple[int, ...]) -> None:
+        if version < (1, 1):
+            fields["env"] = {**fields["env"], **fields.pop("env_over", {})}
+        unknown = [
+            name
+            for since, names in protocol.SPAWN_SINCE.items()
+            for name in names
+            if version < since and name in fields
+        ]
+        if unknown:
+            raise UnimplementedError(
+                f"the keeper that runs speaks version {self.version} of its protocol and"
+                f" has no '{unknown[0]}'",
+                hint="restart the keeper, which ends its agents",
+            )
 
     def tell(self, op: str, **fields: Any) -> None:
         """Ask without waiting: a refusal only means the keeper is gone, which is told anyway."""

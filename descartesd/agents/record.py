@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from descartesd.agents.backend import Resume
+from descartesd.agents.bounds import Bounds
 from descartesd.agents.dialects.report import Report
 from descartesd.agents.lifecycle import ALIVE, ENDED
 from descartesd.keeper.protocol import Status
@@ -39,6 +40,8 @@ class Agent(msgspec.Struct, kw_only=True, omit_defaults=True):
     owner: str
     spec: AgentSpec
     created_at: float
+    # Of a spec that a role of the server's own bounds; None where none does.
+    bounds: Bounds | None = None
     state: State = "starting"
     # Bytes kept of each stream; 0 in records that do not say.
     output_bytes: int = 0

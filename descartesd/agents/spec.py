@@ -12,6 +12,7 @@ from typing import Any
 from descartesd.agents.accounts import keeper_fields, own_account
 from descartesd.agents.backend import Backends, Resume, Start, check_fields
 from descartesd.agents.backend import start as started_by
+from descartesd.agents.bounds import Bounds
 from descartesd.errors import InvalidArgumentError
 from descartesd.wire.agent import AgentSpec, Limits, Signal
 from descartesd.wire.masking import MASK, is_secret
@@ -154,6 +155,7 @@ class Given:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     # The server's own unless it says otherwise.
     account: pwd.struct_passwd | None = None
+    bounds: Bounds | None = None
 
 
 def _has_private_tmp(spec: AgentSpec, *, is_own: bool) -> bool:
@@ -197,6 +199,10 @@ def launch_fields(
         **keeper_fields(account),
         **_limits(spec.limits),
     }
+    if given.bounds is not None:
+        fields["path"] = env["PATH"].split(":")
+        if given.bounds.cwd:
+            fields["cwd_within"] = given.bounds.cwd
     if spec.on_exit != "kill":
         fields["on_exit"] = spec.on_exit
     if spec.tty is not None:

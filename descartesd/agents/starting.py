@@ -10,6 +10,7 @@ from descartesd.agents import spec
 from descartesd.agents.accounts import account_for
 from descartesd.agents.backend import Backends, without_program
 from descartesd.agents.book import Book
+from descartesd.agents.bounds import Bounds
 from descartesd.agents.ids import IdSource, name_for
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.lifecycle import ENDED
@@ -89,7 +90,11 @@ class Starts:
         return self._book.alive + len(self._book.queue.taken) < self._options.max_agents
 
     def reserve(
-        self, wanted: AgentSpec, owner: str, secrets: Mapping[str, str] = NO_SECRETS
+        self,
+        wanted: AgentSpec,
+        owner: str,
+        secrets: Mapping[str, str] = NO_SECRETS,
+        bounds: Bounds | None = None,
     ) -> Agent:
         """Make a new agent's record, not yet durable: id, name and place are taken from here on.
 
@@ -98,14 +103,14 @@ class Starts:
         self.counts.requested += 1
         try:
             check_given(wanted, secrets)
-            agent = self._reserve(wanted, owner)
+            agent = self._reserve(wanted, owner, bounds)
         except DescartesError:
             self.counts.failed += 1
             raise
         self.secrets.keep(agent.id, secrets)
         return agent
 
-    def _reserve(self, wanted: AgentSpec, owner: str) -> Agent:
+    def _reserve(self, wanted: AgentSpec, owner: str, bounds: Bounds | None) -> Agent:
         spec.check(wanted, self.backends)
         account_for(wanted.user, owner)
         waits = self.admit()
@@ -122,6 +127,7 @@ class Starts:
             name=name,
             owner=owner,
             spec=wanted,
+            bounds=bounds,
             created_at=self._book.clock(),
             state="queued" if waits else "starting",
             turn=self._book.queue.next_turn() if waits else 0,
@@ -258,7 +264,7 @@ class Starts:
         """Have the keeper start an agent now; raises what the keeper says."""
         attempt = agent.attempt
         account = account_for(agent.spec.user, agent.owner)
-        given = spec.Given(agent.resume, self.secrets.of(agent), account)
+        given = spec.Given(agent.resume, self.secrets.of(agent), account, agent.bounds)
         fields = spec.launch_fields(agent.spec, agent.id, agent.name, self._options.runner, given)
         with self._naming_backend(agent.spec):
             started = await self._keeper.spawn(attempt=attempt, **fields)
@@ -273,12 +279,16 @@ class Starts:
         )
 
     async def try_out(
-        self, wanted: AgentSpec, owner: str, secrets: Mapping[str, str] = NO_SECRETS
+        self,
+        wanted: AgentSpec,
+        owner: str,
+        secrets: Mapping[str, str] = NO_SECRETS,
+        bounds: Bounds | None = None,
     ) -> None:
         """Find out whether this could be started, starting nothing; raises as `start` does."""
         spec.check(wanted, self.backends)
         check_given(wanted, secrets)
-        given = spec.Given(None, secrets, account_for(wanted.user, owner))
+        given = spec.Given(None, secrets, account_for(wanted.user, owner), bounds)
         fields = spec.launch_fields(wanted, "0" * 20, "trial", self._options.runner, given)
         with self._naming_backend(wanted):
             await self._keeper.spawn(attempt=1, trial=True, **fields)

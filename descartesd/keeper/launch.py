@@ -19,9 +19,10 @@ from descartesd.errors import (
     DescartesError,
     InternalError,
     InvalidArgumentError,
+    PermissionDeniedError,
     ResourceExhaustedError,
 )
-from descartesd.keeper import envfile, procfs, tmpdir
+from descartesd.keeper import cwd, envfile, procfs, tmpdir
 from descartesd.keeper.cgroup import Group
 from descartesd.keeper.limits import KINDS, Fds, Limits
 from descartesd.keeper.prepare import Preparation, Step
@@ -68,6 +69,8 @@ class Launch(NamedTuple):
     env_over: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
     # What is found on stdin first; without a pipe, instead of the null device, all of it.
     stdin_data: bytes | None = None
+    # Directories its own must really be or be below; nothing is asked of it with none.
+    cwd_within: list[str] = []  # noqa: RUF012 - nobody changes it
 
 
 class Leader(NamedTuple):
@@ -140,7 +143,7 @@ class Launcher:
 
     def _spawn(self, launch: Launch, program: bytes, stdio: Fds) -> int:
         with self._limits.passed_on(launch.rlimits, stdio) as fds:
-            os.chdir(launch.cwd.encode())
+            cwd.enter(launch.cwd, launch.cwd_within)
             try:
                 pid = os.posix_spawn(
                     program,
@@ -173,7 +176,8 @@ class Launcher:
             steps.append(self._limits.files_step(launch.rlimits))
         if launch.user is not None:
             steps.append(("user", partial(become, launch.user)))
-            steps.append(("cwd", partial(os.chdir, launch.cwd.encode())))
+        if steps:
+            steps.append(("cwd", partial(cwd.enter, launch.cwd, launch.cwd_within)))
         return steps
 
 
@@ -185,7 +189,6 @@ def _fork(launch: Launch, program: bytes, stdio: Fds, preparation: Preparation) 
             stdin=stdio[0],
             stdout=stdio[1],
             stderr=stdio[2],
-            cwd=None if launch.user else launch.cwd.encode(),
             env=_encoded_env(launch.env),
             start_new_session=True,
             preexec_fn=preparation,  # noqa: PLW1509 - no threads
@@ -261,6 +264,8 @@ def try_out(launch: Launch) -> None:
 
 def _look(launch: Launch) -> bytes:
     program = _find(launch)
+    if launch.cwd_within:
+        os.close(cwd.open_within(launch.cwd, launch.cwd_within))
     os.close(os.open(launch.cwd.encode(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     path = os.path.join(launch.cwd.encode(), program)
     if not os.access(path, os.X_OK):
@@ -351,6 +356,11 @@ def _explain(exc: OSError, launch: Launch) -> DescartesError:
         return ResourceExhaustedError(
             f"no process for program '{launch.argv[0]}': {reason}",
             hint=_SHORTAGE_HINTS.get(exc.errno or 0, "try again later"),
+        )
+    if exc.filename == launch.cwd.encode() and exc.errno == errno.EXDEV:
+        return PermissionDeniedError(
+            f"cwd '{launch.cwd}': it is really in none of {', '.join(launch.cwd_within)}",
+            hint="name a directory below one of them that no symbolic link leads out of",
         )
     if exc.filename == launch.cwd.encode():
         return InvalidArgumentError(

@@ -29,13 +29,16 @@ from typing import Any, Final, TypedDict
 
 import msgpack
 
-VERSION: Final = "1.1"
+VERSION: Final = "1.2"
 FEATURES: Final = (
     "tree", "fence", "writer-offsets", "time-index", "hole-punch", "tty", "on-exit",
-    "limits", "usage", "private-tmp", "cgroup", "users",
+    "limits", "usage", "private-tmp", "cgroup", "users", "cwd-within",
 )  # fmt: skip
-# Fields of `spawn` that a keeper of version 1.0 would not heed; `env_over` it would not either.
-SPAWN_SINCE_1_1: Final = ("tty", "on_exit", "limits", "user", "env_file", "stdin_data")
+# Fields of `spawn` that a keeper of an earlier version would not heed; of 1.0 `env_over` neither.
+SPAWN_SINCE: Final[Mapping[tuple[int, int], tuple[str, ...]]] = {
+    (1, 1): ("tty", "on_exit", "limits", "user", "env_file", "stdin_data"),
+    (1, 2): ("cwd_within",),
+}
 OPS: Final = (
     "hello", "spawn", "list", "signal", "pause", "resume", "stop", "kill", "write", "close_stdin",
     "resize", "forget", "remove", "fence", "recover", "strays", "usage",

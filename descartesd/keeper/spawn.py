@@ -69,10 +69,12 @@ class Spawning:
     def spawn(self, request: Request) -> dict[str, Any] | None:
         """`{agent_id, name, attempt, argv, cwd, env, path, stdin, rlimits?, output_bytes, stop?,
         tty?: {rows, cols}, on_exit?, env_file?, env_over?, stdin_data?, user?: {uid, gid, groups},
-        limits?: {memory_bytes, cpu_percent, tasks, run_seconds, best_effort}, private_tmp?}`.
+        limits?: {memory_bytes, cpu_percent, tasks, run_seconds, best_effort}, private_tmp?,
+        cwd_within?}`.
 
         `stdin_data` is what the agent finds on its stdin first, without a pipe all of it;
         variables of `env_file` go before `env`, those of `env_over` before both.
+        With `cwd_within` the cwd must really be one of these directories or below one.
 
         Answers `{pid, start_time, started_at, limits_enforced}`; for an attempt already known its
         facts again.
@@ -223,6 +225,9 @@ def _read(request: fields.Fields, user: User | None) -> Wanted:
             env_file=_absolute(request, "env_file") if request.get("env_file") else None,
             env_over=fields.environment(request, "env_over") if "env_over" in request else {},
             stdin_data=fields.data(request, "stdin_data") if "stdin_data" in request else None,
+            cwd_within=fields.texts(request, "cwd_within", least=1)
+            if "cwd_within" in request
+            else [],
         ),
         output_bytes=fields.number(request, "output_bytes"),
         stop_signal=fields.signum(stop) if stop else signal.SIGTERM,

@@ -23,6 +23,7 @@ from descartesd.errors import (
 )
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.sight import check_name, find, seen_by
+from descartesd.methods.specrules import check_spec
 from descartesd.wire import agent as wire
 from descartesd.wire.server import Done
 from descartesd.wire.talk import AgentPause, AgentRespawn
@@ -67,15 +68,16 @@ class AgentMethods:
         return find(self._book.roster, call.caller, reference, method)
 
     async def spawn(self, call: Call, params: wire.AgentSpawn) -> wire.AgentInfo:
+        bounds = check_spec(call.caller.grants, "agent.spawn", params.spec)
         check_name(self._book.roster, call.caller, params.spec.name, replace=params.replace)
         if params.replace and params.spec.name is not None:
             # The holder of the name must not go for what cannot be started.
             await self._registry.durable()
-            await self._fleet.starts.try_out(params.spec, call.caller.id, params.secrets)
+            await self._fleet.starts.try_out(params.spec, call.caller.id, params.secrets, bounds)
             check_name(self._book.roster, call.caller, params.spec.name, replace=True)
             await self._clear(params.spec.name)
             check_name(self._book.roster, call.caller, params.spec.name)
-        agent = self._fleet.starts.reserve(params.spec, call.caller.id, params.secrets)
+        agent = self._fleet.starts.reserve(params.spec, call.caller.id, params.secrets, bounds)
         return await self._start(call, agent)
 
     async def _start(self, call: Call, agent: Agent) -> wire.AgentInfo:
@@ -137,6 +139,9 @@ class AgentMethods:
     async def respawn(self, call: Call, params: AgentRespawn) -> wire.AgentInfo:
         agent = self._find(call, params.id, "agent.respawn")
         _refuse_elevation(call.caller.uid, agent)
+        if params.task is not None:
+            # It is given other work: as a spec of its own it must be allowed.
+            check_spec(call.caller.grants, "agent.respawn", agent.spec)
         self._fleet.check(agent, "respawn")
         if params.secrets:
             check_given(agent.spec, params.secrets)

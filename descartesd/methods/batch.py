@@ -25,6 +25,7 @@ from descartesd.methods.dispatch import bare, settled
 from descartesd.methods.params import inner
 from descartesd.methods.policy import Caller, refusal
 from descartesd.methods.sight import check_name, find, judge, not_yours, sees
+from descartesd.methods.specrules import check_spec
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentInfo, AgentSpec
 from descartesd.wire.batch import BatchItem, BatchResult, BatchRun, BatchSpawn, Selector
@@ -204,8 +205,9 @@ class BatchMethods:
     ) -> Agent | DescartesError:
         secrets = {name: params.secrets[name] for name in spec.secret_env if name in params.secrets}
         try:
+            bounds = check_spec(call.caller.grants, "batch.spawn", spec)
             check_name(self._book.roster, call.caller, spec.name)
-            return self._fleet.starts.reserve(spec, call.caller.id, secrets)
+            return self._fleet.starts.reserve(spec, call.caller.id, secrets, bounds)
         except DescartesError as exc:
             return bare(exc)
 

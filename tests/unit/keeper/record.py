@@ -16,7 +16,7 @@ REQUESTS: Final[list[dict[str, Any]]] = [
         "op": "spawn", **_AGENT, "name": "golden", "attempt": 1, "argv": ["sleep", "60"],
         "cwd": "/", "env": {"DESCARTES_AGENT_ID": ID}, "path": ["/usr/bin", "/bin"],
         "stdin": "pipe", "rlimits": {"nofile": 256}, "output_bytes": 1 << 20,
-        "on_exit": "keep", "stop": {"signal": 15, "grace_s": 10.0},
+        "on_exit": "keep", "stop": {"signal": 15, "grace_s": 10.0}, "cwd_within": ["/"],
     },
     {"op": "list", "cursor": None, "limit": 10},
     {"op": "usage", "agent_ids": [ID]},

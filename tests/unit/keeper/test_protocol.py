@@ -14,7 +14,7 @@ from descartesd.keeper import protocol
 from tests.unit.keeper.harness import Keeper
 from tests.unit.keeper.record import golden, record, settle
 
-EARLIER = "1.0"
+EARLIER = ("1.0", "1.1")
 
 
 @pytest.fixture
@@ -36,13 +36,14 @@ def test_conversation_is_the_recorded_one_to_the_byte(make_keeper: Callable[...,
     assert keeper.wait() == 0
 
 
+@pytest.mark.parametrize("version", EARLIER)
 def test_daemon_of_an_earlier_version_gets_all_it_was_told(
-    make_keeper: Callable[..., Keeper],
+    make_keeper: Callable[..., Keeper], version: str
 ) -> None:
     keeper = make_keeper()
     sock = keeper.client.sock
 
-    for name, packet in golden(EARLIER).items():
+    for name, packet in golden(version).items():
         if name.startswith("request:"):
             sock.send(packet)
         else:
