@@ -57,7 +57,7 @@ class Book:
         self.clock = clock
         self.alive = 0
         self.queued = 0
-        # Ids of waiting agents which a daemon that died may have had started all the same.
+        # Ids of waiting agents which the daemon before may have had started all the same.
         self.doubtful: set[str] = set()
         # Ids of removed agents that may have left processes on purpose, the last ones.
         self.kept: list[str] = []
@@ -73,7 +73,7 @@ class Book:
             self._take(agent)
             if agent.state in WAITING:
                 self.wait(agent)
-                if not agent.is_over:
+                if agent.is_in_doubt:
                     self.doubtful.add(agent.id)
 
     def add(self, agent: Agent) -> None:

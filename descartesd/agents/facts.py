@@ -212,6 +212,8 @@ class Facts:
             self._book.fail_start(agent, "its start was cut short")
         else:
             # Had it run, it would be started again as well.
+            agent.asked_attempt = 0
+            self._book.put(agent)
             self._book.queue.leave(agent.id)
             self._book.wait(agent)
 

@@ -10,7 +10,7 @@ import msgspec
 from descartesd.agents.backend import Resume
 from descartesd.agents.bounds import Bounds
 from descartesd.agents.dialects.report import Report
-from descartesd.agents.lifecycle import ALIVE, ENDED
+from descartesd.agents.lifecycle import ALIVE, ENDED, WAITING
 from descartesd.keeper.protocol import Status
 from descartesd.wire.agent import (
     AgentInfo,
@@ -66,6 +66,8 @@ class Agent(msgspec.Struct, kw_only=True, omit_defaults=True):
     # Its turn in the queue; 0 when it never waited there.
     turn: int = 0
     next_start_at: float | None = None
+    # The last attempt the keeper was to be asked for while the record said that it waits.
+    asked_attempt: int = 0
     # Restarts since it was spawned or respawned, and those without a long attempt in between.
     restarts: int = 0
     restarts_in_a_row: int = 0
@@ -82,6 +84,12 @@ class Agent(msgspec.Struct, kw_only=True, omit_defaults=True):
     def is_over(self) -> bool:
         """Whether its present attempt has ended."""
         return self.state in ENDED or (self.state == "backoff" and self.ended_at is not None)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether it waits by its record, and the keeper may have started it all the same."""
+        is_asked = self.asked_attempt == self.attempt
+        return self.state in WAITING and not self.is_over and is_asked
 
     @property
     def is_complete(self) -> bool:

@@ -45,16 +45,31 @@ async def reconcile(
     for agent in missing:
         if agent.is_over and not agent.eof:
             facts.close_output(agent)
+    _resolve_doubts(book, keeper, missing)
     lost = [agent for agent in missing if _was_started(book, agent)]
-    doubtful = [agent for agent in missing if agent.id in book.doubtful]
     if lost_because == "keeper_lost":
-        await _end_leftovers(keeper, [*lost, *doubtful], _kept(book, keeper, missing))
-    book.doubtful.clear()
+        await _end_leftovers(keeper, lost, _kept(book, keeper, missing))
     _meet(book, keeper)
     for agent in lost:
         if _was_started(book, agent):
             facts.lose(agent, lost_because)
     return await _unknown(book, keeper, statuses.values())
+
+
+def _resolve_doubts(book: Book, keeper: KeeperLink, missing: Iterable[Agent]) -> None:
+    """Have what a former daemon may have had started wait on, or count as asked for.
+
+    The keeper that was to be asked knows what it has started; of a dead one nobody does.
+    """
+    for agent in missing:
+        if agent.id not in book.doubtful or not agent.is_in_doubt:
+            continue
+        if _is_known(book, keeper):
+            agent.asked_attempt = 0
+            book.put(agent)
+        else:
+            book.queue.asked.add(agent.id)
+    book.doubtful.clear()
 
 
 def _was_started(book: Book, agent: Agent) -> bool:

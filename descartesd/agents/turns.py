@@ -23,8 +23,10 @@ _AT_ONCE = 16
 class Turns:
     """One task gives out all turns, by the book's queue and its timetable.
 
-    Until the keeper has started an agent its record says that it waits. So a daemon that dies
-    meanwhile leaves nothing in doubt: the keeper has this attempt of it, or it waits on.
+    Until the keeper has started an agent its record says that it waits, and from before it is
+    asked also for which attempt. So a daemon that dies meanwhile leaves nothing in doubt: the
+    keeper has this attempt of it, or it waits on; and if the keeper died too, it is known of which
+    agents nobody can say whether they ran.
     """
 
     def __init__(self, book: Book, keeper: KeeperLink, starts: Starts) -> None:
@@ -123,7 +125,8 @@ class Turns:
         if agent.state == "backoff" and agent.is_over and not agent.halted:
             agent.begin_attempt()
             agent.restarts += 1
-            self._book.put(agent)
+        agent.asked_attempt = agent.attempt
+        self._book.put(agent)
         await self._book.registry.durable()
 
     def _fail(self, agent: Agent, why: str) -> None:
@@ -135,5 +138,7 @@ class Turns:
         if agent.halted:
             self._book.cancel(agent, agent.halt_reason)
             return
+        agent.asked_attempt = 0
+        self._book.put(agent)
         self._book.queue.leave(agent.id)
         self._book.queue.join(agent.id, agent.spec.priority, agent.turn)

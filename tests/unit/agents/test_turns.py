@@ -128,27 +128,75 @@ def test_what_has_run_already_is_not_started_again_before_its_end_is_noted(
     run(tmp_path, test)
 
 
-def test_what_may_be_left_of_a_start_in_doubt_is_ended_before_it_is_repeated(
-    tmp_path: Path,
-) -> None:
-    async def test(scene: Scene) -> None:
-        fresh, idle, prepared = waiting(1), waiting(2, "backoff"), waiting(3, "backoff")
-        prepared.begin_attempt()
-        scene.load(fresh, idle, prepared)
-        await scene.reconcile()
-        [recovered] = scene.keeper.of("recover")
-        assert [each["agent_id"] for each in recovered["agents"]] == [fresh.id, prepared.id]
-        async with giving_turns(scene):
-            for each in (fresh, idle, prepared):
-                await comes_to(scene, each, "running")
+def asked_for(agent: Agent) -> Agent:
+    """One that the keeper was about to be asked for when the daemon died."""
+    if agent.state == "backoff":
+        agent.begin_attempt()
+    agent.asked_attempt = agent.attempt
+    return agent
 
-        attempts = {each["agent_id"]: each["attempt"] for each in scene.keeper.of("spawn")}
-        assert attempts == {fresh.id: 1, idle.id: 2, prepared.id: 2}
-        assert [each["op"] for each in scene.keeper.heard].index("recover") < [
-            each["op"] for each in scene.keeper.heard
-        ].index("spawn")
+
+def test_start_in_doubt_is_not_repeated_when_the_keeper_died_too(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        doubtful, untouched = asked_for(waiting(1, turn=1)), waiting(2, turn=2)
+        restarting, idle = asked_for(waiting(3, "backoff")), waiting(4, "backoff")
+        idle.asked_attempt = 1
+        scene.load(doubtful, untouched, restarting, idle)
+        scene.registry.set_meta("keeper", "a dead one")
+        await scene.reconcile()
+
+        # What may be left of them is ended first.
+        [recovered] = scene.keeper.of("recover")
+        assert [each["agent_id"] for each in recovered["agents"]] == [doubtful.id, restarting.id]
+        found = scene.book.roster.get(doubtful.id)
+        assert found is not None
+        assert found.outcome is not None
+        assert (found.state, found.outcome.reason) == ("failed", "spawn_error")
+        async with giving_turns(scene):
+            for each in (untouched, restarting, idle):
+                await comes_to(scene, each, "running")
+        assert sorted(started_ids(scene)) == [untouched.id, restarting.id, idle.id]
 
     run(tmp_path, test, slots=5)
+
+
+def test_start_in_doubt_waits_on_where_the_keeper_knows_nothing_of_it(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        one = asked_for(waiting(1))
+        scene.load(one)
+        scene.registry.set_meta("keeper", scene.link.identity or "")
+        await scene.reconcile()
+        assert scene.keeper.of("recover") == []
+        # Should both die before it is asked for anew, there is no doubt.
+        found = scene.book.roster.get(one.id)
+        assert found is not None
+        assert (found.state, found.is_in_doubt) == ("queued", False)
+        async with giving_turns(scene):
+            await comes_to(scene, one, "running")
+
+    run(tmp_path, test)
+
+
+def test_start_is_recorded_before_the_keeper_is_asked(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        recorded: list[bool] = []
+
+        def look(op: str, agent_id: str) -> None:
+            if op == "spawn":
+                with contextlib.closing(sqlite3.connect(tmp_path / "registry.sqlite")) as file:
+                    query = "SELECT record FROM agents WHERE id = ?"
+                    (row,) = file.execute(query, (agent_id,)).fetchone()
+                recorded.append(from_row(row).is_in_doubt)
+
+        scene.keeper.before_reply = look
+        scene.load(waiting(1), waiting(2, "backoff"))
+        async with giving_turns(scene):
+            for each in list(scene.book.roster):
+                await comes_to(scene, each, "running")
+
+        assert recorded == [True, True]
+
+    run(tmp_path, test, slots=2)
 
 
 def test_start_cut_short_by_the_loss_of_the_keeper_has_failed(tmp_path: Path) -> None:
