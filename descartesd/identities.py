@@ -11,10 +11,12 @@ from descartesd.agents.fleet import Fleet
 from descartesd.agents.registry import Registry
 from descartesd.config.endpoint import seen_from_elsewhere
 from descartesd.config.schema import Config
+from descartesd.keys.authorities import Authorities
 from descartesd.keys.authority import load_authority
 from descartesd.keys.curve import load_key_file
 from descartesd.keys.tokens import TokenStore
 from descartesd.keys.trust import TrustStore
+from descartesd.methods.authorities import AuthorityMethods
 from descartesd.methods.call import Handler
 from descartesd.methods.cert import CertMethods
 from descartesd.methods.dispatch import Dispatcher
@@ -35,6 +37,9 @@ class Identities:
         roles = (*ROLES, *config.policy.roles)
         self._authority = replace(load_authority(server.authority_key_file), roles=roles)
         self.trust = TrustStore(server.trust_dir, [self._authority.public])
+        self._authorities = Authorities(server.authorities_dir, self._authority.public)
+        self._authorities.load()
+        self.trust.believe(self._authorities.believed)
         agree_on_revoked(self.trust, registry)
         self.policy = policy_of(config.policy, self.trust)
         tokens = TokenStore(server.tokens_dir)
@@ -54,5 +59,6 @@ class Identities:
             self.trust,
             signing,
             Enrolling(self.guests, self.trust, signing),
+            AuthorityMethods(self._authorities, self.trust, self.guests, dispatcher.tidy),
             Revoking(self.trust, tokens, book, fleet, dispatcher.tidy),
         ).handlers()

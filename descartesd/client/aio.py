@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, cast
 
@@ -14,6 +15,7 @@ from descartesd.client.async_methods import AsyncMethods
 from descartesd.client.attach import new_writer
 from descartesd.client.attach_async import AsyncAttachment
 from descartesd.client.closing import AsyncClosing
+from descartesd.client.introducing import can_introduce, introduction
 from descartesd.client.loop import LoopDriver
 from descartesd.client.profiles import find_profile
 from descartesd.client.requests import (
@@ -28,7 +30,7 @@ from descartesd.client.requests import (
     tail_requests,
 )
 from descartesd.client.writing import StdinWrite
-from descartesd.errors import WouldBlockError
+from descartesd.errors import DescartesError, UnauthenticatedError, WouldBlockError
 from descartesd.keys.profile import Profile
 from descartesd.transport.channel import Call, Channel, InboundStream, OnConnection, State
 from descartesd.wire.agent import AgentFollow, Written
@@ -52,6 +54,8 @@ class AsyncClient(AsyncClosing, AsyncMethods):
         """Choose the server as `find_profile` says; raises as it does."""
         self._loop_driver: LoopDriver | None = None
         found = find_profile(profile)
+        # Used up once the certificate has been shown.
+        self._introduces_as = found if can_introduce(found) else None
         self._times = Times.of(found, timeout_s, connect_timeout_s, wait_for_server_s)
         self._channel = Channel(found, self._times.patience, on_connection=on_connection)
         self._is_closed = False
@@ -86,6 +90,16 @@ class AsyncClient(AsyncClosing, AsyncMethods):
         idem: str | None = None,
     ) -> Rep:
         """Call a method and wait for its reply; see `Client.call`."""
+        try:
+            return await self._call(method, request, deadline_s, idem)
+        except UnauthenticatedError:
+            if not await self._introduce():
+                raise
+        return await self._call(method, request, deadline_s, idem)
+
+    async def _call(
+        self, method: Method[Req, Rep], request: Req, deadline_s: float | None, idem: str | None
+    ) -> Rep:
         over = asyncio.get_running_loop().create_future()
         call = new_call(
             method,
@@ -100,6 +114,26 @@ class AsyncClient(AsyncClosing, AsyncMethods):
         finally:
             self._channel.forget(call)
         return reply_of(method, call)
+
+    async def _introduce(self) -> bool:
+        """Show the certificate, once; whether the server has taken it."""
+        profile, self._introduces_as = self._introduces_as, None
+        if profile is None:
+            return False
+        try:
+            async with AsyncClient(introduction(profile)) as guest:
+                await guest.cert.present(certificate=profile.certificate or "")
+        except DescartesError:
+            # What the client itself was told says more than that this was no help.
+            return False
+        return True
+
+    async def _be_known(self) -> None:
+        """Have the certificate shown, if need be, before what is not asked a second time."""
+        if self._introduces_as is not None:
+            with suppress(DescartesError):
+                await self.call(SERVER_HELLO, Empty())
+            self._introduces_as = None
 
     def stream(
         self, method: Method[Req, Rep], request: Req, *, deadline_s: float | None = None
@@ -124,6 +158,7 @@ class AsyncClient(AsyncClosing, AsyncMethods):
             allowed_s = self._times.deadline_s(method, request, deadline_s)
             return new_call(method, request, deadline_s=allowed_s, on_over=tell)
 
+        await self._be_known()
         batch = Batch(calls, make)
         try:
             while not batch.is_done:
@@ -207,6 +242,7 @@ class AsyncClient(AsyncClosing, AsyncMethods):
         deadline_s: float | None,
         on_news: Callable[[], None],
     ) -> tuple[InboundStream, LoopDriver]:
+        await self._be_known()
         if isinstance(request, AgentFollow):
             chunks = [await self.call(AGENT_OUTPUT, each) for each in tail_requests(request)]
             request = from_tail(request, chunks)

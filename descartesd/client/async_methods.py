@@ -42,9 +42,14 @@ from descartesd.wire.attach import AgentAttach, AgentResize, AttachChunk, Attach
 from descartesd.wire.audit import AuditPage, AuditReport, AuditShow, Time, Word
 from descartesd.wire.batch import BatchResult, BatchRun, BatchSpawn, Selector, Verb
 from descartesd.wire.cert import (
+    AuthorityTable,
+    CertAdd,
+    CertAdded,
+    CertAuthority,
     CertEnroll,
     CertInfo,
     CertJoin,
+    CertPresent,
     CertRef,
     CertRevoke,
     CertRevoked,
@@ -84,8 +89,11 @@ from descartesd.wire.methods import (
     AUDIT_VERIFY,
     BATCH_RUN,
     BATCH_SPAWN,
+    CERT_ADD,
+    CERT_AUTHORITY,
     CERT_ENROLL,
     CERT_LIST,
+    CERT_PRESENT,
     CERT_REVOKE,
     CERT_SHOW,
     CERT_SIGN,
@@ -551,8 +559,9 @@ class AsyncCertMethods:
     async def token(
         self,
         *,
-        role: Name,
+        role: Name | None = None,
         ttl_s: float = 900.0,
+        introduction: bool = False,
         name: Name | None = None,
         days: Days = 365,
         renew_days: Days | None = None,
@@ -561,7 +570,14 @@ class AsyncCertMethods:
         """Make a join string: a token by which somebody gets a certificate, once."""
         return await self._caller.call(
             CERT_TOKEN,
-            CertToken(role=role, ttl_s=ttl_s, name=name, days=days, renew_days=renew_days),
+            CertToken(
+                role=role,
+                ttl_s=ttl_s,
+                introduction=introduction,
+                name=name,
+                days=days,
+                renew_days=renew_days,
+            ),
             deadline_s=deadline_s,
         )
 
@@ -580,6 +596,38 @@ class AsyncCertMethods:
             CertEnroll(public_key=public_key, name=name, suggestion=suggestion),
             deadline_s=deadline_s,
             idem=idem,
+        )
+
+    async def authority(
+        self,
+        *,
+        trust: str | None = None,
+        distrust: Fingerprint | None = None,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> AuthorityTable:
+        """List the authorities whose certificates are let in; trust one more, or one less."""
+        return await self._caller.call(
+            CERT_AUTHORITY,
+            CertAuthority(trust=trust, distrust=distrust),
+            deadline_s=deadline_s,
+            idem=idem,
+        )
+
+    async def add(
+        self, *, certificate: str, deadline_s: float | None = None, idem: str | None = None
+    ) -> CertAdded:
+        """Let the holder of a certificate in that a trusted authority has signed elsewhere."""
+        return await self._caller.call(
+            CERT_ADD, CertAdd(certificate=certificate), deadline_s=deadline_s, idem=idem
+        )
+
+    async def present(
+        self, *, certificate: str, deadline_s: float | None = None, idem: str | None = None
+    ) -> CertAdded:
+        """Show a certificate of one's own; only for who connects with an introduction key."""
+        return await self._caller.call(
+            CERT_PRESENT, CertPresent(certificate=certificate), deadline_s=deadline_s, idem=idem
         )
 
     async def list(self, *, deadline_s: float | None = None) -> CertTable:

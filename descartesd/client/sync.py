@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Generic, cast
 
 from msgspec import UNSET, Struct, UnsetType
 
 from descartesd.client.attach import Attachment, new_writer
 from descartesd.client.closing import Closing
+from descartesd.client.introducing import can_introduce, introduction
 from descartesd.client.profiles import find_profile
 from descartesd.client.requests import (
     Batch,
@@ -26,7 +28,7 @@ from descartesd.client.requests import (
 from descartesd.client.sync_methods import Methods
 from descartesd.client.turns import Turns
 from descartesd.client.writing import StdinWrite
-from descartesd.errors import WouldBlockError
+from descartesd.errors import DescartesError, UnauthenticatedError, WouldBlockError
 from descartesd.keys.profile import Profile
 from descartesd.transport.channel import Call, Channel, InboundStream, OnConnection, State
 from descartesd.wire.agent import AgentFollow, Written
@@ -60,6 +62,8 @@ class Client(Closing, Methods):
     ) -> None:
         """Choose the server as `find_profile` says; raises as it does."""
         found = find_profile(profile)
+        # Used up once the certificate has been shown.
+        self._introduces_as = found if can_introduce(found) else None
         self._times = Times.of(found, timeout_s, connect_timeout_s, wait_for_server_s)
         self._channel = Channel(found, self._times.patience, on_connection=on_connection)
         self._turns = Turns(self._channel)
@@ -107,6 +111,16 @@ class Client(Closing, Methods):
         under which the server does this once, however often it is sent; where one is needed and
         none is given, a random one is used.
         """
+        try:
+            return self._call(method, request, deadline_s, idem)
+        except UnauthenticatedError:
+            if not self._introduce():
+                raise
+        return self._call(method, request, deadline_s, idem)
+
+    def _call(
+        self, method: Method[Req, Rep], request: Req, deadline_s: float | None, idem: str | None
+    ) -> Rep:
         allowed_s = self._times.deadline_s(method, request, deadline_s)
         call = new_call(method, request, deadline_s=allowed_s, idem=idem)
         with self._turns.lock:
@@ -117,10 +131,31 @@ class Client(Closing, Methods):
                 self._channel.forget(call)
         return reply_of(method, call)
 
+    def _introduce(self) -> bool:
+        """Show the certificate, once; whether the server has taken it."""
+        profile, self._introduces_as = self._introduces_as, None
+        if profile is None:
+            return False
+        try:
+            with Client(introduction(profile)) as guest:
+                guest.cert.present(certificate=profile.certificate or "")
+        except DescartesError:
+            # What the client itself was told says more than that this was no help.
+            return False
+        return True
+
+    def _be_known(self) -> None:
+        """Have the certificate shown, if need be, before what is not asked a second time."""
+        if self._introduces_as is not None:
+            with suppress(DescartesError):
+                self.call(SERVER_HELLO, Empty())
+            self._introduces_as = None
+
     def stream(
         self, method: Method[Req, Rep], request: Req, *, deadline_s: float | None = None
     ) -> Stream[Rep]:
         """Open a stream; it ends after `deadline_s` at the latest, with DeadlineExceededError."""
+        self._be_known()
         if isinstance(request, AgentFollow):
             chunks = [self.call(AGENT_OUTPUT, each) for each in tail_requests(request)]
             request = cast("Req", from_tail(request, chunks))
@@ -150,6 +185,7 @@ class Client(Closing, Methods):
             allowed_s = self._times.deadline_s(method, request, deadline_s)
             return new_call(method, request, deadline_s=allowed_s, on_over=on_over)
 
+        self._be_known()
         batch = Batch(calls, make)
         with self._turns.lock:
             try:

@@ -132,6 +132,11 @@ class Server(Section, frozen=True):
         return os.path.join(self.state_dir, "tokens")
 
     @property
+    def authorities_dir(self) -> str:
+        """Directory of the public keys of other authorities that are trusted."""
+        return os.path.join(self.state_dir, "authorities")
+
+    @property
     def host_key_file(self) -> str:
         """The server's CURVE key."""
         return os.path.join(self.keys_dir, "host.key")

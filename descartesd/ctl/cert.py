@@ -29,6 +29,7 @@ from descartesd.errors import (
 if TYPE_CHECKING:
     from descartesd.keys.curve import CurveKeyPair
 
+_SIZE_MAX = 16_384
 _OUT_HELP = "file to write; default ./NAME.toml, with --dir DIR/profiles/NAME.toml"
 
 
@@ -46,11 +47,26 @@ def _issue_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dir", metavar="DIR", help="sign with the keys of this server directory; needs no server"
     )
+    parser.add_argument(
+        "--authority", metavar="FILE", help="sign with this off-line authority; needs no server"
+    )
+    parser.add_argument(
+        "--introduction",
+        metavar="FILE",
+        help="with --authority: what 'cert token --introduction' printed; - is stdin",
+    )
+    parser.add_argument(
+        "--passphrase-file",
+        metavar="F",
+        help="with --authority: file with its passphrase, mode 0600; default: it is asked for",
+    )
 
 
-def add_terms(parser: ArgumentParser) -> None:
+def add_terms(parser: ArgumentParser, *, needs_role: bool = True) -> None:
     """Add what a certificate states: its role, and how long it is valid and can be renewed."""
-    parser.add_argument("--role", metavar="R", required=True, help="observer, operator or admin")
+    parser.add_argument(
+        "--role", metavar="R", required=needs_role, help="observer, operator, admin or another"
+    )
     parser.add_argument(
         "--days", metavar="N", type=count, default=365, help="how long it is valid; default 365"
     )
@@ -70,7 +86,7 @@ def _issue(args: Namespace, out: Output) -> int:
     if args.out is not None:
         check_place(os.path.abspath(args.out))
     try:
-        issued = _issue_by_server(args) if args.dir is None else _issue_in_directory(args)
+        issued = _issued(args)
     except StartupRefusedError as exc:
         raise _by_cause(exc) from exc
     shown = shlex.quote(issued.profile)
@@ -86,6 +102,16 @@ def _issue(args: Namespace, out: Output) -> int:
         ),
     )
     return 0
+
+
+def _issued(args: Namespace) -> _Issued:
+    if args.dir is not None:
+        return _issue_in_directory(args)
+    if args.authority is not None:
+        from descartesd.ctl.authority import issue_offline  # noqa: PLC0415  # start-up time
+
+        return _Issued(*issue_offline(args))
+    return _issue_by_server(args)
 
 
 def _issue_in_directory(args: Namespace) -> _Issued:
@@ -177,17 +203,24 @@ def check_place(path: str, otherwise: str = "choose another file with --out, or 
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "key", metavar="KEY.pub", help="file with a public key, 40 characters of Z85; - is stdin"
+        "key",
+        metavar="FILE",
+        help="file with a public key, 40 characters of Z85, or with a certificate; - is stdin",
     )
     parser.add_argument("--name", metavar="N", help="name of the client; default: the file's name")
-    add_terms(parser)
+    add_terms(parser, needs_role=False)
 
 
 def _add(args: Namespace, out: Output) -> int:
+    words = contents_of(args.key, "the key")
+    if words.startswith("#"):
+        return _add_certificate(args, words, out)
+    if args.role is None:
+        raise InvalidArgumentError("the following arguments are required: --role")
     name = args.name or os.path.basename(args.key).removesuffix(".pub")
     if args.key == "-" and args.name is None:
         raise InvalidArgumentError("a key from standard input has no name", hint="add --name N")
-    public_key = _public_key(args.key)
+    public_key = _checked_key(args.key, words)
     with connect(args) as client:
         signed = client.cert.sign(
             public_key=public_key,
@@ -212,16 +245,34 @@ def _add(args: Namespace, out: Output) -> int:
     return 0
 
 
-def _public_key(path: str) -> str:
+def _add_certificate(args: Namespace, certificate: str, out: Output) -> int:
+    if args.role is not None or args.name is not None:
+        raise InvalidArgumentError("a certificate says its name and role itself")
+    with connect(args) as client:
+        added = client.cert.add(certificate=certificate)
+    rows = [("let in", added.name), ("role", added.role), ("fingerprint", added.fingerprint)]
+    out.document(added, ids=[added.fingerprint], lines=text.pairs(rows))
+    return 0
+
+
+def public_key_of(path: str) -> str:
+    """The public key (Z85) in a file; raises InvalidArgumentError, NotFoundError."""
+    return _checked_key(path, contents_of(path, "the public key"))
+
+
+def contents_of(path: str, what: str) -> str:
+    """The text of a small file, or of standard input for '-'; raises NotFoundError."""
+    try:
+        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+            return file.read(_SIZE_MAX).decode("utf-8", "replace")
+    except OSError as exc:
+        raise NotFoundError(f"cannot read {what} '{path}': {exc.strerror}") from exc
+
+
+def _checked_key(path: str, contents: str) -> str:
     from descartesd.keys.z85 import decode_key  # noqa: PLC0415  # start-up time
 
-    try:
-        with open(0 if path == "-" else path, encoding="ascii", closefd=path != "-") as file:
-            words = file.read(4096).split()
-    except OSError as exc:
-        raise NotFoundError(f"cannot read the public key '{path}': {exc.strerror}") from exc
-    except UnicodeDecodeError:
-        words = []
+    words = contents.split()
     if len(words) != 1:
         raise InvalidArgumentError(
             f"'{path}' is not a public key: expected 40 characters of Z85 and nothing else",
@@ -258,7 +309,7 @@ COMMANDS = {
         arguments=_issue_arguments,
     ),
     "add": Command(
-        summary="Let the holder of a public key in: have it signed, and stored on the server.",
+        summary="Let the holder of a public key, or of a certificate signed off line, in.",
         examples=(
             "cert add alice.pub --role operator",
             "cert add - --name alice --role observer --days 30 < alice.pub",

@@ -73,6 +73,8 @@ NOUNS = {
         {
             "issue": "cert",
             "add": "cert",
+            "sign": "authority",
+            "authority": "authority",
             "token": "join",
             "list": "certs",
             "show": "certs",

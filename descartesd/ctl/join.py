@@ -21,7 +21,12 @@ _LOOPBACK = ("tcp://127.", "tcp://[::1]", "tcp://localhost:")
 
 
 def _token_arguments(parser: ArgumentParser) -> None:
-    add_terms(parser)
+    add_terms(parser, needs_role=False)
+    parser.add_argument(
+        "--introduction",
+        action="store_true",
+        help="make no token but a key to present certificates with that were signed off line",
+    )
     parser.add_argument(
         "--ttl",
         metavar="T",
@@ -35,10 +40,13 @@ def _token_arguments(parser: ArgumentParser) -> None:
 def _token(args: Namespace, out: Output) -> int:
     from descartesd.keys.join import parse_join  # noqa: PLC0415  # start-up time
 
+    if args.role is None and not args.introduction:
+        raise InvalidArgumentError("the following arguments are required: --role")
     with connect(args) as client:
         made = client.cert.token(
             role=args.role,
             ttl_s=args.ttl,
+            introduction=args.introduction,
             name=args.name,
             days=args.days,
             renew_days=args.renew_days,
@@ -58,7 +66,10 @@ def _token(args: Namespace, out: Output) -> int:
         ids=[join.text()],
         lines=[join.text()],
     )
-    out.note(f"good once, for {text.age(args.ttl)}; use it with: {PROGRAM} login -")
+    if args.introduction:
+        out.note(f"good for {text.age(args.ttl)}; use it with: {PROGRAM} cert issue --introduction")
+    else:
+        out.note(f"good once, for {text.age(args.ttl)}; use it with: {PROGRAM} login -")
     if join.endpoint.startswith(_LOOPBACK):
         out.note(f"it names {join.endpoint}, which on another host is that host itself")
     return 0

@@ -107,7 +107,7 @@ def create_authority(path: str) -> Authority:
     Raises AlreadyExistsError when either exists, otherwise as `create_secret`; then neither is
     left.
     """
-    authority = _of_seed(os.urandom(32))
+    authority = authority_of(os.urandom(32))
     create_key_text(path, TITLE, authority.public, authority.seed)
     try:
         create_public(public_file(path), f"{encode_key(authority.public)}\n".encode())
@@ -129,13 +129,14 @@ def load_authority(path: str) -> Authority:
     keys do not belong together.
     """
     public, seed = read_key_text(path, TITLE)
-    authority = _of_seed(seed)
+    authority = authority_of(seed)
     if authority.public != public:
         raise StartupRefusedError(f"the public key in '{path}' is not that of its secret key")
     return authority
 
 
-def _of_seed(seed: bytes) -> Authority:
+def authority_of(seed: bytes) -> Authority:
+    """The authority of a 32-byte Ed25519 seed."""
     from nacl.signing import SigningKey  # noqa: PLC0415  # only signing and checking need it
 
     return Authority(SigningKey(seed).verify_key.encode(), seed)

@@ -53,7 +53,8 @@ class Profile:
     """Where the servers are, and who the client is. Keys are Z85 text of 40 characters.
 
     `server_keys` belong to `endpoints` in their order; one alone is that of all. A Unix socket
-    needs none.
+    needs none. `introduction_key` is the secret key to show the certificate with to a server that
+    has not seen it.
     """
 
     endpoints: tuple[str, ...]
@@ -61,6 +62,7 @@ class Profile:
     public_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
     certificate: str | None = field(default=None, repr=False)
+    introduction_key: str | None = field(default=None, repr=False)
     client: ClientSettings = ClientSettings()
 
 
@@ -80,7 +82,7 @@ def load_profile(path: str) -> Profile:
         table = tomllib.loads(contents.data.decode())
     except ValueError as exc:
         raise InvalidArgumentError(f"'{path}' is not valid TOML: {exc}") from exc
-    if "secret_key" in table and contents.fault is not None:
+    if {"secret_key", "introduction_key"} & table.keys() and contents.fault is not None:
         raise UnauthenticatedError(contents.fault, hint=contents.hint)
     try:
         return _profile(table)
@@ -117,6 +119,8 @@ def profile_text(profile: Profile) -> str:
         lines.append(f"public_key = {toml_text(profile.public_key)}")
     if profile.secret_key is not None:
         lines.append(f"secret_key = {toml_text(profile.secret_key)}")
+    if profile.introduction_key is not None:
+        lines.append(f"introduction_key = {toml_text(profile.introduction_key)}")
     if profile.certificate is not None:
         lines.append(f"certificate = {toml_lines(profile.certificate)}")
     changed = [
@@ -137,6 +141,7 @@ def _profile(table: Mapping[str, Any]) -> Profile:
         public_key=_text(table, "public_key"),
         secret_key=_text(table, "secret_key"),
         certificate=_text(table, "certificate"),
+        introduction_key=_text(table, "introduction_key"),
         client=_client(table.get("client", {})),
     )
     if not profile.endpoints:
@@ -166,7 +171,12 @@ def _check_endpoint(endpoint: str) -> None:
 
 def _check_keys(profile: Profile) -> None:
     keys = {"public_key": profile.public_key, "secret_key": profile.secret_key}
-    for name, key in [*keys.items(), *(("server_keys", each) for each in profile.server_keys)]:
+    shown = {"introduction_key": profile.introduction_key}
+    for name, key in [
+        *keys.items(),
+        *shown.items(),
+        *(("server_keys", each) for each in profile.server_keys),
+    ]:
         if key is not None:
             _check(name, decode_key, key)
     if None in keys.values() and any(keys.values()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,9 +25,10 @@ from descartesd.keys.certificate import (
     authority_id,
     unarmour,
     utc,
+    verify,
     verify_signature,
 )
-from descartesd.keys.files import create_secret, read_contents
+from descartesd.keys.files import create_secret, read_contents, replace_secret
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.revoked import LIST_NAME, Revocation, RevocationList
 
@@ -75,9 +76,16 @@ class TrustStore:
         self._directory = directory
         self._authorities = {authority_id(key): key for key in authorities}
         self._clock = clock
+        self._believed: Callable[[], Mapping[bytes, bytes]] | None = None
         self._entries: dict[str, _Entry] = {}
         self._by_key: dict[bytes, Identity] = {}
         self._changed_at: int | None = None
+
+    def believe(self, believed: Callable[[], Mapping[bytes, bytes]]) -> None:
+        """From now on believe those authorities, public keys by id, that this tells each time."""
+        self._believed = believed
+        self._authorities = dict(believed())
+        self._entries = {}
 
     def load(self) -> None:
         """Read every certificate; what is malformed is left out and named in `problems`.
@@ -113,10 +121,13 @@ class TrustStore:
         self._changed_at = changed_at if settled else None
 
     def reload_if_changed(self) -> bool:
-        """Load again if a certificate was added or removed; whether it was loaded.
+        """Load again if a certificate was added or removed, or other authorities are believed.
 
-        Raises StartupRefusedError as `load`.
+        True when it was loaded. Raises StartupRefusedError as `load`.
         """
+        if self._believed is not None and self._believed() != self._authorities:
+            self.believe(self._believed)
+            self._changed_at = None
         try:
             if os.stat(self._directory).st_mtime_ns == self._changed_at:
                 return False
@@ -167,6 +178,8 @@ class TrustStore:
         certificate = verify_signature(signed, self._authorities, kind="client")
         self.reload_if_changed()
         self._refuse_revoked(_identity(certificate))
+        if self._is_there(certificate.name, signed):
+            return _identity(certificate)
         holder = self._by_key.get(certificate.key)
         if holder is not None and holder.name != certificate.name:
             raise AlreadyExistsError(f"the key is already that of '{holder.name}'")
@@ -181,6 +194,27 @@ class TrustStore:
             ) from exc
         self.load()
         return _identity(certificate)
+
+    def take(self, signed: bytes) -> Identity:
+        """Store a certificate that is valid now, whoever believed in signed it.
+
+        It takes the place of an earlier one of the same name and key. Raises UnauthenticatedError
+        as `verify`, otherwise as `add`.
+        """
+        certificate = verify(signed, self._authorities, kind="client", now=self._clock())
+        known = self._by_key.get(certificate.key)
+        if known is not None and known.name == certificate.name:
+            self._refuse_revoked(_identity(certificate))
+            if certificate.not_before < known.not_before:
+                # An earlier one may have allowed more.
+                return known
+            replace_secret(self.path(certificate.name), armour(signed).encode())
+            self.load()
+            return _identity(certificate)
+        return self.add(signed)
+
+    def _is_there(self, name: str, signed: bytes) -> bool:
+        return self.certificate_text(name) == armour(signed)
 
     def revoke(self, *, serial: str, key_fingerprint: str, name: str) -> Revocation:
         """Let a certificate and its key in no more, for good; its name is free again.
@@ -209,13 +243,13 @@ class TrustStore:
             )
 
     def _clear_revoked(self, name: str) -> None:
-        """Remove the file of a name whose certificate is revoked."""
+        """Remove the file of a name whose certificate is revoked, or whose signer is distrusted."""
         path = self.path(name)
         try:
             self._refuse_revoked(self._read(path)[1])
         except UnauthenticatedError as exc:
-            if exc.details == {"reason": "revoked"}:
-                # What cannot be removed stays revoked; only the name is not free then.
+            if (exc.details or {}).get("reason") in ("revoked", "wrong_authority"):
+                # What cannot be removed lets nobody in; only the name is not free then.
                 with suppress(OSError):
                     os.unlink(path)
         except (OSError, DescartesError):

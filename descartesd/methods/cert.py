@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from descartesd.errors import NotFoundError
 from descartesd.keys.revoked import Revocation
 from descartesd.keys.trust import Identity, TrustStore
+from descartesd.methods.authorities import AuthorityMethods
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.enrolling import Enrolling
 from descartesd.methods.revoking import Revoking, find, find_revoked
@@ -24,6 +25,7 @@ class CertMethods:
         trust: TrustStore,
         signing: Signing,
         enrolling: Enrolling,
+        authorities: AuthorityMethods,
         revoking: Revoking,
         *,
         clock: Callable[[], float] = time.time,
@@ -31,6 +33,7 @@ class CertMethods:
         self._trust = trust
         self._signing = signing
         self._enrolling = enrolling
+        self._authorities = authorities
         self._revoking = revoking
         self._clock = clock
 
@@ -40,6 +43,9 @@ class CertMethods:
             "cert.sign": self.sign,
             "cert.token": self._enrolling.token,
             "cert.enroll": self._enrolling.enroll,
+            "cert.authority": self._authorities.authority,
+            "cert.add": self._authorities.add,
+            "cert.present": self._authorities.present,
             "cert.list": self.list,
             "cert.show": self.show,
             "cert.revoke": self._revoking.revoke,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from descartesd.errors import DescartesError, InvalidArgumentError
-from descartesd.keys.authority import check_request
+from descartesd.keys.authority import check_request, check_role
 from descartesd.keys.join import JoinString
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.tokens import Token
@@ -21,6 +21,7 @@ from descartesd.wire import cert as wire
 log = logging.getLogger(__name__)
 
 _ANY_NAME = "anybody"
+_TOKEN_TTL_MAX_S = 604_800
 
 
 class Enrolling:
@@ -41,10 +42,11 @@ class Enrolling:
 
     def token(self, call: Call, params: wire.CertToken) -> wire.CertJoin:
         """Answer `cert.token`: the only time the secret half of the key is told."""
-        check_request(params.name or _ANY_NAME, params.role, params.days, params.renew_days)
+        _check(params, self._signing.roles)
         introduction = self._signing.introduction
         expires_at = int(self._clock() + params.ttl_s) + 1
         token, pair = self._guests.tokens.create(
+            kind="introduction" if params.introduction else "token",
             role=params.role,
             name=params.name,
             days=params.days,
@@ -53,7 +55,12 @@ class Enrolling:
         )
         log.info(
             "token.made",
-            extra={"fingerprint": token.fingerprint, "role": params.role, "by": call.caller.id},
+            extra={
+                "fingerprint": token.fingerprint,
+                "kind": token.kind,
+                "role": params.role,
+                "by": call.caller.id,
+            },
         )
         server_key = decode_key(introduction.server_key)
         return wire.CertJoin(
@@ -125,3 +132,18 @@ class Enrolling:
             raise
         log.info("enrolled", extra={"holder": name, "token": token.fingerprint})
         return signed
+
+
+def _check(params: wire.CertToken, roles: tuple[str, ...]) -> None:
+    if params.introduction:
+        if params.role is not None or params.name is not None:
+            raise InvalidArgumentError(
+                "an introduction key has neither role nor name: the certificates shown with it do"
+            )
+        return
+    if params.role is None:
+        raise InvalidArgumentError("role: expected the role of the certificate")
+    check_request(params.name or _ANY_NAME, params.role, params.days, params.renew_days)
+    check_role(params.role, roles)
+    if params.ttl_s > _TOKEN_TTL_MAX_S:
+        raise InvalidArgumentError(f"ttl_s: a token lasts {_TOKEN_TTL_MAX_S} s at most, 7 days")

@@ -39,6 +39,11 @@ class Signing:
         self._authority = authority
         self._clock = clock
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles this server has."""
+        return self._authority.roles
+
     def sign(self, asked: wire.CertSign) -> wire.SignedCertificate:
         """Sign and let in; who asks for the same once more is given the same.
 

@@ -124,11 +124,13 @@ class CertRevoked(Struct, frozen=True, kw_only=True):
 class CertToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Make a token for somebody who gets a certificate by it: good once, for `ttl_s` seconds.
 
-    `days` and `renew_days` are those of his certificate; without `name` he chooses it himself.
+    `role`, `days` and `renew_days` are those of his certificate; without `name` he chooses it. With
+    `introduction` it is no token but a key to present certificates with, as often as it takes.
     """
 
-    role: RoleName
-    ttl_s: Annotated[float, Meta(ge=1, le=604_800)] = 900.0
+    role: RoleName | None = None
+    ttl_s: Annotated[float, Meta(ge=1, le=315_360_000)] = 900.0
+    introduction: bool = False
     name: Name | None = None
     days: Days = 365
     renew_days: Days | None = None
@@ -158,3 +160,51 @@ class CertEnroll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     public_key: PublicKey
     name: Name | None = None
     suggestion: Name | None = None
+
+
+class CertAdd(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Store a certificate that a trusted authority has signed elsewhere; its text."""
+
+    certificate: Annotated[str, Meta(max_length=16_384)]
+
+
+class CertPresent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Show a certificate over a connection with an introduction key; its text.
+
+    Its holder connects with his own key after that.
+    """
+
+    certificate: Annotated[str, Meta(max_length=16_384)]
+
+
+class CertAdded(Struct, frozen=True, kw_only=True):
+    """Who is let in from now on."""
+
+    name: str
+    role: str
+    fingerprint: str
+
+
+class CertAuthority(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """List the authorities; trust one more, by its public key (Z85), or one less."""
+
+    trust: Annotated[str, Meta(max_length=4096)] | None = None
+    distrust: Fingerprint | None = None
+
+
+class AuthorityInfo(Struct, frozen=True, kw_only=True):
+    """An authority whose certificates are let in, `until` that time or without an end.
+
+    `is_own`: the server signs with it. Certificates name it by its `id`.
+    """
+
+    fingerprint: str
+    id: str
+    is_own: bool
+    until: int | None = None
+
+
+class AuthorityTable(Struct, frozen=True, kw_only=True):
+    """Every authority that is trusted."""
+
+    authorities: list[AuthorityInfo]

@@ -163,6 +163,18 @@ CERT_ENROLL = Method(
     "cert.enroll", cert.CertEnroll, cert.SignedCertificate, "admin", "idem",
     "Have a key certified by a token; only for who connects with the token's key.",
 )  # fmt: skip
+CERT_AUTHORITY = Method(
+    "cert.authority", cert.CertAuthority, cert.AuthorityTable, "admin", "idem",
+    "List the authorities whose certificates are let in; trust one more, or one less.",
+)  # fmt: skip
+CERT_ADD = Method(
+    "cert.add", cert.CertAdd, cert.CertAdded, "admin", "idem",
+    "Let the holder of a certificate in that a trusted authority has signed elsewhere.",
+)  # fmt: skip
+CERT_PRESENT = Method(
+    "cert.present", cert.CertPresent, cert.CertAdded, "admin", "idem",
+    "Show a certificate of one's own; only for who connects with an introduction key.",
+)  # fmt: skip
 CERT_LIST = Method(
     "cert.list", server.Empty, cert.CertTable, "admin", "read",
     "List everybody with a certificate, and everybody whose certificate was revoked.",
@@ -227,6 +239,9 @@ METHODS: dict[str, Method[Any, Any]] = {
         CERT_SIGN,
         CERT_TOKEN,
         CERT_ENROLL,
+        CERT_AUTHORITY,
+        CERT_ADD,
+        CERT_PRESENT,
         CERT_LIST,
         CERT_SHOW,
         CERT_REVOKE,
