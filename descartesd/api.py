@@ -19,7 +19,7 @@ from descartesd.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from descartesd.template import Part, check_argv, check_json, places
+from descartesd.template import Part, check_argv, check_json, check_said, places
 from descartesd.wire.agent import NAME_PATTERN, AgentInfo
 from descartesd.wire.methods import ROLES
 from descartesd.wire.server import Empty, Role, RoleName
@@ -150,7 +150,7 @@ class Backend:
                 self._check(name, template, check_argv)
         for name in ("say", "interrupt", "interrupted", "allow", "deny"):
             if (template := getattr(self, name)) is not None:
-                self._check(name, template, check_json)
+                self._check(name, template, check_said if name == "say" else check_json)
         if self.task_via == "file" and "task_file" not in places(self.start):
             raise ValueError(f"backend '{self.name}': task_via: 'file' needs {{task_file}}")
         if self.chat and self.say is None:

@@ -132,6 +132,16 @@ def check_json(template: str) -> None:
         raise ValueError(f"expected JSON, got '{template:.80}': {exc}") from exc
 
 
+def check_said(template: str) -> None:
+    """Refuse what is no JSON, or has no place for the text that is to be said.
+
+    Raises ValueError.
+    """
+    check_json(template)
+    if not _mentions(json.loads(template), "{text}"):
+        raise ValueError(f"expected a text in it that is '{{text}}', got '{template:.80}'")
+
+
 def fill_json(template: str, values: Mapping[str, Any]) -> bytes:
     """One line of JSON, a newline at its end: each text that is `{place}` replaced by its value.
 
@@ -165,6 +175,14 @@ def _replaced(value: Any, values: Mapping[str, Any]) -> Any:
             return [_replaced(each, values) for each in value]
         case _:
             return value
+
+
+def _mentions(value: Any, text: str) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return any(_mentions(each, text) for each in value)
+    return bool(value == text)
 
 
 def _has(found: Any, wanted: Any) -> bool:

@@ -27,8 +27,10 @@ _LINES = 512
 # Between two rounds; shorter while somebody has written more than a turn takes.
 _REST_S = 0.05
 _BACKLOG_REST_S = 0.005
-# So far apart one agent's changes are told and recorded.
+# So far apart one agent's changes are told and recorded, and further where the record is large: an
+# agent has no more than so many bytes of questions written in a second.
 _QUIET_S = 0.5
+_WRITTEN_BYTES_S = 1 << 20
 # Without a watch, and after a read that failed.
 _LOOK_AGAIN_S = 1.0
 # An end is known without all that was said before it, at the latest: while the disk is full the
@@ -295,7 +297,7 @@ class Monitor:
                 # On a full disk nothing may pile up that can be told as well later.
                 self._look_again(ear, now + _LOOK_AGAIN_S)
                 return
-        ear.quiet_until = now + _QUIET_S
+        ear.quiet_until = now + _QUIET_S + ear.report.asked_bytes / _WRITTEN_BYTES_S
         told, ear.told = ear.told, news
         self._tell_of(ear, told, news)
         self._book.put(ear.agent)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from descartesd.template import Part, check_argv, check_json
+from descartesd.template import Part, check_argv, check_json, check_said
 from descartesd.wire.agent import NAME_PATTERN
 
 Words = str | tuple[str, ...]
@@ -41,6 +41,11 @@ def _check_argv(template: tuple[Part, ...]) -> None:
 def _check_json(template: str) -> None:
     if template:
         check_json(template)
+
+
+def _check_said(template: str) -> None:
+    if template:
+        check_said(template)
 
 
 class Backend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,7 +114,7 @@ class Backend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             description="JSON line that says the text `{text}` in a chat.",
             title=_JSON,
-            extra={"check": _check_json},
+            extra={"check": _check_said},
         ),
     ] = ""
     interrupt: Annotated[

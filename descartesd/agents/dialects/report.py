@@ -109,6 +109,11 @@ class Report(Struct, kw_only=True):
         """Whether an exit now would come before the success that is due."""
         return self.has_final and self.verdict != "success"
 
+    @property
+    def asked_bytes(self) -> int:
+        """What makes its record large: the questions waited with."""
+        return sum(len(each.input) for each in self.questions)
+
     def in_session(self, session_id: str | None) -> None:
         """Note whose conversation the following lines are of."""
         if session_id in (None, self.session_id) or not _SESSION.fullmatch(str(session_id)):

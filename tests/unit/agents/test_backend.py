@@ -218,6 +218,7 @@ def test_a_long_task_that_may_only_be_an_argument_is_refused_with_what_to_do() -
         {"name": "mine", "start": ()},
         {"name": "mine", "start": ("p",), "chat": ("p",)},
         {"name": "mine", "start": ("p",), "chat": ("p",), "say": "{"},
+        {"name": "mine", "start": ("p",), "chat": ("p",), "say": '{"text": "x"}'},
         {"name": "mine", "start": ("p",), "interrupt": "{}"},
         {"name": "mine", "start": ("p",), "task_via": "file"},
         {"name": "mine", "start": ("p",), "task_via": "mail"},

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,29 @@ def test_named_dialect_is_initializing_until_it_speaks(tmp_path: Path) -> None:
         await scene.until(lambda: scene.book.views.info(scene.agent).activity == "thinking")
 
     run(tmp_path, test)
+
+
+def asks(number: int, size: int) -> dict[str, object]:
+    request = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"x": "x" * size}}
+    return {"type": "control_request", "request_id": f"q{number}", "request": request}
+
+
+@pytest.mark.parametrize(("size", "least_s", "most_s"), [(100, 0.4, 0.6), (900_000, 3.4, 4.5)])
+def test_the_larger_the_record_the_seldomer_it_is_written(
+    tmp_path: Path, size: int, least_s: float, most_s: float
+) -> None:
+    async def test(scene: Scene) -> None:
+        scene.say(*(asks(number, size) for number in range(4)))
+        monitor, agent = scene.monitor, scene.agent
+        ear = monitor._ear(agent)
+        assert ear is not None
+        while len(monitor.questions(agent.id)) < 4:
+            monitor._hear(ear)
+        monitor._tell(ear, at_once=True)
+
+        assert least_s < ear.quiet_until - time.monotonic() < most_s
+
+    run(tmp_path, test, listens=False)
 
 
 def test_behind_bytes_that_are_gone_the_next_whole_line_counts(tmp_path: Path) -> None:

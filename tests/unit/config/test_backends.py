@@ -113,6 +113,16 @@ tools = {read = "@int 5"}
     ] == []
 
 
+@pytest.mark.parametrize("said", ['{"text": "text"}', '{"{text}": 1}', '["say {text}"]', "7"])
+def test_a_say_that_would_say_nothing_is_refused(tmp_path: Path, said: str) -> None:
+    with pytest.raises(StartupRefusedError) as refused:
+        loaded(tmp_path, f"[backends.mine]\nchat = ['mine']\nsay = '{said}'\n")
+
+    assert refused.value.message == (
+        f"d.toml: backends.mine.say: expected a text in it that is '{{text}}', got '{said}'"
+    )
+
+
 def test_every_setting_of_a_backend_is_described_and_fits_its_own_default() -> None:
     for leaf in leaves(Backend).values():
         assert leaf.description.endswith(".")
