@@ -121,7 +121,8 @@ class Backend:
     start: Sequence[Part]
     resume: Sequence[Part] = ()
     chat: Sequence[Part] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    # Its values may be keys.
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     dialect: str = "auto"
     task_via: TaskVia = "argv"
     # What the tool levels a client may ask for stand for.

@@ -29,6 +29,7 @@ from descartesd.agents.use import Use
 from descartesd.config.schema import Config
 from descartesd.errors import DescartesError, StartupRefusedError
 from descartesd.identities import Identities
+from descartesd.keys.secretfile import random_secret
 from descartesd.methods import cut_short
 from descartesd.methods.action import ActionMethods
 from descartesd.methods.agent import AgentMethods
@@ -113,7 +114,9 @@ class Daemon:
         self._fleet = Fleet(self._book, self._link, options)
         self._expiry = Expiry(self._book, self._fleet, config.limits.keep_ended_secs)
         self._open_intents = self._registry.open_intents()
-        self._answers = Answers(self._registry)
+        self._answers = Answers(
+            self._registry, random_secret(os.path.join(server.state_dir, "digest.key"))
+        )
         self._stopping = asyncio.Event()
         self._ending: asyncio.Timeout | None = None
 

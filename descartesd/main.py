@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from descartesd.errors import DescartesError, InvalidArgumentError
+from descartesd.wire.printable import shown
 
 _GARBAGE_LOOKED_FOR_AFTER = 20_000
 _EPILOG = """examples:
@@ -37,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: DescartesError) -> int:
-    print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
+    print(f"error: {shown(error.message)}", file=sys.stderr)  # noqa: T201
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
+        hint = "\n".join(map(shown, error.hint.split("\n")))
+        print(f"hint: {hint}", file=sys.stderr)  # noqa: T201
     return error.exit_status
 
 

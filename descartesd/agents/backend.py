@@ -46,6 +46,9 @@ class Start(NamedTuple):
     stdin: Literal["null", "pipe"]
     stdin_data: bytes | None
 
+    def __repr__(self) -> str:
+        return f"Start({self.argv[:1]}, {sorted(self.env)})"
+
 
 class Backends:
     """All backends of a server."""

@@ -149,3 +149,7 @@ class Backend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra={"check": _check_json},
         ),
     ] = ""
+
+    def __repr__(self) -> str:
+        # Among the values of `env` may be keys.
+        return f"Backend({self.command!r}, {sorted(self.env)})"

@@ -115,7 +115,9 @@ class Output:
         """Print a value as one line of JSON and flush it."""
         import msgspec  # noqa: PLC0415  # start-up time
 
-        self.raw(msgspec.json.encode(complete(value)) + b"\n")
+        from descartesd.wire.printable import printable  # noqa: PLC0415
+
+        self.raw(printable(msgspec.json.encode(complete(value))) + b"\n")
 
     def chunk(self, chunk: OutputChunk) -> None:
         """Print what an agent wrote: verbatim to the stream of the same name, or as JSON."""
@@ -148,7 +150,9 @@ class Output:
         if self.json:
             import json  # noqa: PLC0415  # errors happen before msgspec is there
 
-            self._stderr.line(json.dumps({"error": error_item(error)}, default=str))
+            told = json.dumps({"error": error_item(error)}, default=str)
+            # The one character json leaves as it is though no one can see it.
+            self._stderr.line(told.replace("\x7f", "\\u007f"))
         else:
             self._complain(error)
         self._stderr.flush()

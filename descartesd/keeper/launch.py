@@ -72,6 +72,9 @@ class Launch(NamedTuple):
     # Directories its own must really be or be below; nothing is asked of it with none.
     cwd_within: list[str] = []  # noqa: RUF012 - nobody changes it
 
+    def __repr__(self) -> str:
+        return f"Launch({self.argv[:1]}, {sorted(self.env)})"
+
 
 class Leader(NamedTuple):
     """What was started: its identity, and our ends of its pipes or terminal."""

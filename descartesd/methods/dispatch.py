@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
@@ -196,7 +195,7 @@ class Dispatcher:
         self._pending.admit(key, size)
         if self._group is None:
             raise _stopping()
-        asked = _asked(row, call, request)
+        asked = _asked(row, call, request, self._answers)
         name = f"{request.method} {request.id}"
         if row.method.stream:
             stream = self.streams.make(call.peer, request.id, request.credit)
@@ -349,12 +348,12 @@ class Dispatcher:
         self._send(peer, codec.failure(request_id, error))
 
 
-def _asked(row: Row, call: Call, request: Request) -> _Asked:
+def _asked(row: Row, call: Call, request: Request, answers: Answers) -> _Asked:
     has_key = row.keyed and call.idem is not None
     return _Asked(
         id=request.id,
         deadline_s=request.deadline_s if isinstance(request.deadline_s, float) else None,
-        digest=hashlib.sha256(request.params).digest() if has_key else None,
+        digest=answers.digest(request.params) if has_key else None,
     )
 
 

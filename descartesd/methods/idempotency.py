@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -64,11 +65,18 @@ class Answers:
     A refusal that invites another try is no answer: nothing was done, and the key is free again.
     """
 
-    def __init__(self, registry: Registry, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, registry: Registry, secret: bytes = b"", *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._registry = registry
+        self._secret = secret
         self._clock = clock
         self._open: dict[tuple[str, str], tuple[Answer, str, bytes]] = {}
         self._unexpired_bytes = 0
+
+    def digest(self, params: bytes | memoryview) -> bytes:
+        """What tells a request from another: keyed, because a secret among them may be guessed."""
+        return hashlib.blake2b(params, key=self._secret, digest_size=32).digest()
 
     def find(self, identity: str, key: str, method: str, digest: bytes) -> Answer | None:
         """Find the answer under a key.

@@ -88,6 +88,8 @@ class AuditLog:
         self._file_first, self._first = end.file_first, end.first
         self._file = audit_files.AuditFile(options.directory)
         self._sign_at = 0.0
+        # A start that is refused says why, and nothing else.
+        self._tells = False
         # Files put aside that may not be on the disk yet.
         self._unsynced: list[int] = []
         if end.torn:
@@ -129,6 +131,7 @@ class AuditLog:
         Raises UnavailableError while nothing can be written, unless changes go on without.
         """
         self._pending.append((self._clock(), entry))
+        self._tells = True
         if self.flush():
             return self.seq
         if self._options.on_error == "refuse":
@@ -218,6 +221,7 @@ class AuditLog:
 
         To be called about once a second.
         """
+        self._tells = True
         self._look_for_the_file()
         if self.problem is not None and not self._pending:
             self._note("audit.resumed", f"it could not be written: {self.problem}")
@@ -275,7 +279,8 @@ class AuditLog:
             self._sign_at = 0.0
             return
         self.head = head
-        log.info("audit.head", extra=structs.asdict(head))
+        if self._tells:
+            log.info("audit.head", extra=structs.asdict(head))
         # Not before: a file the head that is kept still names is not to be missing.
         for name in expired:
             os.unlink(os.path.join(self.directory, name))

@@ -6,8 +6,8 @@ import hashlib
 
 import msgspec
 
-from descartesd.observe.printable import printable
 from descartesd.wire.audit import AuditLine
+from descartesd.wire.printable import printable
 
 # What the very first line names as the one before.
 NOTHING = "0" * 64

@@ -9,6 +9,8 @@ from typing import Literal, TextIO
 
 import msgspec
 
+from descartesd.wire.printable import printable, shown
+
 _LEVELS = {
     "trace": 5,
     "debug": logging.DEBUG,
@@ -44,7 +46,7 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return printable(msgspec.json.encode(line, enc_hook=str)).decode()
 
 
 class _Pretty(logging.Formatter):
@@ -54,6 +56,8 @@ class _Pretty(logging.Formatter):
         stamp = self.formatTime(record, "%Y-%m-%d %H:%M:%S")
         level = record.levelname.lower()
         text = f"{stamp}.{int(record.msecs):03d} {level:<7} {record.getMessage()} {fields}".rstrip()
-        if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
-        return text
+        if not record.exc_info:
+            return shown(text)
+        # Its lines stay lines, but begin so that none can be taken for a message.
+        trace = self.formatException(record.exc_info).split("\n")
+        return "\n".join([shown(text), *(f"  | {shown(line)}" for line in trace)])

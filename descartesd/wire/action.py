@@ -35,6 +35,9 @@ class ActionRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     params: dict[str, Any] = {}
     agent: AgentId | None = None
 
+    def __repr__(self) -> str:
+        return f"ActionRun({self.name!r}, {sorted(self.params)})"
+
 
 class ActionResult(Struct, frozen=True, kw_only=True):
     """What the action answered, and the agent where one was named."""

@@ -309,6 +309,9 @@ class AgentWrite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     writer: Writer | None = None
     offset: Annotated[int, Meta(ge=0)] | None = None
 
+    def __repr__(self) -> str:
+        return f"AgentWrite({self.id!r}, {len(self.data)} bytes)"
+
 
 class Written(Struct, frozen=True, kw_only=True):
     """Bytes taken, possibly fewer than sent, and the writer's next offset."""

@@ -10,8 +10,13 @@ from descartesd.wire.agent import AgentSpec
 
 MASK = "***"
 _WORD = re.compile(
-    r"(?:^|_)(?:[A-Z0-9]*(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY)|KEY|PASS|PWD)"
-    r"S?(?:_|$)"
+    r"(?:^|_)(?:"
+    r"[A-Z0-9]*(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|COOKIE|BEARER|JWT)"
+    r"|[A-Z0-9]*(?:API|ACCESS|AUTH|PRIVATE|SECRET|SIGNING|ENCRYPTION|MASTER|SSH|HOST)KEY"
+    r"|(?:SSH|DB|PG|MYSQL|REDIS|SMTP|MAIL|LDAP|USER|ROOT|ADMIN|SUDO)PASS"
+    r"|KEY|PASS|PWD)S?(?:_|$)"
+    # A personal access token; alone it may be a pattern or a name.
+    r"|_PATS?(?:_|$)"
 )
 # The directory a program runs in.
 _PLAIN = ("PWD", "OLDPWD")

@@ -38,6 +38,9 @@ class AgentSay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     id: AgentId
     text: Task
 
+    def __repr__(self) -> str:
+        return f"AgentSay({self.id!r}, {len(self.text)} characters)"
+
 
 class AgentAnswer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The answer to the question an agent waits with; `message` says why not.
@@ -50,3 +53,6 @@ class AgentAnswer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     decision: Literal["allow", "deny"]
     message: Annotated[str, Meta(max_length=4096)] | None = None
     question: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+
+    def __repr__(self) -> str:
+        return f"AgentAnswer({self.id!r}, {self.decision!r})"

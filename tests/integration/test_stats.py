@@ -16,7 +16,9 @@ from tests.support.eventually import eventually
 from tests.support.server import Server
 
 PARTS = {
+    "audit",
     "registry",
+    "revocations",
     "trust_store",
     "keeper",
     "handshake",

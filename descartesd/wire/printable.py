@@ -1,4 +1,4 @@
-"""Makes JSON text that a terminal obeys nothing of."""
+"""Makes text, and JSON, that a terminal obeys nothing of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ def printable(data: bytes) -> bytes:
     # Most is plain ASCII, where only DEL is left to escape.
     if data.isascii():
         return data.replace(b"\x7f", b"\\u007f")
-    return "".join(map(_shown, data.decode("utf-8", "replace"))).encode()
+    return shown(data.decode("utf-8", "replace")).encode()
+
+
+def shown(text: str) -> str:
+    """The text with an escape in the place of each character that cannot be seen."""
+    return text if text.isprintable() else "".join(map(_shown, text))
 
 
 def _shown(character: str) -> str:
