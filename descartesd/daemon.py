@@ -255,7 +255,7 @@ class Daemon:
             max_message_bytes=config.network.max_message_size,
         )
         stats = Stats(config.server.server_id, self._book, self._fleet, dispatcher, router.traffic)
-        reports = Reports(self._health.report, stats.report)
+        reports = Reports(self._health.report, stats.report, self._who.upkeep)
         verbs = AgentMethods(self._book, self._fleet, talk).handlers()
         handlers = {
             **verbs,

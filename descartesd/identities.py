@@ -22,8 +22,10 @@ from descartesd.methods.cert import CertMethods
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.enrolling import Enrolling
 from descartesd.methods.guests import Guests
-from descartesd.methods.policy import policy_of
+from descartesd.methods.policy import Caller, policy_of
+from descartesd.methods.renewing import Renewing
 from descartesd.methods.revoking import Revoking, agree_on_revoked
+from descartesd.methods.server import Upkeep
 from descartesd.methods.signing import Introduction, Signing
 from descartesd.wire.methods import ROLES
 
@@ -50,15 +52,21 @@ class Identities:
         self, dispatcher: Dispatcher, book: Book, fleet: Fleet, endpoints: list[str]
     ) -> Mapping[str, Handler]:
         """The functions of the methods about certificates; `endpoints` are those listened on."""
-        tokens = self.guests.tokens
         elsewhere = seen_from_elsewhere(endpoints, socket.gethostname())
         signing = Signing(
             self.trust, self._authority, Introduction(self.host_key.public_text, elsewhere)
         )
+        expel = dispatcher.tidy
+        self._renewing = Renewing(self.trust, signing, self._authorities)
         return CertMethods(
             self.trust,
             signing,
             Enrolling(self.guests, self.trust, signing),
-            AuthorityMethods(self._authorities, self.trust, self.guests, dispatcher.tidy),
-            Revoking(self.trust, tokens, book, fleet, dispatcher.tidy),
+            AuthorityMethods(self._authorities, self.trust, self.guests, expel),
+            self._renewing,
+            Revoking(self.trust, self.guests.tokens, book, fleet, expel),
         ).handlers()
+
+    def upkeep(self, caller: Caller) -> Upkeep:
+        """What a caller has to see to."""
+        return Upkeep(renew=self._renewing.is_due(caller))

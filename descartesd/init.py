@@ -30,7 +30,7 @@ from descartesd.keys.authority import (
     load_authority,
     public_file,
 )
-from descartesd.keys.certificate import armour
+from descartesd.keys.certificate import armour, renewal_due
 from descartesd.keys.curve import create_key_file, create_server_public, generate, load_key_file
 from descartesd.keys.files import create_public, translated
 from descartesd.keys.keyfile import fingerprint
@@ -262,6 +262,7 @@ def _issue(wanted: _Wanted, authority: Authority, trust_dir: str, made: _Made) -
         public_key=pair.public_text,
         secret_key=pair.secret_text,
         certificate=armour(signed),
+        renew_at=renewal_due(armour(signed)),
     )
     create_profile(wanted.profile, profile)
     made.file(wanted.profile)

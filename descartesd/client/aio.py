@@ -29,6 +29,7 @@ from descartesd.client.requests import (
     reply_of,
     tail_requests,
 )
+from descartesd.client.upkeep import DEADLINE_S, Upkeep
 from descartesd.client.writing import StdinWrite
 from descartesd.errors import DescartesError, UnauthenticatedError, WouldBlockError
 from descartesd.keys.profile import Profile
@@ -56,6 +57,7 @@ class AsyncClient(AsyncClosing, AsyncMethods):
         found = find_profile(profile)
         # Used up once the certificate has been shown.
         self._introduces_as = found if can_introduce(found) else None
+        self._upkeep = Upkeep(found)
         self._times = Times.of(found, timeout_s, connect_timeout_s, wait_for_server_s)
         self._channel = Channel(found, self._times.patience, on_connection=on_connection)
         self._is_closed = False
@@ -91,11 +93,29 @@ class AsyncClient(AsyncClosing, AsyncMethods):
     ) -> Rep:
         """Call a method and wait for its reply; see `Client.call`."""
         try:
-            return await self._call(method, request, deadline_s, idem)
+            reply = await self._call(method, request, deadline_s, idem)
         except UnauthenticatedError:
             if not await self._introduce():
                 raise
-        return await self._call(method, request, deadline_s, idem)
+            reply = await self._call(method, request, deadline_s, idem)
+        if self._upkeep.is_due:
+            await self._see_to_profile()
+        return reply
+
+    async def _see_to_profile(self) -> None:
+        """Ask whatever keeps the profile of use; its failures are nobody's."""
+        steps = self._upkeep.steps()
+        try:
+            asked = next(steps)
+            while True:
+                try:
+                    reply = await self._call(*asked, DEADLINE_S, None)
+                except DescartesError as exc:
+                    asked = steps.throw(exc)
+                else:
+                    asked = steps.send(reply)
+        except StopIteration:
+            return
 
     async def _call(
         self, method: Method[Req, Rep], request: Req, deadline_s: float | None, idem: str | None

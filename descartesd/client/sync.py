@@ -27,6 +27,7 @@ from descartesd.client.requests import (
 )
 from descartesd.client.sync_methods import Methods
 from descartesd.client.turns import Turns
+from descartesd.client.upkeep import DEADLINE_S, Upkeep
 from descartesd.client.writing import StdinWrite
 from descartesd.errors import DescartesError, UnauthenticatedError, WouldBlockError
 from descartesd.keys.profile import Profile
@@ -64,6 +65,7 @@ class Client(Closing, Methods):
         found = find_profile(profile)
         # Used up once the certificate has been shown.
         self._introduces_as = found if can_introduce(found) else None
+        self._upkeep = Upkeep(found)
         self._times = Times.of(found, timeout_s, connect_timeout_s, wait_for_server_s)
         self._channel = Channel(found, self._times.patience, on_connection=on_connection)
         self._turns = Turns(self._channel)
@@ -112,11 +114,29 @@ class Client(Closing, Methods):
         none is given, a random one is used.
         """
         try:
-            return self._call(method, request, deadline_s, idem)
+            reply = self._call(method, request, deadline_s, idem)
         except UnauthenticatedError:
             if not self._introduce():
                 raise
-        return self._call(method, request, deadline_s, idem)
+            reply = self._call(method, request, deadline_s, idem)
+        if self._upkeep.is_due:
+            self._see_to_profile()
+        return reply
+
+    def _see_to_profile(self) -> None:
+        """Ask whatever keeps the profile of use; its failures are nobody's."""
+        steps = self._upkeep.steps()
+        try:
+            asked = next(steps)
+            while True:
+                try:
+                    reply = self._call(*asked, DEADLINE_S, None)
+                except DescartesError as exc:
+                    asked = steps.throw(exc)
+                else:
+                    asked = steps.send(reply)
+        except StopIteration:
+            return
 
     def _call(
         self, method: Method[Req, Rep], request: Req, deadline_s: float | None, idem: str | None

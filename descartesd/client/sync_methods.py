@@ -94,6 +94,7 @@ from descartesd.wire.methods import (
     CERT_ENROLL,
     CERT_LIST,
     CERT_PRESENT,
+    CERT_RENEW,
     CERT_REVOKE,
     CERT_SHOW,
     CERT_SIGN,
@@ -625,6 +626,12 @@ class CertMethods:
         return self._caller.call(
             CERT_PRESENT, CertPresent(certificate=certificate), deadline_s=deadline_s, idem=idem
         )
+
+    def renew(
+        self, *, deadline_s: float | None = None, idem: str | None = None
+    ) -> SignedCertificate:
+        """Have one's own certificate signed anew, for the same key and name."""
+        return self._caller.call(CERT_RENEW, Empty(), deadline_s=deadline_s, idem=idem)
 
     def list(self, *, deadline_s: float | None = None) -> CertTable:
         """List everybody with a certificate, and everybody whose certificate was revoked."""

@@ -132,6 +132,7 @@ def _issue_in_directory(args: Namespace) -> _Issued:
 
 def _issue_by_server(args: Namespace) -> _Issued:
     from descartesd.keys.authority import check_request  # noqa: PLC0415  # start-up time
+    from descartesd.keys.certificate import renewal_due  # noqa: PLC0415
     from descartesd.keys.profile import Profile, create_profile  # noqa: PLC0415
 
     check_request(args.name, args.role, args.days, args.renew_days)
@@ -151,6 +152,7 @@ def _issue_by_server(args: Namespace) -> _Issued:
             public_key=pair.public_text,
             secret_key=pair.secret_text,
             certificate=signed.certificate,
+            renew_at=renewal_due(signed.certificate),
         )
         create_profile(path, profile)
     return _Issued(signed.name, signed.role, signed.fingerprint, path)

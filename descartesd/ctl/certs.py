@@ -11,6 +11,7 @@ from descartesd.ctl import text
 from descartesd.ctl.command import Command
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
+from descartesd.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from descartesd.wire.cert import CertInfo
@@ -116,6 +117,29 @@ def _revoke(args: Namespace, out: Output) -> int:
     return 0
 
 
+def _renew(args: Namespace, out: Output) -> int:
+    from descartesd.client.profiles import find_profile  # noqa: PLC0415  # start-up time
+    from descartesd.client.upkeep import renewed  # noqa: PLC0415
+    from descartesd.keys.certificate import terms  # noqa: PLC0415
+    from descartesd.keys.profile import replace_profile  # noqa: PLC0415
+
+    with connect(args) as client:
+        signed = client.cert.renew()
+    profile = find_profile(args.profile)
+    if profile.path is None:
+        raise InvalidArgumentError("there is no profile to write the new certificate to")
+    replace_profile(profile.path, renewed(profile, signed.certificate))
+    stated = terms(signed.certificate)
+    rows = [
+        ("renewed", signed.name),
+        ("valid until", text.timestamp(stated.not_after)),
+        ("renewable until", text.timestamp(stated.renew_until)),
+        ("profile", profile.path),
+    ]
+    out.document(signed, ids=[signed.fingerprint], lines=text.pairs(rows))
+    return 0
+
+
 def _add_who(parser: ArgumentParser) -> None:
     parser.add_argument(
         "who",
@@ -146,6 +170,11 @@ COMMANDS = {
         examples=("cert show ci", "cert show serial:0123456789abcdef"),
         run=_show,
         arguments=_show_arguments,
+    ),
+    "renew": Command(
+        summary="Have the certificate of the profile signed anew, for the same key and name.",
+        examples=("cert renew", "--profile ci.toml cert renew"),
+        run=_renew,
     ),
     "revoke": Command(
         summary="Let a certificate and its key in no more, at once and for good.",

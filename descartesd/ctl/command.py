@@ -79,6 +79,7 @@ NOUNS = {
             "list": "certs",
             "show": "certs",
             "revoke": "certs",
+            "renew": "certs",
         },
     ),
     "audit": Noun("who did what", {"show": "audit", "verify": "audit"}),

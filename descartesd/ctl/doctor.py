@@ -90,6 +90,10 @@ def _checks(args: Namespace) -> Iterator[Check]:
     yield Check("profile", ok=True, detail=f"{path or 'none, the local socket'}: {endpoints}")
     if path is not None:
         yield _modes(path, profile)
+    if profile.certificate is not None:
+        from descartesd.ctl.expiry import of_certificate  # noqa: PLC0415  # start-up time
+
+        yield Check("certificate", **of_certificate(profile)._asdict())
     answer = _ask(args)
     yield _server(answer)
     try:

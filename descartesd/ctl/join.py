@@ -90,6 +90,7 @@ def _login_arguments(parser: ArgumentParser) -> None:
 
 
 def _login(args: Namespace, out: Output) -> int:
+    from descartesd.keys.certificate import renewal_due  # noqa: PLC0415  # start-up time
     from descartesd.keys.curve import pair_of  # noqa: PLC0415  # start-up time
     from descartesd.keys.join import parse_join  # noqa: PLC0415
     from descartesd.keys.profile import (  # noqa: PLC0415
@@ -114,6 +115,7 @@ def _login(args: Namespace, out: Output) -> int:
             public_key=pair.public_text,
             secret_key=pair.secret_text,
             certificate=signed.certificate,
+            renew_at=renewal_due(signed.certificate),
         )
         (replace_profile if args.force else create_profile)(path, profile)
     shown = "" if args.out is None else f"--profile {shlex.quote(path)} "

@@ -83,6 +83,16 @@ class Authorities:
         """The public keys believed now, by their ids."""
         return {authority_id(each.public): each.public for each in self.all()}
 
+    @property
+    def own_id(self) -> str:
+        """What certificates name the server's own authority by."""
+        return authority_id(self._own.public).hex()
+
+    @property
+    def retiring_ids(self) -> set[str]:
+        """What certificates name those by that are believed for a while only."""
+        return {authority_id(each.public).hex() for each in self.all() if each.until is not None}
+
     def trust(self, public: bytes, until: int | None = None) -> Trusted:
         """Believe an authority from now on, on disk before this returns.
 

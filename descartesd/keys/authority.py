@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from descartesd.errors import DescartesError, InvalidArgumentError, StartupRefusedError
 from descartesd.keys.certificate import ID_BYTES, Certificate, authority_id, sign
 from descartesd.keys.files import create_public
@@ -71,6 +73,23 @@ class Authority:
             authority=self.id,
         )
         return sign(certificate, self.seed)
+
+    def renew(self, certificate: Certificate, *, now: float) -> bytes:
+        """Sign a statement anew: valid as long as it was, from `now`, and not past `renew_until`.
+
+        It never ends before the one it replaces.
+        """
+        life = certificate.not_after - certificate.not_before
+        end = min(int(now) + life, certificate.renew_until)
+        is_longer = end > certificate.not_after
+        renewed = msgspec.structs.replace(
+            certificate,
+            serial=os.urandom(ID_BYTES),
+            not_before=int(now) if is_longer else certificate.not_before,
+            not_after=max(end, certificate.not_after),
+            authority=self.id,
+        )
+        return sign(renewed, self.seed)
 
 
 def check_request(name: str, role: str, days: int, renew_days: int | None = None) -> None:

@@ -156,6 +156,23 @@ def unarmour(text: str) -> bytes:
     return signed
 
 
+def terms(text: str) -> Certificate:
+    """What a certificate states by its text; the signature is not checked.
+
+    Raises UnauthenticatedError when it is malformed.
+    """
+    return _decode(_open(unarmour(text))[0])
+
+
+def renewal_due(text: str) -> int | None:
+    """When it is time to renew a certificate: at two thirds of its life; None if that cannot be."""
+    certificate = terms(text)
+    if certificate.renew_until <= certificate.not_after:
+        return None
+    life = certificate.not_after - certificate.not_before
+    return certificate.not_before + life * 2 // 3
+
+
 def _open(signed: bytes) -> tuple[bytes, bytes]:
     try:
         body, signature = msgspec.msgpack.decode(signed, type=tuple[bytes, bytes])

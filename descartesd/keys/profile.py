@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from descartesd.config.endpoint import parse_tcp, unix_path_fault
@@ -18,6 +18,8 @@ from descartesd.keys.files import create_secret, read_contents, replace_secret
 from descartesd.keys.z85 import decode_key
 
 UNIX = "ipc://"
+# The end of the year 9999.
+_LATEST = 253_402_300_799
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,11 @@ class ClientSettings:
 class Profile:
     """Where the servers are, and who the client is. Keys are Z85 text of 40 characters.
 
-    `server_keys` belong to `endpoints` in their order; one alone is that of all. A Unix socket
-    needs none. `introduction_key` is the secret key to show the certificate with to a server that
-    has not seen it.
+    `server_keys` belong to `endpoints` in their order; one alone is that of all, and those beyond
+    the endpoints are tried as well: a server's next one. A Unix socket needs none.
+    `introduction_key` is the secret key to show the certificate with to a server that has not seen
+    it. `renew_at` is when it is time to renew it, in seconds since the epoch, None where that
+    cannot be.
     """
 
     endpoints: tuple[str, ...]
@@ -63,7 +67,10 @@ class Profile:
     secret_key: str | None = field(default=None, repr=False)
     certificate: str | None = field(default=None, repr=False)
     introduction_key: str | None = field(default=None, repr=False)
+    renew_at: int | None = None
     client: ClientSettings = ClientSettings()
+    # Where it was read from.
+    path: str | None = field(default=None, compare=False)
 
 
 def load_profile(path: str) -> Profile:
@@ -85,7 +92,7 @@ def load_profile(path: str) -> Profile:
     if {"secret_key", "introduction_key"} & table.keys() and contents.fault is not None:
         raise UnauthenticatedError(contents.fault, hint=contents.hint)
     try:
-        return _profile(table)
+        return replace(_profile(table), path=path)
     except ValueError as exc:
         raise InvalidArgumentError(f"{path}: {exc}") from exc
 
@@ -121,6 +128,8 @@ def profile_text(profile: Profile) -> str:
         lines.append(f"secret_key = {toml_text(profile.secret_key)}")
     if profile.introduction_key is not None:
         lines.append(f"introduction_key = {toml_text(profile.introduction_key)}")
+    if profile.renew_at is not None:
+        lines.append(f"renew_at = {profile.renew_at}")
     if profile.certificate is not None:
         lines.append(f"certificate = {toml_lines(profile.certificate)}")
     changed = [
@@ -134,7 +143,7 @@ def profile_text(profile: Profile) -> str:
 
 
 def _profile(table: Mapping[str, Any]) -> Profile:
-    _refuse_unknown(table, [each.name for each in fields(Profile)])
+    _refuse_unknown(table, [each.name for each in fields(Profile) if each.compare])
     profile = Profile(
         endpoints=_texts(table, "endpoints"),
         server_keys=_texts(table, "server_keys"),
@@ -142,6 +151,7 @@ def _profile(table: Mapping[str, Any]) -> Profile:
         secret_key=_text(table, "secret_key"),
         certificate=_text(table, "certificate"),
         introduction_key=_text(table, "introduction_key"),
+        renew_at=_moment(table, "renew_at"),
         client=_client(table.get("client", {})),
     )
     if not profile.endpoints:
@@ -181,10 +191,10 @@ def _check_keys(profile: Profile) -> None:
             _check(name, decode_key, key)
     if None in keys.values() and any(keys.values()):
         raise ValueError("expected both public_key and secret_key, or neither")
-    if len(profile.server_keys) not in {0, 1, len(profile.endpoints)}:
+    if 1 < len(profile.server_keys) < len(profile.endpoints):
         raise ValueError(
-            f"server_keys: expected one, or one for each of {len(profile.endpoints)} endpoints, "
-            f"got {len(profile.server_keys)}"
+            f"server_keys: expected one, or one for each of {len(profile.endpoints)} endpoints and "
+            f"perhaps more, got {len(profile.server_keys)}"
         )
     if any(each.startswith("tcp://") for each in profile.endpoints):
         missing = [name for name, key in keys.items() if key is None]
@@ -234,6 +244,13 @@ def _text(table: Mapping[str, Any], name: str) -> str | None:
     value = table.get(name)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{name}: expected a text")
+    return value
+
+
+def _moment(table: Mapping[str, Any], name: str) -> int | None:
+    value = table.get(name)
+    if value is not None and (type(value) is not int or not 0 <= value <= _LATEST):
+        raise ValueError(f"{name}: expected seconds since the epoch")
     return value
 
 

@@ -16,6 +16,7 @@ from descartesd.errors import (
     AlreadyExistsError,
     ConflictError,
     DescartesError,
+    NotFoundError,
     StartupRefusedError,
     UnauthenticatedError,
 )
@@ -168,6 +169,13 @@ class TrustStore:
             return read_contents(self.path(name)).data.decode("ascii", "replace")
         except OSError:
             return None
+
+    def certificate(self, name: str) -> Certificate:
+        """What the certificate of a name states; raises NotFoundError, UnauthenticatedError."""
+        text = self.certificate_text(name)
+        if text is None:
+            raise NotFoundError(f"there is no certificate of the name '{name}'")
+        return verify_signature(unarmour(text), self._authorities, kind="client")
 
     def add(self, signed: bytes) -> Identity:
         """Store a signed client certificate and let its holder in.

@@ -11,6 +11,7 @@ from descartesd.keys.trust import Identity, TrustStore
 from descartesd.methods.authorities import AuthorityMethods
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.enrolling import Enrolling
+from descartesd.methods.renewing import Renewing
 from descartesd.methods.revoking import Revoking, find, find_revoked
 from descartesd.methods.signing import Signing
 from descartesd.wire import cert as wire
@@ -26,6 +27,7 @@ class CertMethods:
         signing: Signing,
         enrolling: Enrolling,
         authorities: AuthorityMethods,
+        renewing: Renewing,
         revoking: Revoking,
         *,
         clock: Callable[[], float] = time.time,
@@ -34,6 +36,7 @@ class CertMethods:
         self._signing = signing
         self._enrolling = enrolling
         self._authorities = authorities
+        self._renewing = renewing
         self._revoking = revoking
         self._clock = clock
 
@@ -46,6 +49,7 @@ class CertMethods:
             "cert.authority": self._authorities.authority,
             "cert.add": self._authorities.add,
             "cert.present": self._authorities.present,
+            "cert.renew": self._renewing.renew,
             "cert.list": self.list,
             "cert.show": self.show,
             "cert.revoke": self._revoking.revoke,

@@ -16,6 +16,7 @@ from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.starting import DRAINING
 from descartesd.methods.call import Call, Handler
+from descartesd.methods.policy import Caller
 from descartesd.methods.sight import reach
 from descartesd.transport.streams import Streams
 from descartesd.wire import server as wire
@@ -49,11 +50,21 @@ class ServerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What is going to change for a client; times are seconds since the epoch."""
+
+    next_server_key: str | None = None
+    next_server_key_at: int | None = None
+    renew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Reports:
-    """What answers `server.health` and `server.stats`."""
+    """What answers `server.health` and `server.stats`, and what a caller has to see to."""
 
     health: Callable[[], wire.ServerHealth]
     stats: Callable[[], wire.ServerStats]
+    upkeep: Callable[[Caller], Upkeep]
 
 
 class ServerMethods:
@@ -81,6 +92,7 @@ class ServerMethods:
         }
 
     def hello(self, call: Call, _params: wire.Empty) -> wire.ServerHello:
+        upkeep = self._reports.upkeep(call.caller)
         return wire.ServerHello(
             server_id=self._facts.server_id,
             version=self._facts.version,
@@ -96,6 +108,9 @@ class ServerMethods:
             ),
             time=time.time(),
             last_event=self._book.journal.last,
+            next_server_key=upkeep.next_server_key,
+            next_server_key_at=upkeep.next_server_key_at,
+            renew=upkeep.renew,
         )
 
     def health(self, call: Call, _params: wire.Empty) -> wire.ServerHealth:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from descartesd.errors import InvalidArgumentError
 from descartesd.keys.authority import DAY_S, Authority
-from descartesd.keys.certificate import armour
+from descartesd.keys.certificate import Certificate, armour
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.trust import TrustStore
 from descartesd.keys.z85 import decode_key
@@ -63,6 +63,10 @@ class Signing:
             self._trust.add(issued)
             certificate = armour(issued)
         return self.answer(asked.name, asked.role, key, certificate)
+
+    def renew(self, certificate: Certificate) -> bytes:
+        """Sign what a certificate states anew."""
+        return self._authority.renew(certificate, now=self._clock())
 
     def answer(self, name: str, role: str, key: bytes, certificate: str) -> wire.SignedCertificate:
         """A certificate with what a profile needs beside it."""

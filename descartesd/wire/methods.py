@@ -175,6 +175,10 @@ CERT_PRESENT = Method(
     "cert.present", cert.CertPresent, cert.CertAdded, "admin", "idem",
     "Show a certificate of one's own; only for who connects with an introduction key.",
 )  # fmt: skip
+CERT_RENEW = Method(
+    "cert.renew", server.Empty, cert.SignedCertificate, "observer", "idem",
+    "Have one's own certificate signed anew, for the same key and name.",
+)  # fmt: skip
 CERT_LIST = Method(
     "cert.list", server.Empty, cert.CertTable, "admin", "read",
     "List everybody with a certificate, and everybody whose certificate was revoked.",
@@ -242,6 +246,7 @@ METHODS: dict[str, Method[Any, Any]] = {
         CERT_AUTHORITY,
         CERT_ADD,
         CERT_PRESENT,
+        CERT_RENEW,
         CERT_LIST,
         CERT_SHOW,
         CERT_REVOKE,

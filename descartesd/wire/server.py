@@ -38,7 +38,11 @@ class ServerLimits(Struct, frozen=True, kw_only=True):
 
 
 class ServerHello(Struct, frozen=True, kw_only=True):
-    """The server introduces itself."""
+    """The server introduces itself.
+
+    From `next_server_key_at` on (seconds since the epoch) new connections meet `next_server_key`.
+    `renew`: it is time for the caller to renew his certificate, `cert.renew`.
+    """
 
     server_id: str
     version: str
@@ -49,6 +53,9 @@ class ServerHello(Struct, frozen=True, kw_only=True):
     time: float
     last_event: int = 0
     backends: list[str] = []
+    next_server_key: str | None = None
+    next_server_key_at: int | None = None
+    renew: bool = False
 
 
 class Stray(Struct, frozen=True, kw_only=True):

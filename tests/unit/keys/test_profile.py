@@ -199,8 +199,10 @@ def test_a_profile_is_not_written_over_another(tmp_path: Path) -> None:
             "a tcp endpoint needs server_keys",
         ),
         (
-            TCP.replace(f'server_keys = ["{KEY}"]', f'server_keys = ["{KEY}", "{KEY}"]'),
-            "server_keys: expected one, or one for each of 1",
+            TCP.replace(f'server_keys = ["{KEY}"]', f'server_keys = ["{KEY}", "{KEY}"]').replace(
+                "endpoints = [", 'endpoints = ["tcp://a:1", "tcp://b:1", '
+            ),
+            "server_keys: expected one, or one for each of 3",
         ),
         (TCP.replace(KEY, "short"), "public_key: expected 40 characters of Z85, got 5"),
         (TCP + "certificate = 5", "certificate: expected a text"),
