@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 LOCK := packaging/requirements/dev.txt
 WORKERS ?= 2
 
-.PHONY: help venv demo test test-slow test-vm test-agents check bench docs docs-check package lock clean
+.PHONY: help venv demo test test-slow test-vm test-container test-agents check bench docs docs-check package lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -36,6 +36,9 @@ test-agents: $(STAMP) ## drive the real coding agents, installed with npm, again
 
 test-vm: $(STAMP) ## run the tests that need a whole host, in a virtual machine
 	$(BIN)/python -m tests.vm
+
+test-container: $(STAMP) ## run the tests of control groups in a booted container, as root
+	$(BIN)/python -m tests.container
 
 check: $(STAMP) ## lint, types, generated files
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from tests.support.guest import PROGRAMS as GUEST_PROGRAMS
 from tests.vm.image import Image, image
 
 PROGRAMS: Final = ("qemu-system-x86_64", "mmdebstrap", "mke2fs")
@@ -40,10 +41,6 @@ KERNEL_LINE: Final = (
     " systemd.mask=systemd-udevd-kernel.socket systemd.mask=systemd-udevd-control.socket"
     " systemd.mask=systemd-tmpfiles-setup-dev.service"
 )
-PROGRAM: Final = """#!/run/job/bin/python3
-from descartesd.{module} import main
-main()
-"""
 # The controllers of the first level are systemd's to enable, which it does where a unit needs them.
 RUN: Final = """
 mkdir /run/job/out
@@ -89,8 +86,7 @@ def _pack(path: Path, words: list[str]) -> None:
     packages = Path(sysconfig.get_path("purelib"))
     texts = {
         "run": RUN.replace("WORDS", " ".join(map(shlex.quote, words))),
-        "bin/descartesd": PROGRAM.format(module="main"),
-        "bin/descartesctl": PROGRAM.format(module="ctl.main"),
+        **{f"bin/{name}": text for name, text in GUEST_PROGRAMS.items()},
     }
     with tarfile.open(path, "w") as archive:
         for name, text in texts.items():
