@@ -41,6 +41,7 @@ from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.event import EventMethods
 from descartesd.methods.health import Health, Parts
 from descartesd.methods.idempotency import Answers
+from descartesd.methods.measuring import Measured, readings_of
 from descartesd.methods.output import OutputMethods
 from descartesd.methods.server import Reports, ServerFacts, ServerMethods
 from descartesd.methods.stats import Stats
@@ -57,7 +58,7 @@ from descartesd.plugins import Contributions
 from descartesd.transport.context import server_context
 from descartesd.transport.listeners import Listener, listen_tcp, listen_unix
 from descartesd.transport.selftest import refuse_unknown_key
-from descartesd.transport.server import RouterOptions, RouterServer
+from descartesd.transport.server import RouterServer
 from descartesd.transport.zap import ZapHandler
 from descartesd.wire.agent import Reason
 
@@ -184,14 +185,14 @@ class Daemon:
         await self._bring_up_keeper()
         router = RouterServer(
             context,
-            self._router_options(),
+            self._who.router_options(self._config.network),
             on_request=dispatcher.on_request,
             on_disconnected=dispatcher.on_disconnected,
             on_shed=dispatcher.on_shed,
             unread=dispatcher.unread,
         )
         parts.callback(router.close)
-        self._register(dispatcher, router, watches, talk)
+        self._register(dispatcher, router, zap, watches, talk)
         async with asyncio.TaskGroup() as group:
             dispatcher.start(group, router.send)
             router.start(loop, listeners)
@@ -245,7 +246,12 @@ class Daemon:
         )
 
     def _register(
-        self, dispatcher: Dispatcher, router: RouterServer, watches: Watches, talk: Talk
+        self,
+        dispatcher: Dispatcher,
+        router: RouterServer,
+        zap: ZapHandler,
+        watches: Watches,
+        talk: Talk,
     ) -> None:
         config = self._config
         about = ServerFacts(
@@ -255,6 +261,9 @@ class Daemon:
             max_message_bytes=config.network.max_message_size,
         )
         stats = Stats(config.server.server_id, self._book, self._fleet, dispatcher, router.traffic)
+        self.readings = readings_of(
+            Measured(config, version(), self._health, dispatcher, router, zap, self._who.trust)
+        )
         reports = Reports(self._health.report, stats.report, self._who.upkeep)
         verbs = AgentMethods(self._book, self._fleet, talk).handlers()
         handlers = {
@@ -285,16 +294,6 @@ class Daemon:
         open_directory(server.run_dir)
         publish(server.public_key_file, f"{self._who.host_key.public_text}\n".encode())
         return [tcp, unix]
-
-    def _router_options(self) -> RouterOptions:
-        network = self._config.network
-        return RouterOptions(
-            public_key=self._who.host_key.public_text.encode(),
-            secret_key=self._who.host_key.secret_text.encode(),
-            max_request_bytes=network.max_request_bytes,
-            send_hwm=network.send_hwm,
-            receive_hwm=network.receive_hwm,
-        )
 
     # -- the keeper
 

@@ -10,7 +10,7 @@ from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.registry import Registry
 from descartesd.config.endpoint import seen_from_elsewhere
-from descartesd.config.schema import Config
+from descartesd.config.schema import Config, Network
 from descartesd.keys.authorities import Authorities
 from descartesd.keys.authority import load_authority
 from descartesd.keys.curve import load_key_file
@@ -27,6 +27,7 @@ from descartesd.methods.renewing import Renewing
 from descartesd.methods.revoking import Revoking, agree_on_revoked
 from descartesd.methods.server import Upkeep
 from descartesd.methods.signing import Introduction, Signing
+from descartesd.transport.server import RouterOptions
 from descartesd.wire.methods import ROLES
 
 
@@ -47,6 +48,16 @@ class Identities:
         tokens = TokenStore(server.tokens_dir)
         tokens.load()
         self.guests = self.policy.guests = Guests(tokens, self.trust)
+
+    def router_options(self, network: Network) -> RouterOptions:
+        """How the control socket proves who the server is, and its bounds."""
+        return RouterOptions(
+            public_key=self.host_key.public_text.encode(),
+            secret_key=self.host_key.secret_text.encode(),
+            max_request_bytes=network.max_request_bytes,
+            send_hwm=network.send_hwm,
+            receive_hwm=network.receive_hwm,
+        )
 
     def handlers(
         self, dispatcher: Dispatcher, book: Book, fleet: Fleet, endpoints: list[str]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from methods_page import anchor, methods_page, page, sentences, table
+from metrics_page import metrics_page
 
 from descartesd import main as daemon_program
 from descartesd.agents.lifecycle import TRANSITIONS
@@ -202,6 +203,7 @@ def lifecycle_page() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/methods.md": methods_page,
     "docs/reference/errors.md": errors_page,
+    "docs/reference/metrics.md": metrics_page,
     "docs/reference/exit-codes.md": exit_codes_page,
     "docs/reference/configuration.md": reference,
     "docs/reference/cli.md": cli_page,

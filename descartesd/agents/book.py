@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import structs
@@ -57,6 +58,9 @@ class Book:
         self.clock = clock
         self.alive = 0
         self.queued = 0
+        # Ends of attempts by the state that followed and the reason; restarts by a policy.
+        self.ends: Counter[tuple[State, Reason]] = Counter()
+        self.restarts = 0
         # Ids of waiting agents which the daemon before may have had started all the same.
         self.doubtful: set[str] = set()
         # Ids of removed agents that may have left processes on purpose, the last ones.
@@ -193,6 +197,8 @@ class Book:
         previous = agent.state
         agent.state = step(previous, following)
         self._move(agent, previous, following)
+        if agent.outcome is not None and (following in ENDED or following == "backoff"):
+            self.ends[following, agent.outcome.reason] += 1
         level = logging.WARNING if following == "lost" else logging.DEBUG
         log.log(level, "agent.state", extra={"agent": agent.id, "state": following})
         self.journal.record(

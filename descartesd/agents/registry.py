@@ -107,6 +107,7 @@ class Registry:
     def __init__(self, path: str) -> None:
         # Why the last transaction failed; None while what has been recorded is durable.
         self.problem: str | None = None
+        self.failures = 0
         # Called after each transaction: what was recorded before it is durable now.
         self.on_saved: list[Callable[[], None]] = []
         self._waiting: list[asyncio.Future[None]] = []
@@ -212,6 +213,7 @@ class Registry:
             if self.problem is None:
                 log.error("registry.unwritable", extra={"cause": str(exc)})  # noqa: TRY400
             self.problem = str(exc)
+            self.failures += 1
             return False
         self._unsaved.clear()
         if self.problem is not None:

@@ -125,6 +125,7 @@ class Turns:
         if agent.state == "backoff" and agent.is_over and not agent.halted:
             agent.begin_attempt()
             agent.restarts += 1
+            self._book.restarts += 1
         agent.asked_attempt = agent.attempt
         self._book.put(agent)
         await self._book.registry.durable()

@@ -119,12 +119,10 @@ class Dispatcher:
         try:
             request = codec.decode_request(payload)
         except DescartesError as exc:
-            self.metrics.unknown += 1
             self._fail(peer, codec.read_id(payload), exc)
             return
         row = self._rows.get(request.method)
         if row is None:
-            self.metrics.unknown += 1
             self._fail(peer, request.id, self._unknown(request.method))
             return
         row.metrics.requests += 1
@@ -141,6 +139,11 @@ class Dispatcher:
             self._refuse(row, began_ns, peer, request.id, exc)
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
             self._refuse(row, began_ns, peer, request.id, incident(exc, request.method))
+
+    @property
+    def open_requests(self) -> int:
+        """Those that wait for their answer, streams among them."""
+        return len(self._pending)
 
     def on_disconnected(self, fd: int) -> None:
         """A connection closed: what only it was waiting for ends."""
@@ -319,8 +322,7 @@ class Dispatcher:
             error = incident(exc, row.method.name)
         self._pending.close((stream.peer.route, stream.id), asyncio.current_task())
         if error is not None:
-            row.metrics.failures += 1
-            self.metrics.errors[error.code] += 1
+            row.metrics.failed(error.code, is_answered=stream.is_open)
         if not stream.is_open:
             row.metrics.answered(call.began_ns)
         stream.end(error)
@@ -339,12 +341,12 @@ class Dispatcher:
     def _refuse(
         self, row: Row, began_ns: int, peer: Peer, request_id: str | int, error: DescartesError
     ) -> None:
-        row.metrics.failures += 1
-        self._fail(peer, request_id, error)
+        row.metrics.failed(error.code)
+        self._send(peer, codec.failure(request_id, error))
         row.metrics.answered(began_ns)
 
     def _fail(self, peer: Peer, request_id: str | int | None, error: DescartesError) -> None:
-        self.metrics.errors[error.code] += 1
+        self.metrics.unknown[error.code] += 1
         self._send(peer, codec.failure(request_id, error))
 
 

@@ -46,14 +46,14 @@ class Health:
     """Gathers what the parts know of themselves; nothing is computed that could block."""
 
     def __init__(self, parts: Parts, *, server_id: str, version: str) -> None:
-        self._parts = parts
+        self.parts = parts
         self._server_id = server_id
         self._version = version
         self._started = time.monotonic()
-        self._lag_s = 0.0
+        self.lag_s = 0.0
         self._problems: Mapping[str, str | None] = {}
         self._told: list[str] | None = None
-        self._strays: list[Stray] = []
+        self.strays: list[Stray] = []
         self._strays_asked: asyncio.Future[dict[str, Any]] | None = None
         self._strays_due = self._started
         self.endpoints = [listener.endpoint for listener in parts.listeners]
@@ -62,6 +62,14 @@ class Health:
         self._answered_at = self._started
         # Whether a key nobody knows has been turned away.
         self.refuses_strangers = False
+        # When the service manager was last told that all is well, on the monotonic clock.
+        self.watchdog_pinged_at: float | None = None
+
+    @property
+    def watchdog_ping_age_s(self) -> float | None:
+        """Seconds since then; None without a watchdog."""
+        pinged_at = self.watchdog_pinged_at
+        return None if pinged_at is None else time.monotonic() - pinged_at
 
     def keeper_answered(self) -> None:
         """There is a keeper, and it answers."""
@@ -70,10 +78,10 @@ class Health:
 
     def look(self, lag_s: float) -> None:
         """Look at what has to be asked for; the loop has come `lag_s` seconds late to it."""
-        self._lag_s = lag_s
+        self.lag_s = lag_s
         self._problems = {
-            "listeners": _listening_problem(self._parts.listeners),
-            "directories": _room_problem(self._parts.directories),
+            "listeners": _listening_problem(self.parts.listeners),
+            "directories": _room_problem(self.parts.directories),
         }
         self._ask_strays()
         self._tell()
@@ -83,29 +91,29 @@ class Health:
         if self._strays_asked is not None or time.monotonic() < self._strays_due:
             return
         self._strays_due = time.monotonic() + _STRAYS_EVERY_S
-        self._strays_asked = self._parts.keeper.request("strays")
+        self._strays_asked = self.parts.keeper.request("strays")
         self._strays_asked.add_done_callback(self._take_strays)
 
     def _take_strays(self, asked: asyncio.Future[dict[str, Any]]) -> None:
         self._strays_asked = None
         told = () if asked.cancelled() or asked.exception() else asked.result()["strays"]
-        self._strays = [Stray(pid=each["pid"], command=each["command"]) for each in told]
+        self.strays = [Stray(pid=each["pid"], command=each["command"]) for each in told]
 
     def _tell(self) -> None:
         """Record that the status has changed."""
-        reasons = _reasons(self._checks())
+        reasons = _reasons(self.checks())
         if self._told is not None and bool(self._told) != bool(reasons):
             status = "degraded" if reasons else "ok"
             log.warning("health.changed", extra={"status": status, "reasons": reasons})
-            self._parts.book.journal.record(
+            self.parts.book.journal.record(
                 "health_changed", data={"status": status, "reasons": reasons}
             )
         self._told = reasons
 
     def report(self) -> ServerHealth:
         """Answer `server.health`."""
-        keeper = self._parts.keeper
-        checks = self._checks()
+        keeper = self.parts.keeper
+        checks = self.checks()
         reasons = _reasons(checks)
         return ServerHealth(
             status="degraded" if reasons else "ok",
@@ -118,24 +126,25 @@ class Health:
                 connected=keeper.connected,
                 pid=keeper.pid,
                 version=keeper.version,
-                strays=self._strays,
+                strays=self.strays,
             ),
             listeners=self.endpoints,
-            agents=self._parts.book.roster.counts(),
-            draining=self._parts.fleet.starts.closed is not None,
+            agents=self.parts.book.roster.counts(),
+            draining=self.parts.fleet.starts.closed is not None,
             checks=checks,
         )
 
-    def _checks(self) -> dict[str, str]:
-        unwritten = self._parts.book.registry.problem
+    def checks(self) -> dict[str, str]:
+        """For each part `ok`, or what is wrong with it."""
+        unwritten = self.parts.book.registry.problem
         found = {
             "registry": f"the registry cannot be written: {unwritten}" if unwritten else None,
-            "audit": self._parts.audit.trouble,
-            "trust_store": self._parts.policy.problem,
-            "revocations": self._parts.policy.revocations_problem,
+            "audit": self.parts.audit.trouble,
+            "trust_store": self.parts.policy.problem,
+            "revocations": self.parts.policy.revocations_problem,
             "keeper": self._keeper_problem(),
-            "event_loop": f"the event loop came {self._lag_s:.1f} s late"
-            if self._lag_s > _LAG_S
+            "event_loop": f"the event loop came {self.lag_s:.1f} s late"
+            if self.lag_s > _LAG_S
             else None,
             **self._problems,
         }
@@ -145,13 +154,13 @@ class Health:
         return {part: problem or OK for part, problem in found.items()}
 
     def _keeper_problem(self) -> str | None:
-        if not self._parts.keeper.connected:
+        if not self.parts.keeper.connected:
             return f"the keeper is not connected: {self.keeper_problem or 'starting'}"
         silent_s = time.monotonic() - self._answered_at
         if silent_s > _SILENCE_S:
             return f"the keeper has not answered for {silent_s:.0f} s"
-        if self._parts.facts.unknown:
-            count = len(self._parts.facts.unknown)
+        if self.parts.facts.unknown:
+            count = len(self.parts.facts.unknown)
             return f"the keeper runs {count} agents this server has no record of"
         return None
 

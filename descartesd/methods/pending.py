@@ -35,6 +35,9 @@ class PendingRequests:
         self._count: Counter[bytes] = Counter()
         self._bytes: Counter[bytes] = Counter()
 
+    def __len__(self) -> int:
+        return len(self._all)
+
     def admit(self, key: Key, size: int) -> None:
         """See that one more of `size` bytes may begin.
 

@@ -27,6 +27,7 @@ class Stats:
     def report(self) -> wire.ServerStats:
         """Answer `server.stats`; methods nobody has asked for are left out."""
         requests = self.dispatcher.metrics
+        errors = requests.errors
         spawns = self.fleet.starts.counts
         journal = self.book.journal
         return wire.ServerStats(
@@ -34,8 +35,8 @@ class Stats:
             started_at=self.started_at,
             uptime_s=round(time.monotonic() - self._started, 3),
             requests=requests.requests,
-            failures=requests.errors.total(),
-            errors=dict(requests.errors),
+            failures=errors.total(),
+            errors=dict(errors),
             bytes_received=self.traffic.bytes_received,
             bytes_sent=self.traffic.bytes_sent,
             clients=len(self.traffic.clients),

@@ -75,6 +75,7 @@ class AuditLog:
     ) -> None:
         # Why the last write failed; None while every line is written.
         self.problem: str | None = None
+        self.failures = 0
         self._options = options
         self._sealer = sealer
         self._heads = heads
@@ -193,6 +194,7 @@ class AuditLog:
         if self.problem is None:
             log.error("audit.unwritable", extra={"cause": problem})
         self.problem = problem
+        self.failures += 1
 
     def _write(self) -> None:
         if self._file.size >= self._options.max_bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from time import perf_counter_ns
 
+from descartesd.metric import Distribution
 from descartesd.wire.server import Histogram, MethodStats
 
 # The first bucket takes what lasted less than 2**_FIRST_BIT ns, each further one twice as much.
@@ -12,6 +13,8 @@ _FIRST_BIT = 10
 _BOUNDS = 28
 # A length of time in ns that is bound to have fewer bits (36 years).
 _BITS = 60
+# What lasted less than 131 us is shown to monitoring as one.
+_FIRST_SHOWN = 7
 BOUNDS_S = [(1 << (_FIRST_BIT + number)) / 1e9 for number in range(_BOUNDS)]
 
 
@@ -21,11 +24,13 @@ class MethodMetrics:
     Adding to it is part of every request: two numbers and a list, no calls.
     """
 
-    __slots__ = ("_counts", "_sum_ns", "failures", "requests")
+    __slots__ = ("_counts", "_sum_ns", "broken_off", "refused", "requests")
 
     def __init__(self) -> None:
         self.requests = 0
-        self.failures = 0
+        # By error code: the answers that were errors, and the open streams that ended with one.
+        self.refused: Counter[str] = Counter()
+        self.broken_off: Counter[str] = Counter()
         self._counts = [0] * (_BITS - _FIRST_BIT)
         self._sum_ns = 0
 
@@ -34,6 +39,28 @@ class MethodMetrics:
         ns = perf_counter_ns() - began_ns
         self._counts[(ns >> _FIRST_BIT).bit_length()] += 1
         self._sum_ns += ns
+
+    def failed(self, code: str, *, is_answered: bool = False) -> None:
+        """Note an error; `is_answered`: it ends a stream whose request was answered before."""
+        (self.broken_off if is_answered else self.refused)[code] += 1
+
+    def codes(self) -> dict[str, int]:
+        """How many answers there were of each kind: `ok`, or an error's code."""
+        return {"ok": sum(self._counts) - self.refused.total(), **self.refused}
+
+    def distribution(self, method: str) -> Distribution:
+        """How long answers took, without the bounds that tell little."""
+        counts = self._counts
+        return Distribution(
+            bounds=BOUNDS_S[_FIRST_SHOWN:],
+            counts=[
+                sum(counts[: _FIRST_SHOWN + 1]),
+                *counts[_FIRST_SHOWN + 1 : _BOUNDS],
+                sum(counts[_BOUNDS:]),
+            ],
+            sum=self._sum_ns / 1e9,
+            labels={"method": method},
+        )
 
     def stats(self) -> MethodStats:
         """As clients see it, with the median and the 99th percentile as the buckets tell them."""
@@ -44,16 +71,16 @@ class MethodMetrics:
             p50_s=quantile(counts, 0.50),
             p99_s=quantile(counts, 0.99),
         )
-        return MethodStats(requests=self.requests, failures=self.failures, latency=latency)
+        failures = self.refused.total() + self.broken_off.total()
+        return MethodStats(requests=self.requests, failures=failures, latency=latency)
 
 
 class RequestMetrics:
     """All requests: those by method, and the codes of the refused ones."""
 
     def __init__(self) -> None:
-        # Requests without a method this server has.
-        self.unknown = 0
-        self.errors: Counter[str] = Counter()
+        # Requests without a method this server has, by the code of their answer.
+        self.unknown: Counter[str] = Counter()
         self.methods: dict[str, MethodMetrics] = {}
 
     def method(self, name: str) -> MethodMetrics:
@@ -63,7 +90,16 @@ class RequestMetrics:
     @property
     def requests(self) -> int:
         """All of them."""
-        return self.unknown + sum(method.requests for method in self.methods.values())
+        return self.unknown.total() + sum(method.requests for method in self.methods.values())
+
+    @property
+    def errors(self) -> Counter[str]:
+        """All errors by their code."""
+        found = Counter(self.unknown)
+        for method in self.methods.values():
+            found.update(method.refused)
+            found.update(method.broken_off)
+        return found
 
 
 class Traffic:

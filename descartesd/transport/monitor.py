@@ -94,6 +94,8 @@ class Monitor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tally = Tally("handshake.failed")
         self._tells_failures = False
+        # Handshakes that have failed since they are told, by cause.
+        self.failures: Counter[str] = Counter()
         # Handshakes whose end was told, of connections neither heard of nor closed since.
         self._ended = 0
 
@@ -165,4 +167,5 @@ class Monitor:
 
     def _count(self, cause: str) -> None:
         if self._tells_failures and self._loop is not None:
+            self.failures[cause] += 1
             self._tally.add(self._loop, cause)

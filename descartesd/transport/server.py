@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -140,6 +140,11 @@ class RouterServer:
         """Log the handshakes that fail from now on: the first is the server's own."""
         if self._monitor is not None:
             self._monitor.tell_failures()
+
+    @property
+    def failed_handshakes(self) -> Mapping[str, int]:
+        """How many have failed since they are told, by cause."""
+        return {} if self._monitor is None else self._monitor.failures
 
     def _disconnected(self, fd: int) -> bool:
         """Forget a connection; whether anything was heard over it."""

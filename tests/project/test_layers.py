@@ -16,9 +16,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "wire": ("errors",),
     "template": (),
+    # What is measured, by a plugin as by the server itself.
+    "metric": ("wire.",),
     "config": ("errors", "wire.", "template"),
     "keys": ("errors", "wire.", "config."),
-    "observe": ("errors", "wire.", "config.", "keys."),
+    "observe": ("errors", "wire.", "config.", "keys.", "metric"),
     "api": ("errors", "wire.", "template"),
     "hooks": ("errors", "wire.", "config.", "keys.", "observe.", "api"),
     "transport": ("errors", "wire.", "config.", "keys.", "observe."),
@@ -28,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "keeper.protocol",
     ),
     "methods": (
-        *("errors", "wire.", "config.", "keys.", "observe.", "api", "hooks."),
+        *("errors", "wire.", "config.", "keys.", "observe.", "metric", "api", "hooks."),
         *("transport.", "agents."),
     ),
     "builtin": ("api",),

@@ -59,6 +59,6 @@ def test_of_nothing_every_quantile_is_zero() -> None:
 def test_requests_without_a_method_count_too() -> None:
     metrics = RequestMetrics()
     metrics.method("agent.get").requests += 2
-    metrics.unknown += 1
+    metrics.unknown["unimplemented"] += 1
 
     assert metrics.requests == 3
