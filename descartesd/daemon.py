@@ -111,7 +111,8 @@ class Daemon:
         )
         self._book.load(self._registry.agents())
         self._facts = Facts(self._book, self._link)
-        options = FleetOptions(server.max_agents, runner, config.limits.max_queued)
+        quotas_of = self._who.policy.quotas_of
+        options = FleetOptions(server.max_agents, runner, config.limits.max_queued, quotas_of)
         self._fleet = Fleet(self._book, self._link, options)
         self._expiry = Expiry(self._book, self._fleet, config.limits.keep_ended_secs)
         self._open_intents = self._registry.open_intents()

@@ -58,6 +58,9 @@ class Book:
         self.clock = clock
         self.alive = 0
         self.queued = 0
+        # The same of each owner that has any.
+        self.alive_of: Counter[str] = Counter()
+        self.queued_of: Counter[str] = Counter()
         # Ends of attempts by the state that followed and the reason; restarts by a policy.
         self.ends: Counter[tuple[State, Reason]] = Counter()
         self.restarts = 0
@@ -95,16 +98,23 @@ class Book:
 
     def _take(self, agent: Agent) -> None:
         self.roster.add(agent)
-        self._count(None, agent.state)
+        self._count(agent.owner, None, agent.state)
 
-    def _count(self, previous: State | None, following: State | None) -> None:
-        self.alive += (following in ALIVE) - (previous in ALIVE)
-        self.queued += (following == "queued") - (previous == "queued")
+    def _count(self, owner: str, previous: State | None, following: State | None) -> None:
+        alive = (following in ALIVE) - (previous in ALIVE)
+        queued = (following == "queued") - (previous == "queued")
+        self.alive += alive
+        self.queued += queued
+        for counted, change in ((self.alive_of, alive), (self.queued_of, queued)):
+            if change:
+                counted[owner] += change
+                if not counted[owner]:
+                    del counted[owner]
 
     def wait(self, agent: Agent) -> None:
         """Have a queued agent wait for a slot, and one in backoff for its next start."""
         if agent.state == "queued":
-            self.queue.join(agent.id, agent.spec.priority, agent.turn)
+            self.queue.join(agent.id, agent.spec.priority, agent.turn, agent.owner)
             return
         left_s = (agent.next_start_at or 0.0) - self.clock()
         # A clock that was set back keeps nobody waiting.
@@ -114,7 +124,7 @@ class Book:
 
     def _move(self, agent: Agent, previous: State, following: State | None) -> None:
         """Count an agent under its following state, and see to who waits because of it."""
-        self._count(previous, following)
+        self._count(agent.owner, previous, following)
         if previous in WAITING:
             self.queue.leave(agent.id)
             self.timetable.discard(agent.id)

@@ -55,7 +55,7 @@ class Fleet:
         AbortedError, ResourceExhaustedError, UnavailableError.
         """
         self.check(agent, "respawn")
-        self.starts.admit()
+        self.starts.admit(agent.owner)
         # Its pipes may still be open: what they carry belongs to the attempt before.
         await self._book.holds(agent, lambda: agent.eof)
         # Until then the keeper alone would know of that end after a crash.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from descartesd.agents import spec
@@ -16,6 +16,7 @@ from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.lifecycle import ENDED
 from descartesd.agents.record import Agent
 from descartesd.agents.secrets import NO_SECRETS, Secrets, check_given
+from descartesd.config.role import Quotas
 from descartesd.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -27,6 +28,13 @@ from descartesd.errors import (
 from descartesd.wire.agent import AgentSpec
 
 DRAINING = "the server is draining"
+_UNLIMITED = Quotas()
+# How long to wait for what nobody can foresee: the end of an agent.
+_SOON_S = 1.0
+
+
+def _no_quota(_owner: str) -> Quotas:
+    return _UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,8 @@ class FleetOptions:
     max_agents: int
     runner: spec.RunnerDefaults
     max_queued: int = 1000
+    # What each owner may have at once.
+    quotas_of: Callable[[str], Quotas] = _no_quota
 
 
 @dataclass(slots=True)
@@ -89,6 +99,11 @@ class Starts:
         """Whether one more agent may be alive."""
         return self._book.alive + len(self._book.queue.taken) < self._options.max_agents
 
+    def has_room(self, owner: str) -> bool:
+        """Whether one more agent of an owner may be alive, as far as its quota goes."""
+        most = self._options.quotas_of(owner).agents
+        return most is None or self._book.alive_of[owner] + self._book.queue.taken_of[owner] < most
+
     def reserve(
         self,
         wanted: AgentSpec,
@@ -113,7 +128,7 @@ class Starts:
     def _reserve(self, wanted: AgentSpec, owner: str, bounds: Bounds | None) -> Agent:
         spec.check(wanted, self.backends)
         account_for(wanted.user, owner)
-        waits = self.admit()
+        waits = self.admit(owner)
         agent_id = self._id_source.next()
         name = wanted.name or self._free_name(wanted.backend or wanted.command[0])
         holder = self._book.roster.names.get(name)
@@ -139,13 +154,13 @@ class Starts:
             self.reserved[agent.id] = Reservation(self._keeper.connections)
         return agent
 
-    def admit(self) -> bool:
-        """Tell whether a further agent has to wait for a slot.
+    def admit(self, owner: str) -> bool:
+        """Tell whether a further agent of an owner has to wait for a slot.
 
         Raises ResourceExhaustedError, UnavailableError while there may be none.
         """
         self._check_open()
-        if self.has_slot and not self._book.queued and not len(self._book.queue):
+        if self.has_slot and self.has_room(owner) and not self._has_earlier():
             return False
         if self._is_full():
             raise ResourceExhaustedError(
@@ -154,18 +169,42 @@ class Starts:
                 f" (limits.max_queued is {self._options.max_queued})",
                 hint="ask again later, stop an agent, or raise one of these settings",
             )
+        self._check_queued(owner)
         return True
 
-    def admit_in_place_of(self, holder: Agent) -> None:
-        """Find out whether there may be a further agent once this one is gone.
+    def _has_earlier(self) -> bool:
+        """Whether somebody waits who goes first; not who waits for his own quota alone."""
+        book = self._book
+        if not book.queued and not len(book.queue):
+            return False
+        return book.queue.has_turn(self.has_room) or any(map(self.has_room, book.queued_of))
+
+    def _check_queued(self, owner: str) -> None:
+        quotas = self._options.quotas_of(owner)
+        waiting = self._book.queued_of[owner]
+        if quotas.queued is None or waiting < quotas.queued:
+            return
+        if waiting - self._about_to_start(owner) >= quotas.queued:
+            raise ResourceExhaustedError(
+                f"{owner} has {self._book.alive_of[owner]} agents alive (its quota agents is"
+                f" {quotas.agents or 'none'}) and {waiting} queued (its quota queued is"
+                f" {quotas.queued})",
+                hint="ask again later, or stop an agent",
+                details={"retry_after_s": _SOON_S},
+            )
+
+    def admit_in_place_of(self, holder: Agent, owner: str) -> None:
+        """Find out whether there may be a further agent of an owner once this one is gone.
 
         Raises ResourceExhaustedError, UnavailableError while there may be none.
         """
         if holder.state in ENDED:
-            self.admit()
-        else:
-            # Its slot, or its place in the queue, becomes free.
-            self._check_open()
+            self.admit(owner)
+            return
+        # Its slot, or its place in the queue, becomes free.
+        self._check_open()
+        if holder.owner != owner and not self.has_room(owner):
+            self._check_queued(owner)
 
     def _check_open(self) -> None:
         self._book.registry.check()
@@ -183,10 +222,15 @@ class Starts:
     def _is_full(self) -> bool:
         if self._book.queued < self._options.max_queued:
             return False
-        # Who was given a slot is about to start, and waits no more.
+        return self._book.queued - self._about_to_start() >= self._options.max_queued
+
+    def _about_to_start(self, owner: str | None = None) -> int:
+        """How many, of one owner or of all, were given a slot and wait no more."""
         taken = map(self._book.roster.get, self._book.queue.taken)
-        starting = sum(agent is not None and agent.state == "queued" for agent in taken)
-        return self._book.queued - starting >= self._options.max_queued
+        return sum(
+            agent is not None and agent.state == "queued" and owner in (None, agent.owner)
+            for agent in taken
+        )
 
     def _free_name(self, program: str) -> str:
         while (name := name_for(program)) in self._book.roster.names:
@@ -247,7 +291,7 @@ class Starts:
 
         Raises ResourceExhaustedError, UnavailableError.
         """
-        waits = self.admit()
+        waits = self.admit(agent.owner)
         self.counts.requested += 1
         agent.begin_attempt()
         agent.restarts = agent.restarts_in_a_row = 0

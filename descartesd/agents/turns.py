@@ -59,13 +59,14 @@ class Turns:
             agent = self._book.roster.get(agent_id)
             if agent is not None:
                 agent.turn = self._book.queue.next_turn()
-                self._book.queue.join(agent_id, agent.spec.priority, agent.turn)
+                self._book.queue.join(agent_id, agent.spec.priority, agent.turn, agent.owner)
 
     async def _give(self, group: asyncio.TaskGroup) -> None:
         queue = self._book.queue
         given = 0
-        while len(queue) and self._starts.has_slot and self._may_start():
-            agent = self._book.roster.get(queue.take())
+        has_room = self._starts.has_room
+        while queue.has_turn(has_room) and self._starts.has_slot and self._may_start():
+            agent = self._book.roster.get(queue.take(has_room))
             if agent is not None:
                 group.create_task(self._start(agent), name=f"start of {agent.id}")
             given += 1
@@ -142,4 +143,4 @@ class Turns:
         agent.asked_attempt = 0
         self._book.put(agent)
         self._book.queue.leave(agent.id)
-        self._book.queue.join(agent.id, agent.spec.priority, agent.turn)
+        self._book.queue.join(agent.id, agent.spec.priority, agent.turn, agent.owner)

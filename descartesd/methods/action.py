@@ -28,8 +28,8 @@ from descartesd.errors import (
 )
 from descartesd.hooks.relay import Registered
 from descartesd.methods.call import Call, Handler
-from descartesd.methods.dispatch import incident
 from descartesd.methods.grants import RANKS
+from descartesd.methods.outcomes import incident
 from descartesd.methods.params import inner
 from descartesd.methods.policy import Caller
 from descartesd.methods.sight import find

@@ -21,7 +21,7 @@ from descartesd.errors import (
     NotFoundError,
     PermissionDeniedError,
 )
-from descartesd.methods.call import Call, Handler
+from descartesd.methods.call import Call, Handler, count_start
 from descartesd.methods.sight import check_name, find, seen_by
 from descartesd.methods.specrules import check_spec
 from descartesd.wire import agent as wire
@@ -68,6 +68,7 @@ class AgentMethods:
         return find(self._book.roster, call.caller, reference, method)
 
     async def spawn(self, call: Call, params: wire.AgentSpawn) -> wire.AgentInfo:
+        count_start(call)
         bounds = check_spec(call.caller.grants, "agent.spawn", params.spec)
         check_name(self._book.roster, call.caller, params.spec.name, replace=params.replace)
         if params.replace and params.spec.name is not None:
@@ -75,7 +76,7 @@ class AgentMethods:
             await self._registry.durable()
             await self._fleet.starts.try_out(params.spec, call.caller.id, params.secrets, bounds)
             check_name(self._book.roster, call.caller, params.spec.name, replace=True)
-            await self._clear(params.spec.name)
+            await self._clear(params.spec.name, call.caller.id)
             check_name(self._book.roster, call.caller, params.spec.name)
         agent = self._fleet.starts.reserve(params.spec, call.caller.id, params.secrets, bounds)
         return await self._start(call, agent)
@@ -90,10 +91,10 @@ class AgentMethods:
             await self._book.settled()
         return self._book.views.info(agent)
 
-    async def _clear(self, name: str) -> None:
+    async def _clear(self, name: str, owner: str) -> None:
         holder = self._book.roster.names.get(name)
         if holder is not None:
-            self._fleet.starts.admit_in_place_of(holder)
+            self._fleet.starts.admit_in_place_of(holder, owner)
             # It may go by itself: its start may fail, or somebody else removes it.
             with contextlib.suppress(NotFoundError):
                 await self._fleet.kill(holder)
@@ -143,6 +144,7 @@ class AgentMethods:
             # It is given other work: as a spec of its own it must be allowed.
             check_spec(call.caller.grants, "agent.respawn", agent.spec)
         self._fleet.check(agent, "respawn")
+        count_start(call)
         if params.secrets:
             check_given(agent.spec, params.secrets)
         else:

@@ -20,8 +20,8 @@ from descartesd.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
-from descartesd.methods.call import Call, Handler
-from descartesd.methods.dispatch import bare, settled
+from descartesd.methods.call import Call, Handler, count_start
+from descartesd.methods.outcomes import bare, settled
 from descartesd.methods.params import inner
 from descartesd.methods.policy import Caller, refusal
 from descartesd.methods.sight import check_name, find, judge, not_yours, sees
@@ -205,6 +205,7 @@ class BatchMethods:
     ) -> Agent | DescartesError:
         secrets = {name: params.secrets[name] for name in spec.secret_env if name in params.secrets}
         try:
+            count_start(call)
             bounds = check_spec(call.caller.grants, "batch.spawn", spec)
             check_name(self._book.roster, call.caller, spec.name)
             return self._fleet.starts.reserve(spec, call.caller.id, secrets, bounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from msgspec import Raw, Struct
@@ -23,6 +24,12 @@ class Call(NamedTuple):
     began_ns: int
     idem: str | None = None
     stream: Stream | None = None
+
+
+def count_start(call: Call) -> None:
+    """Count one start against the caller's quota; raises ResourceExhaustedError."""
+    if call.caller.meter is not None:
+        call.caller.meter.spawn(perf_counter_ns())
 
 
 # A function answers at once, or is a coroutine; a stream's coroutine pushes into `call.stream`.

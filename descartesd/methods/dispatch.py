@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from time import perf_counter_ns
@@ -15,7 +14,6 @@ from msgspec import Struct
 from descartesd.errors import (
     DeadlineExceededError,
     DescartesError,
-    InternalError,
     InvalidArgumentError,
     ResourceExhaustedError,
     UnauthenticatedError,
@@ -24,6 +22,8 @@ from descartesd.errors import (
 )
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.idempotency import Answer, Answers
+from descartesd.methods.limiting import Limits
+from descartesd.methods.outcomes import incident, settled
 from descartesd.methods.pending import Pending, PendingRequests
 from descartesd.methods.policy import Policy, refusal
 from descartesd.methods.rows import Row, rows_of
@@ -73,6 +73,7 @@ class Dispatcher:
         self.streams = Streams(self._send_now, self.unread)
         self.shed = Shed(self._send_now)
         self.metrics = RequestMetrics()
+        self._limits = Limits(self.streams, self._send_now, self.metrics.errors)
         # Told of each request that was not let in.
         self.on_refused: Callable[[Peer, str, DescartesError], None] = _nobody_asks
 
@@ -106,6 +107,7 @@ class Dispatcher:
         for task in self._work:
             task.cancel()
         self.shed.close()
+        self._limits.close()
 
     def _send_now(self, peer: Peer, payload: bytes, is_item: bool = False) -> bool | None:
         return self._send(peer, payload, is_item)
@@ -115,6 +117,10 @@ class Dispatcher:
         began_ns = perf_counter_ns()
         if peer.fd in self.shed.peers:
             self.shed.add(peer, [codec.read_id(payload)])
+            return
+        # Before anything is read: what nobody can make sense of counts as well.
+        meter = self._policy.meters.get(peer.user_id)
+        if meter is not None and not self._limits.admit(meter, peer, payload, began_ns):
             return
         try:
             request = codec.decode_request(payload)
@@ -201,10 +207,15 @@ class Dispatcher:
         asked = _asked(row, call, request, self._answers)
         name = f"{request.method} {request.id}"
         if row.method.stream:
+            meter = call.caller.meter
+            if meter is not None:
+                meter.open_stream()
             stream = self.streams.make(call.peer, request.id, request.credit)
             stream.on_open = partial(row.metrics.answered, call.began_ns)
             work = self._stream(row, call._replace(stream=stream), asked, params)
             task = self._group.create_task(work, name=name)
+            if meter is not None:
+                task.add_done_callback(lambda _: meter.close_stream())
             # At once: its credit and its end may be the next messages.
             self.streams.add(stream, task)
         else:
@@ -363,35 +374,9 @@ def _stopping() -> UnavailableError:
     return UnavailableError("the server is stopping", hint="ask again when it is back")
 
 
-async def settled(work: Any, method: str) -> Struct | DescartesError:
-    """Run work that nobody may be waiting for any more; its error is its result."""
-    try:
-        result: Struct = await work
-    except DescartesError as exc:
-        return bare(exc)
-    except Exception as exc:  # the boundary: a bug of ours is answered and logged
-        return incident(exc, method)
-    return result
-
-
-def bare(error: DescartesError) -> DescartesError:
-    """The error without the frames it came through, which are far larger than it is."""
-    return error.with_traceback(None)
-
-
-def incident(exc: BaseException, method: str) -> InternalError:
-    """Log a bug of ours under an incident id, and make the error that names it."""
-    number = secrets.token_hex(4)
-    log.error("internal", extra={"incident": number, "method": method}, exc_info=exc)
-    return InternalError(
-        f"a bug in the server, incident {number}",
-        hint="report it with the server's log lines of this incident",
-    )
+def _unsent(_peer: Peer, _payload: bytes, _is_item: bool = False) -> bool | None:
+    return False
 
 
 def _nobody_asks(_peer: Peer, _method: str, _error: DescartesError) -> None:
     return None
-
-
-def _unsent(_peer: Peer, _payload: bytes, _is_item: bool = False) -> bool | None:
-    return False

@@ -12,16 +12,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from descartesd.config.role import Quotas
 from descartesd.config.schema import Policy as PolicyConfig
 from descartesd.errors import PermissionDeniedError, StartupRefusedError, UnauthenticatedError
 from descartesd.keys.trust import Identity, TrustStore
-from descartesd.methods.grants import Grants, Roles
+from descartesd.methods.grants import RANKS, Grants, Roles
+from descartesd.methods.knocks import Knocks
+from descartesd.methods.meter import Meter
 from descartesd.wire.methods import Method
 from descartesd.wire.server import RoleName
 
 _LOCAL = re.compile(r"localhost:(\d+):(\d+):(-?\d+)")
 _GROUPS_TTL_S = 60.0
 _ADMIN: tuple[RoleName, ...] = ("admin",)
+_GREATEST = RANKS["admin"]
+_UNLIMITED = Quotas()
+_UID_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class Caller:
     certified: Identity | tuple[RoleName, ...] | None = field(
         default=None, compare=False, repr=False
     )
+    # None where nothing is limited.
+    meter: Meter | None = field(default=None, compare=False, repr=False)
 
 
 class Strangers(Protocol):
@@ -106,6 +114,9 @@ class Policy:
         # Why nobody can come in over tcp now.
         self.problem: str | None = None
         self._callers: dict[str, Caller] = {}
+        # Of every identity with a quota that has come in.
+        self.meters: dict[str, Meter] = {}
+        self._knocks = Knocks()
         # Who is let in without a certificate, to get one.
         self.guests: Strangers | None = None
 
@@ -113,15 +124,28 @@ class Policy:
         """Return the user id a peer enters under, or None to refuse it."""
         peer = _LOCAL.fullmatch(address)
         if peer is not None:
-            uid = int(peer[1])
-            return f"uid:{uid}" if self._local.roles(uid) else None
+            user_id = f"uid:{int(peer[1])}"
+            if not self._local.roles(int(peer[1])):
+                return None
+            self._take_in(user_id)
+            return user_id
         self._reload()
         identity = self._trust.lookup(key)
         if identity is None:
             return None if self.guests is None else self.guests.enter(address, key)
         user_id = f"key:{identity.fingerprint}"
         self._keys[user_id] = key
+        self._take_in(user_id)
         return user_id
+
+    def _take_in(self, user_id: str) -> None:
+        """Take in a peer, so that its quotas hold from its first message on.
+
+        Raises ResourceExhaustedError when it has come too often.
+        """
+        caller = self._known(user_id)
+        if caller is None or caller.grants.rank < _GREATEST:
+            self._knocks.take(user_id)
 
     @property
     def revocations_problem(self) -> str | None:
@@ -170,9 +194,49 @@ class Policy:
     def _admit(self, user_id: str, roles: Iterable[RoleName], **facts: Any) -> Caller:
         """Take in who sends its first message, or its first one with other roles than before."""
         names = self.roles.defined(roles)
-        caller = Caller(user_id, names[0], self.roles.grants(names), **facts)
+        grants = self.roles.grants(names)
+        meter = self._measure(user_id, grants.quotas)
+        caller = Caller(user_id, names[0], grants, meter=meter, **facts)
         self._callers[user_id] = caller
         return caller
+
+    def _measure(self, user_id: str, quotas: Quotas) -> Meter | None:
+        before = self.meters.pop(user_id, None)
+        if quotas == _UNLIMITED:
+            return None
+        meter = self.meters[user_id] = Meter(user_id, quotas)
+        if before is not None:
+            meter.inherit(before)
+        return meter
+
+    def quotas_of(self, identity: str) -> Quotas:
+        """The quotas of an identity, also of one that has not called since the server started.
+
+        Those of one that is let in no more stay as they were.
+        """
+        found = self._callers.get(identity) or self.lookup(identity)
+        return _UNLIMITED if found is None else found.grants.quotas
+
+    def lookup(self, identity: str) -> Caller | None:
+        """Who an identity `uid:N` or `key:SHA256:…` is now; None for one that is not let in."""
+        if identity.startswith("uid:"):
+            uid = identity.removeprefix("uid:")
+            is_uid = uid.isascii() and uid.isdecimal() and len(uid) <= _UID_DIGITS
+            return self._known(f"uid:{int(uid)}") if is_uid else None
+        for each in self._trust.identities():
+            if f"key:{each.fingerprint}" == identity:
+                known = self._callers.get(identity)
+                if known is not None and known.certified is each:
+                    return known
+                is_valid = each.not_before <= time.time() < each.not_after
+                if is_valid and self.roles.defined(each.roles):
+                    return self._admit(identity, each.roles, name=each.name, certified=each)
+        return None
+
+    def _known(self, user_id: str) -> Caller | None:
+        with contextlib.suppress(UnauthenticatedError):
+            return self.identify(user_id)
+        return None
 
 
 def policy_of(config: PolicyConfig, trust: TrustStore) -> Policy:

@@ -22,6 +22,7 @@ class Stream:
 
     __slots__ = (
         "_bytes",
+        "_credited_at",
         "_is_over",
         "_items",
         "_room",
@@ -44,6 +45,8 @@ class Stream:
         self._send = send
         self._unread = unread
         self._seq = 0
+        # The next item's number when it was last given credit.
+        self._credited_at = 0
         self._room: asyncio.Future[None] | None = None
         self._is_over = False
         self.is_open = False
@@ -87,10 +90,16 @@ class Stream:
 
     def grant(self, items: int, size: int) -> None:
         """Add credit."""
+        self._credited_at = self._seq
         self._items += items
         self._bytes += size
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether an item was sent since it was last given credit."""
+        return self._seq != self._credited_at
 
     def end(self, error: DescartesError | None = None) -> None:
         """Tell the client, once, that nothing more comes, and why."""
@@ -132,6 +141,14 @@ class Streams:
     def grant(self, peer: Peer, stream_id: str | int, items: int, size: int) -> None:
         """Add credit to a stream of this connection; raises NotFoundError."""
         self._find(peer, stream_id)[0].grant(items, size)
+
+    def is_open(self, peer: Peer, stream_id: str | int) -> bool:
+        """Whether this connection has such a stream."""
+        return (peer.route, stream_id) in self._open
+
+    def has_moved(self, peer: Peer, stream_id: str | int) -> bool:
+        """Whether a stream of this connection has sent something since it was given credit."""
+        return self.is_open(peer, stream_id) and self._find(peer, stream_id)[0].has_moved
 
     def cancel(self, peer: Peer, stream_id: str | int) -> None:
         """End a stream of this connection; raises NotFoundError."""

@@ -12,11 +12,15 @@ from collections.abc import Callable
 
 import zmq
 
+from descartesd.errors import ResourceExhaustedError
+from descartesd.transport.monitor import Tally
+
 log = logging.getLogger(__name__)
 
 ENDPOINT = "inproc://zeromq.zap.01"
 DOMAIN = b"control"
 
+# Raises ResourceExhaustedError for a peer that is let in again later.
 # address as libzmq tells it ("127.0.0.1", or "localhost:UID:GID:PID" over a Unix socket) and the
 # peer's 32-byte public key; the user id to let it in under, or None to refuse it
 Authenticate = Callable[[str, bytes], str | None]
@@ -41,6 +45,7 @@ class ZapHandler:
         self._loop: asyncio.AbstractEventLoop | None = None
         # Called with the address and the key of each peer that was refused.
         self.on_refused: Callable[[str, bytes], None] = _nobody_asks
+        self._throttled = Tally("handshake.limited")
         self.accepted = 0
         self.refused = 0
         self.failed = 0
@@ -58,6 +63,7 @@ class ZapHandler:
             return
         if self._loop is not None:
             self._loop.remove_reader(self._socket.FD)
+        self._throttled.close()
         self._socket.close(linger=0)
 
     def _drain(self) -> None:
@@ -88,6 +94,11 @@ class ZapHandler:
     def _look_up(self, address: bytes, key: bytes) -> tuple[bytes, bytes, bytes]:
         try:
             user_id = self._authenticate(address.decode("utf-8", "replace"), key)
+        except ResourceExhaustedError:
+            # A temporary failure (RFC 27): the peer is not told that its key is no good.
+            if self._loop is not None:
+                self._throttled.add(self._loop, address.decode("utf-8", "replace"))
+            return b"300", b"too many handshakes", b""
         except Exception:  # a failing look-up refuses this peer and must not end the handler
             self.failed += 1
             log.exception("zap.lookup_failed")

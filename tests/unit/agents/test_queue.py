@@ -115,3 +115,22 @@ def test_who_is_discarded_is_not_due_any_more() -> None:
     assert timetable.next_due() == 2.0
     assert timetable.take_due(5.0) == ["b"]
     assert timetable.next_due() is None
+
+
+def test_whose_owner_has_no_room_is_passed_over_and_keeps_its_place() -> None:
+    queue = Queue()
+    for agent_id, owner in (("a1", "a"), ("a2", "a"), ("b1", "b")):
+        queue.join(agent_id, 0, queue.next_turn(), owner)
+
+    assert queue.take(lambda owner: owner == "b") == "b1"
+    assert queue.taken_of == {"b": 1}
+    assert not queue.has_turn(lambda owner: owner == "b")
+    assert [queue.position(each) for each in ("a1", "a2")] == [1, 2]
+    with pytest.raises(IndexError):
+        queue.take(lambda _owner: False)
+    assert queue.take() == "a1"
+    queue.leave("a1")
+    queue.leave("b1")
+
+    assert queue.taken_of == {}
+    assert queue.take() == "a2"

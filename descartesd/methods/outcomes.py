@@ -1,0 +1,39 @@
+"""What becomes of work whose error is its result, or a bug of ours."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+from msgspec import Struct
+
+from descartesd.errors import DescartesError, InternalError
+
+log = logging.getLogger(__name__)
+
+
+async def settled(work: Any, method: str) -> Struct | DescartesError:
+    """Run work that nobody may be waiting for any more; its error is its result."""
+    try:
+        result: Struct = await work
+    except DescartesError as exc:
+        return bare(exc)
+    except Exception as exc:  # the boundary: a bug of ours is answered and logged
+        return incident(exc, method)
+    return result
+
+
+def bare(error: DescartesError) -> DescartesError:
+    """The error without the frames it came through, which are far larger than it is."""
+    return error.with_traceback(None)
+
+
+def incident(exc: BaseException, method: str) -> InternalError:
+    """Log a bug of ours under an incident id, and make the error that names it."""
+    number = secrets.token_hex(4)
+    log.error("internal", extra={"incident": number, "method": method}, exc_info=exc)
+    return InternalError(
+        f"a bug in the server, incident {number}",
+        hint="report it with the server's log lines of this incident",
+    )
