@@ -357,7 +357,9 @@ class Daemon:
         intents, self._open_intents = self._open_intents, []
         most = self._config.network.max_message_size
         for intent in intents:
-            self._answers.close(intent, cut_short.outcome(intent, self._book, most))
+            answered = cut_short.outcome(intent, self._book, most)
+            self._answers.close(intent, answered)
+            self._audit.add(cut_short.line(intent, answered))
 
     async def _end_agents(self) -> None:
         """End every agent in order, then the keeper: a stop of the foreground means stop."""

@@ -138,6 +138,7 @@ class _Audited:
                 caller.name,
                 target,
                 total=_number(params),
+                detail=_detail(params),
             )
         )
         return Entry(caller.id, self._name, "outcome", caller.name, target, intent=intent)
@@ -159,7 +160,7 @@ class _Audited:
             self._log.add(line._replace(outcome="ok", target=result.id))
             return
         if not isinstance(result, BatchResult):
-            self._log.add(line._replace(outcome="ok"))
+            self._log.add(_of_certificate(line, result)._replace(outcome="ok"))
             return
         done = line._replace(outcome="ok", total=result.succeeded, failed=result.failed)
         method = line.target if self._name == "batch.run" and line.target else "agent.spawn"
@@ -169,6 +170,19 @@ class _Audited:
             self._log.add(*(_of_item(each, item, words) for item in items))
             await asyncio.sleep(0)
         self._log.add(done)
+
+
+def _of_certificate(line: Entry, result: Struct) -> Entry:
+    """Name the key that was let in or out, and its holder, where that is what was done."""
+    key = getattr(result, "fingerprint", None)
+    if not key:
+        return line
+    return line._replace(target=getattr(result, "name", None) or line.target, detail=f"key:{key}")
+
+
+def _detail(params: Struct) -> str | None:
+    role = getattr(params, "role", None)
+    return None if role is None else f"role {role}"
 
 
 def _of_item(line: Entry, item: BatchItem, words: Mapping[str, str]) -> Entry:

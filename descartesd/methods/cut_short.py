@@ -8,6 +8,7 @@ from descartesd.agents.book import Book
 from descartesd.agents.registry import Intent
 from descartesd.errors import AbortedError, DescartesError
 from descartesd.methods.batch import what_was_spawned
+from descartesd.observe.audit import Entry
 
 _STARTING = ("agent.spawn", "agent.respawn")
 
@@ -25,3 +26,12 @@ def outcome(intent: Intent, book: Book, max_message_bytes: int) -> Struct | Desc
         f"{intent.method} was cut short by a restart of the server",
         hint="look at the agent, then ask again with a new key",
     )
+
+
+def line(intent: Intent, answered: Struct | DescartesError) -> Entry:
+    """The line that says what became of it."""
+    outcome = answered.code if isinstance(answered, DescartesError) else "ok"
+    detail = "told after a restart of the server"
+    # Of several the ids stand with a space between them.
+    target = None if " " in (intent.agent_id or "") else intent.agent_id
+    return Entry(intent.identity, intent.method, "outcome", None, target, outcome, detail=detail)

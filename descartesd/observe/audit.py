@@ -76,6 +76,8 @@ class AuditLog:
         # Why the last write failed; None while every line is written.
         self.problem: str | None = None
         self.failures = 0
+        # What somebody has done to the log, as far as this process has noticed.
+        self.fault: str | None = None
         self._options = options
         self._sealer = sealer
         self._heads = heads
@@ -97,10 +99,9 @@ class AuditLog:
             self._file.cut(end.size)
             self._note("audit.torn", _torn(end.torn))
         if end.fault is not None:
-            log.error("audit.fault", extra={"cause": end.fault})
-            self._note(FAULT_METHOD, end.fault)
+            self._find_fault(end.fault)
         if self.head is not None and not audit_head.is_genuine(self.head, sealer.public):
-            self._note("audit.key_changed", f"the head was signed with {self.head.key}")
+            self._find_fault("the signature of the head did not hold, or was of another key")
         self._note("server.start")
         if self.flush() and self.head is None:
             _sync(self._take_unsynced())
@@ -120,7 +121,7 @@ class AuditLog:
     def trouble(self) -> str | None:
         """What does not work, and what that means; None where all does."""
         if self.problem is None:
-            return None
+            return None if self.fault is None else f"the audit log was changed: {self.fault}"
         means = "refused" if self._options.on_error == "refuse" else "made unrecorded"
         return f"the audit log cannot be written, changes are {means}: {self.problem}"
 
@@ -160,6 +161,12 @@ class AuditLog:
     def _note(self, method: str, detail: str | None = None, *, total: int | None = None) -> None:
         entry = Entry(_OURSELVES, method, "note", detail=detail, total=total)
         self._pending.append((self._clock(), entry))
+
+    def _find_fault(self, what: str) -> None:
+        """Write down that the log is not what was written: no later signature hides it."""
+        self.fault = what
+        log.error("audit.fault", extra={"cause": what})
+        self._note(FAULT_METHOD, what)
 
     def _bound(self) -> None:
         over = len(self._pending) - _MOST_PENDING
@@ -243,8 +250,7 @@ class AuditLog:
             # Somebody has moved or removed it: what would be written there nobody would find.
             self._file.close()
             self._file_first = self.seq + 1
-            log.error("audit.fault", extra={"cause": "the current file was removed"})
-            self._note(FAULT_METHOD, "the current file was removed while the server ran")
+            self._find_fault("the current file was removed while the server ran")
         except OSError as exc:
             self._complain(f"{exc.strerror}")
 
@@ -286,6 +292,13 @@ class AuditLog:
         # Not before: a file the head that is kept still names is not to be missing.
         for name in expired:
             os.unlink(os.path.join(self.directory, name))
+
+    def reseal(self, sealer: Sealer) -> None:
+        """Sign with another key from now on: the host's has been replaced. Raises OSError."""
+        self.flush()
+        _sync(self._take_unsynced())
+        self._sealer = sealer
+        self._keep(self._head_now(0))
 
     def check(self) -> Check:
         """Verify what is there now. Raises OSError."""

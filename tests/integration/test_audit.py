@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -216,17 +219,20 @@ def test_strangers_at_the_door_are_summed_up(server: Server) -> None:
 
 
 @contextmanager
-def unwritable(server: Server) -> Iterator[None]:
-    """Have a directory in the place of the log, as nothing but root could write through."""
+def full(server: Server, client: Client) -> Iterator[None]:
+    """Let the log grow no more, as on a full disk; it is the largest file the server writes."""
+    for number in range(4):
+        client.batch.run(verb="stop", ids=[f"nobody{number}-{each}" for each in range(1000)])
     log = server.directory / "state" / "audit.jsonl"
-    aside = log.with_name("aside")
-    log.rename(aside)
-    log.mkdir()
+    assert server.process is not None
+    eventually(lambda: len(about(server, "agent.stop")) == 4000)
+    limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    limit = (log.stat().st_size + 40, limits[1])
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limit)
     try:
         yield
     finally:
-        log.rmdir()
-        aside.rename(log)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
 
 
 def audit_works(client: Client) -> bool:
@@ -238,9 +244,8 @@ def test_fault_63_while_the_audit_log_cannot_be_written_changes_are_refused(
 ) -> None:
     with server.client() as client:
         agent = client.agent.spawn(spec=SLEEP)
-        with unwritable(server):
-            eventually(lambda: not audit_works(client), timeout=5)
-            with pytest.raises(UnavailableError, match="the audit log cannot be written: Is a dir"):
+        with full(server, client):
+            with pytest.raises(UnavailableError, match="the audit log cannot be written: File too"):
                 client.agent.stop(id=agent.id)
             health = client.server.health()
             assert health.status == "degraded"
@@ -249,18 +254,19 @@ def test_fault_63_while_the_audit_log_cannot_be_written_changes_are_refused(
 
         assert client.agent.stop(id=agent.id).state == "terminated"
         assert audit_works(client)
+        assert client.audit.verify().holds
 
 
 def test_fault_63_changes_go_on_without_a_log_where_that_is_configured() -> None:
     with running({"audit.on_error": "continue"}) as server, server.client() as client:
-        with unwritable(server):
-            eventually(lambda: not audit_works(client), timeout=5)
+        agent = client.agent.spawn(spec=SLEEP)
+        with full(server, client):
+            assert client.agent.kill(id=agent.id).state == "terminated"
             assert "changes are made unrecorded" in client.server.health().checks["audit"]
-            agent = client.agent.spawn(spec=SLEEP)
-            assert client.agent.stop(id=agent.id).state == "terminated"
 
         eventually(lambda: audit_works(client), timeout=5)
-        assert [line["phase"] for line in about(server, "agent.stop")] == ["intent", "outcome"]
+        assert [line["phase"] for line in about(server, "agent.kill")] == ["intent", "outcome"]
+        assert client.audit.verify().holds
 
 
 def test_size_and_number_of_the_files_are_as_configured() -> None:
@@ -275,3 +281,36 @@ def test_size_and_number_of_the_files_are_as_configured() -> None:
         eventually(lambda: len(list(state.glob("audit-*.jsonl"))) == 2, timeout=5)
         sizes = [path.stat().st_size for path in state.glob("audit*.jsonl")]
     assert all(size < 65_536 + 50_000 for size in sizes)
+
+
+def test_fault_61_the_intent_outlives_a_kill_and_its_outcome_is_told_after_the_restart(
+    server: Server,
+) -> None:
+    keeper = server.keeper_pid
+    assert keeper is not None
+    # Nobody carries anything out meanwhile.
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        with Peers(server) as peers:
+            spec = {"command": ["sleep", "600"], "name": "build-7"}
+            peers.connect().send("agent.spawn", {"spec": spec}, idem="once")
+            eventually(lambda: len(about(server, "agent.spawn")) == 1)
+            server.kill()
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+
+    server.start(wait=False)
+    server.wait_until_serving(30)
+
+    eventually(lambda: len(about(server, "agent.spawn")) == 2)
+    intent, outcome = about(server, "agent.spawn")
+    assert intent["identity"] == outcome["identity"]
+    assert (intent["phase"], intent["target"]) == ("intent", "build-7")
+    assert (outcome["phase"], outcome["detail"]) == (
+        "outcome",
+        "told after a restart of the server",
+    )
+    with server.client() as client:
+        there = [agent.id for agent in client.agent.list().agents]
+        assert outcome["outcome"] == ("ok" if there else "aborted")
+        assert client.audit.verify().holds

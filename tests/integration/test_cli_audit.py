@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from descartesd.errors import PermissionDeniedError
+from descartesd.errors import PermissionDeniedError, UnauthenticatedError
 from descartesd.wire.agent import AgentSpec
 from tests.support.server import Server, running
 
@@ -188,3 +188,29 @@ def test_a_server_that_never_ran_has_no_registry(server: Server) -> None:
 
     assert done.returncode == 3
     assert b"there is no registry" in done.stderr
+
+
+def test_a_certificate_s_life_is_told(server: Server) -> None:
+    profile = server.root / "laptop.toml"
+    issued = server.ctl("cert", "issue", "laptop", "--role", "observer", "--out", profile)
+    assert issued.returncode == 0, issued.stderr
+    with server.client(profile) as client:
+        identity = client.server.hello().identity.id
+        stream = client.event.follow()
+        assert server.ctl("cert", "revoke", "laptop").returncode == 0
+        with pytest.raises(UnauthenticatedError):
+            list(stream)
+
+    told = shown(server, "--target", "laptop")
+    assert [(line["method"], line["phase"], line["detail"]) for line in told] == [
+        ("cert.sign", "intent", "role observer"),
+        ("cert.sign", "outcome", identity),
+        ("cert.revoke", "intent", None),
+        ("cert.revoke", "outcome", identity),
+    ]
+    (ended,) = shown(server, "--who", identity)
+    assert (ended["phase"], ended["method"], ended["outcome"]) == (
+        "refused",
+        "stream",
+        "unauthenticated",
+    )

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from descartesd.errors import UnavailableError
+from descartesd.keys.seal import sealer_of
 from descartesd.keys.z85 import encode_key
 from descartesd.observe.audit import Entry
 from tests.support.auditlog import WHO, Place, done, run
@@ -256,16 +257,33 @@ def test_the_running_server_knows_its_last_line(place: Place) -> None:
     assert report.faults[0].what == "the last line is not the one this server wrote, line 4"
 
 
-def test_another_host_key_is_noted_and_no_fault(place: Place) -> None:
+def test_a_head_by_another_key_is_a_fault(place: Place) -> None:
     log = place.open()
     done(log, 1)
     log.close()
     assert place.head is not None
     place.head = json.dumps({**json.loads(place.head), "key": encode_key(bytes(32))})
 
-    place.open()
+    log = place.open()
+    asyncio.run(log.tidy())
 
-    assert any(b"audit.key_changed" in line for line in place.lines)
+    assert "the audit log was changed" in str(log.trouble)
+    report = place.verify()
+    assert report.signed_seq == report.last_seq
+    assert not report.holds
+
+
+def test_the_log_goes_over_to_a_new_host_key(place: Place) -> None:
+    log = place.open()
+    done(log, 3)
+    new = sealer_of(b"n" * 32)
+
+    log.reseal(new)
+    done(log, 1)
+
+    assert run(log.check()).holds
+    assert log.public_key == new.public
+    assert not place.verify().holds
 
 
 def test_a_line_costs_little(place: Place) -> None:
