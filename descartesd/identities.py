@@ -21,6 +21,7 @@ from descartesd.methods.call import Handler
 from descartesd.methods.cert import CertMethods
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.enrolling import Enrolling
+from descartesd.methods.explaining import PolicyMethods
 from descartesd.methods.guests import Guests
 from descartesd.methods.policy import Caller, policy_of
 from descartesd.methods.renewing import Renewing
@@ -62,14 +63,14 @@ class Identities:
     def handlers(
         self, dispatcher: Dispatcher, book: Book, fleet: Fleet, endpoints: list[str]
     ) -> Mapping[str, Handler]:
-        """The functions of the methods about certificates; `endpoints` are those listened on."""
+        """The functions about certificates and policy; `endpoints` are those listened on."""
         elsewhere = seen_from_elsewhere(endpoints, socket.gethostname())
         signing = Signing(
             self.trust, self._authority, Introduction(self.host_key.public_text, elsewhere)
         )
         expel = dispatcher.tidy
         self._renewing = Renewing(self.trust, signing, self._authorities)
-        return CertMethods(
+        certificates = CertMethods(
             self.trust,
             signing,
             Enrolling(self.guests, self.trust, signing),
@@ -77,6 +78,7 @@ class Identities:
             self._renewing,
             Revoking(self.trust, self.guests.tokens, book, fleet, expel),
         ).handlers()
+        return {**certificates, **PolicyMethods(self.policy, book).handlers()}
 
     def upkeep(self, caller: Caller) -> Upkeep:
         """What a caller has to see to."""

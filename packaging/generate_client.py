@@ -23,14 +23,25 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo
 
-from descartesd.wire import action, agent, attach, audit, batch, cert, event, methods, server
+from descartesd.wire import (
+    action,
+    agent,
+    attach,
+    audit,
+    batch,
+    cert,
+    event,
+    methods,
+    policy,
+    server,
+)
 from descartesd.wire.methods import METHODS, Method
 
 CLIENT = Path(__file__).resolve().parent.parent / "descartesd" / "client"
 # The clients grant credit and cancel by themselves.
 LEFT_OUT = {"stream"}
 # Where types have names of their own; each module imports from those before it.
-WIRE = (agent, attach, server, batch, event, action, cert, audit)
+WIRE = (agent, attach, server, batch, event, action, cert, audit, policy)
 # As many as the project's linter allows without a word.
 MAX_ARGUMENTS = 7
 

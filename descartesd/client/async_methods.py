@@ -100,12 +100,14 @@ from descartesd.wire.methods import (
     CERT_SIGN,
     CERT_TOKEN,
     EVENT_FOLLOW,
+    POLICY_EXPLAIN,
     SERVER_DRAIN,
     SERVER_HEALTH,
     SERVER_HELLO,
     SERVER_METHODS,
     SERVER_STATS,
 )
+from descartesd.wire.policy import PolicyExplain, PolicyExplained
 from descartesd.wire.server import (
     Done,
     Drained,
@@ -133,6 +135,7 @@ class AsyncMethods:
         self.batch = AsyncBatchMethods(caller)
         self.cert = AsyncCertMethods(caller)
         self.event = AsyncEventMethods(caller)
+        self.policy = AsyncPolicyMethods(caller)
         self.server = AsyncServerMethods(caller)
 
 
@@ -695,6 +698,30 @@ class AsyncEventMethods:
     ) -> AsyncStream[Event]:
         """Stream what happens, from any event that is kept."""
         return self._caller.stream(EVENT_FOLLOW, EventFollow(since=since), deadline_s=deadline_s)
+
+
+class AsyncPolicyMethods:
+    """The methods `policy.*`."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: AsyncCaller) -> None:
+        self._caller = caller
+
+    async def explain(
+        self,
+        *,
+        identity: Owner,
+        method: str,
+        id: AgentId | None = None,
+        deadline_s: float | None = None,
+    ) -> PolicyExplained:
+        """Tell whether an identity may call a method, and which rule says so."""
+        return await self._caller.call(
+            POLICY_EXPLAIN,
+            PolicyExplain(identity=identity, method=method, id=id),
+            deadline_s=deadline_s,
+        )
 
 
 class AsyncServerMethods:

@@ -100,12 +100,14 @@ from descartesd.wire.methods import (
     CERT_SIGN,
     CERT_TOKEN,
     EVENT_FOLLOW,
+    POLICY_EXPLAIN,
     SERVER_DRAIN,
     SERVER_HEALTH,
     SERVER_HELLO,
     SERVER_METHODS,
     SERVER_STATS,
 )
+from descartesd.wire.policy import PolicyExplain, PolicyExplained
 from descartesd.wire.server import (
     Done,
     Drained,
@@ -133,6 +135,7 @@ class Methods:
         self.batch = BatchMethods(caller)
         self.cert = CertMethods(caller)
         self.event = EventMethods(caller)
+        self.policy = PolicyMethods(caller)
         self.server = ServerMethods(caller)
 
 
@@ -689,6 +692,30 @@ class EventMethods:
     def follow(self, *, since: int | None = None, deadline_s: float | None = None) -> Stream[Event]:
         """Stream what happens, from any event that is kept."""
         return self._caller.stream(EVENT_FOLLOW, EventFollow(since=since), deadline_s=deadline_s)
+
+
+class PolicyMethods:
+    """The methods `policy.*`."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def explain(
+        self,
+        *,
+        identity: Owner,
+        method: str,
+        id: AgentId | None = None,
+        deadline_s: float | None = None,
+    ) -> PolicyExplained:
+        """Tell whether an identity may call a method, and which rule says so."""
+        return self._caller.call(
+            POLICY_EXPLAIN,
+            PolicyExplain(identity=identity, method=method, id=id),
+            deadline_s=deadline_s,
+        )
 
 
 class ServerMethods:

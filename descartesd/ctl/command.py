@@ -82,6 +82,7 @@ NOUNS = {
             "renew": "certs",
         },
     ),
+    "policy": Noun("who may do what", {"explain": "policy"}),
     "audit": Noun("who did what", {"show": "audit", "verify": "audit"}),
 }
 SINGLE = {

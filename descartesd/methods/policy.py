@@ -233,6 +233,13 @@ class Policy:
                     return self._admit(identity, each.roles, name=each.name, certified=each)
         return None
 
+    def find(self, word: str) -> Caller | None:
+        """The same by a certificate's name as well."""
+        for each in self._trust.identities():
+            if each.name == word:
+                return self.lookup(f"key:{each.fingerprint}")
+        return self.lookup(word)
+
     def _known(self, user_id: str) -> Caller | None:
         with contextlib.suppress(UnauthenticatedError):
             return self.identify(user_id)

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from descartesd.wire import action, agent, attach, audit, batch, cert, event, server, talk
+from descartesd.wire import action, agent, attach, audit, batch, cert, event, policy, server, talk
 
 Req = TypeVar("Req", bound=Struct)
 Rep = TypeVar("Rep", bound=Struct)
@@ -199,6 +199,10 @@ AUDIT_VERIFY = Method(
     "audit.verify", server.Empty, audit.AuditReport, "admin", "read",
     "Tell whether the audit log is what was written, and where it is not.",
 )  # fmt: skip
+POLICY_EXPLAIN = Method(
+    "policy.explain", policy.PolicyExplain, policy.PolicyExplained, "admin", "read",
+    "Tell whether an identity may call a method, and which rule says so.",
+)  # fmt: skip
 STREAM_CREDIT = Method(
     "stream.credit", server.StreamCredit, server.Done, "observer", "never",
     "Let an open stream send more.",
@@ -252,6 +256,7 @@ METHODS: dict[str, Method[Any, Any]] = {
         CERT_REVOKE,
         AUDIT_SHOW,
         AUDIT_VERIFY,
+        POLICY_EXPLAIN,
         STREAM_CREDIT,
         STREAM_CANCEL,
     )
