@@ -36,6 +36,15 @@ def read(path: str) -> dict[str, str]:
     return found
 
 
+def first_bytes(path: str) -> bytes:
+    """The first bytes of a regular file; raises OSError."""
+    fd = os.open(path.encode(), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
 def _text(path: str) -> str:
     try:
         content = _content(path)

@@ -51,6 +51,11 @@ class Request:
         self._connection.send({"id": self._request_id, "error": told})
 
     @property
+    def is_wanted(self) -> bool:
+        """Whether who asked is still there."""
+        return self._connection.is_open
+
+    @property
     def peer_pid(self) -> int:
         """The process that asked."""
         return self._connection.peer_pid
@@ -67,6 +72,11 @@ class Connection:
         self._is_full = False
         self.peer_pid = peer_of(sock)[0]
         server.loop.watch(sock.fileno(), self._on_ready)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the daemon is still there."""
+        return self._is_open
 
     @property
     def is_clear(self) -> bool:
@@ -171,10 +181,14 @@ class Server:
 
     def handle(self, request: Request) -> None:
         """Carry out a request; whatever it raises becomes its answer."""
+        self.carry_out(request, self._operate)
+
+    def carry_out(self, request: Request, operation: Operation) -> None:
+        """The same by an operation that is known, or by a part of it that comes later."""
         # What it meets already was so before: the daemon must not take it for what came of this.
         self.flush()
         try:
-            result = self._operate(request)
+            result = operation(request)
         except DescartesError as error:
             request.fail(error)
         except _BUGS as bug:

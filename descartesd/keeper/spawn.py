@@ -19,6 +19,7 @@ from descartesd.keeper.cgroup import Group
 from descartesd.keeper.host import Host
 from descartesd.keeper.launch import HEADROOM, Launch, Launcher, explain_output, try_out
 from descartesd.keeper.limits import Bounds, Limits, Plan, plan, read_bounds
+from descartesd.keeper.lookups import Lookups
 from descartesd.keeper.loop import Loop, Steps
 from descartesd.keeper.output import Pump
 from descartesd.keeper.server import Request, Server
@@ -62,6 +63,7 @@ class Spawning:
         self._server = server
         self._limits = Limits()
         self._launcher = Launcher(self._limits)
+        self._lookups = Lookups(loop, agents)
         # Started in this turn of the loop.
         self._fresh: list[tuple[Agent, Request]] = []
         self.is_refusing = False
@@ -82,6 +84,22 @@ class Spawning:
         """
         wanted = self._read(request.fields)
         self._limits.check(wanted.launch.rlimits)
+        if self._lookups.may_wait(wanted.launch):
+            self._loop.start(self._spawn_when_looked_up(wanted, request))
+            return None
+        return self._spawn(wanted, request)
+
+    def _spawn_when_looked_up(self, wanted: Wanted, request: Request) -> Steps:
+        try:
+            yield from self._lookups.looking(wanted.launch)
+        except DescartesError as error:
+            request.fail(error)
+            return
+        # Else the next daemon has been told that there is no such agent.
+        if request.is_wanted:
+            self._server.carry_out(request, partial(self._spawn, wanted))
+
+    def _spawn(self, wanted: Wanted, request: Request) -> dict[str, Any] | None:
         if fields.flag(request.fields, "trial"):
             self._plan(wanted)
             try_out(wanted.launch)
