@@ -50,7 +50,6 @@ from descartesd.places import (
     allow_descriptors,
     lock_state,
     open_directory,
-    publish,
     refusing,
     unlink,
 )
@@ -85,7 +84,7 @@ class Daemon:
         self._lock = lock_state(server.state_dir)
         self._registry = Registry(os.path.join(server.state_dir, "registry.sqlite"))
         self._who = Identities(config, self._registry)
-        self._audit = open_log(config, self._who.host_key, self._registry)
+        self._audit = open_log(config, self._who.sealing_key, self._registry)
         self._output_dir = output_dir = os.path.join(server.state_dir, "output")
         os.makedirs(output_dir, mode=0o750, exist_ok=True)
         self._keeper_lost = asyncio.Event()
@@ -197,6 +196,7 @@ class Daemon:
         async with asyncio.TaskGroup() as group:
             dispatcher.start(group, router.send)
             router.start(loop, listeners)
+            self._who.rekey = router.rekey
             await refuse_unknown_key(
                 context, listeners[0].endpoint, self._who.host_key.public_text.encode()
             )
@@ -293,7 +293,7 @@ class Daemon:
         parts.callback(unlink, server.local_socket)
         parts.callback(unix.socket.close)
         open_directory(server.run_dir)
-        publish(server.public_key_file, f"{self._who.host_key.public_text}\n".encode())
+        self._who.publish_host_key()
         return [tcp, unix]
 
     # -- the keeper
@@ -384,6 +384,7 @@ class Daemon:
             due = loop.time() + _TIDY_EVERY_S
             await asyncio.sleep(_TIDY_EVERY_S)
             try:
+                self._who.tidy()
                 dispatcher.tidy()
                 self._health.look(lag_s=loop.time() - due)
                 await self._expiry.tick()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from descartesd.agents.book import Book
@@ -13,7 +14,9 @@ from descartesd.config.endpoint import seen_from_elsewhere
 from descartesd.config.schema import Config, Network
 from descartesd.keys.authorities import Authorities
 from descartesd.keys.authority import load_authority
-from descartesd.keys.curve import load_key_file
+from descartesd.keys.curve import CurveKeyPair
+from descartesd.keys.hostkeys import HostKeys, load_sealing_key
+from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.tokens import TokenStore
 from descartesd.keys.trust import TrustStore
 from descartesd.methods.authorities import AuthorityMethods
@@ -26,10 +29,14 @@ from descartesd.methods.guests import Guests
 from descartesd.methods.policy import Caller, policy_of
 from descartesd.methods.renewing import Renewing
 from descartesd.methods.revoking import Revoking, agree_on_revoked
+from descartesd.methods.rotating import Rotating
 from descartesd.methods.server import Upkeep
 from descartesd.methods.signing import Introduction, Signing
+from descartesd.places import publish
 from descartesd.transport.server import RouterOptions
 from descartesd.wire.methods import ROLES
+
+log = logging.getLogger(__name__)
 
 
 class Identities:
@@ -37,7 +44,11 @@ class Identities:
 
     def __init__(self, config: Config, registry: Registry) -> None:
         server = config.server
-        self.host_key = load_key_file(server.host_key_file)
+        self._server = server
+        self._host = HostKeys(server.host_key_file)
+        self.sealing_key = load_sealing_key(server.host_key_file)
+        # Has new connections meet another key of this server.
+        self.rekey: Callable[[bytes, bytes], None] = lambda _public, _secret: None
         roles = (*ROLES, *config.policy.roles)
         self._authority = replace(load_authority(server.authority_key_file), roles=roles)
         self.trust = TrustStore(server.trust_dir, [self._authority.public])
@@ -60,26 +71,58 @@ class Identities:
             receive_hwm=network.receive_hwm,
         )
 
+    @property
+    def host_key(self) -> CurveKeyPair:
+        """The key new connections meet now."""
+        return self._host.current
+
+    def publish_host_key(self) -> None:
+        """Put the public half where callers of this host look for it."""
+        publish(self._server.public_key_file, f"{self.host_key.public_text}\n".encode())
+
+    def tidy(self) -> None:
+        """Let the next host key have its turn when it is time."""
+        if not self._host.turn():
+            return
+        key = self.host_key
+        self.publish_host_key()
+        self.rekey(key.public_text.encode(), key.secret_text.encode())
+        introduction = self._signing.introduction
+        self._signing.introduction = replace(introduction, server_key=key.public_text)
+        log.warning("host_key.turned", extra={"fingerprint": fingerprint(key.public)})
+
     def handlers(
         self, dispatcher: Dispatcher, book: Book, fleet: Fleet, endpoints: list[str]
     ) -> Mapping[str, Handler]:
         """The functions about certificates and policy; `endpoints` are those listened on."""
         elsewhere = seen_from_elsewhere(endpoints, socket.gethostname())
-        signing = Signing(
+        self._signing = signing = Signing(
             self.trust, self._authority, Introduction(self.host_key.public_text, elsewhere)
         )
         expel = dispatcher.tidy
         self._renewing = Renewing(self.trust, signing, self._authorities)
-        certificates = CertMethods(
-            self.trust,
-            signing,
-            Enrolling(self.guests, self.trust, signing),
-            AuthorityMethods(self._authorities, self.trust, self.guests, expel),
-            self._renewing,
-            Revoking(self.trust, self.guests.tokens, book, fleet, expel),
-        ).handlers()
-        return {**certificates, **PolicyMethods(self.policy, book).handlers()}
+        believed = AuthorityMethods(self._authorities, self.trust, self.guests, expel)
+        key_file = self._server.authority_key_file
+        rotating = Rotating(self._host, key_file, self._authorities, self.trust, signing)
+        revoking = Revoking(self.trust, self.guests.tokens, book, fleet, expel)
+        return {
+            **CertMethods(
+                self.trust, signing, Enrolling(self.guests, self.trust, signing)
+            ).handlers(),
+            "cert.authority": believed.authority,
+            "cert.add": believed.add,
+            "cert.present": believed.present,
+            "cert.renew": self._renewing.renew,
+            "cert.rotate": rotating.rotate,
+            "cert.revoke": revoking.revoke,
+            **PolicyMethods(self.policy, book).handlers(),
+        }
 
     def upkeep(self, caller: Caller) -> Upkeep:
         """What a caller has to see to."""
-        return Upkeep(renew=self._renewing.is_due(caller))
+        coming = self._host.next
+        return Upkeep(
+            next_server_key=None if coming is None else coming.pair.public_text,
+            next_server_key_at=None if coming is None else coming.turn_at,
+            renew=self._renewing.is_due(caller),
+        )

@@ -22,6 +22,7 @@ from descartesd.config.load import load_config, resolved
 from descartesd.config.schema import Config, Server
 from descartesd.config.toml_text import toml_text
 from descartesd.errors import AlreadyExistsError, InvalidArgumentError
+from descartesd.keys.authorities import Authorities
 from descartesd.keys.authority import (
     Authority,
     check_request,
@@ -115,7 +116,7 @@ def issue_certificate(
     )
     with _Made() as made:
         authority = replace(load_authority(server.authority_key_file), roles=roles)
-        return _issue(wanted, authority, server.trust_dir, made)
+        return _issue(wanted, authority, server, made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ def _make(directory: str, server: Server, address: TcpEndpoint, made: _Made) -> 
         server_key=host.public_text,
         profile=os.path.join(profiles, "admin.toml"),
     )
-    _issue(admin, authority, server.trust_dir, made)
+    _issue(admin, authority, server, made)
     local = os.path.join(profiles, "local.toml")
     create_profile(local, Profile(endpoints=(f"{UNIX}{server.local_socket}",)))
     made.file(local)
@@ -243,8 +244,11 @@ def _make_directories(directory: str, server: Server, made: _Made) -> None:
     made.directory(server.run_dir, _OPEN)
 
 
-def _issue(wanted: _Wanted, authority: Authority, trust_dir: str, made: _Made) -> Issued:
-    store = TrustStore(trust_dir, [authority.public])
+def _issue(wanted: _Wanted, authority: Authority, server: Server, made: _Made) -> Issued:
+    store = TrustStore(server.trust_dir, [authority.public])
+    authorities = Authorities(server.authorities_dir, authority.public)
+    authorities.load()
+    store.believe(authorities.believed)
     pair = generate()
     signed = authority.issue(
         wanted.name,
@@ -255,7 +259,7 @@ def _issue(wanted: _Wanted, authority: Authority, trust_dir: str, made: _Made) -
         renew_days=wanted.renew_days,
     )
     identity = store.add(signed)
-    made.file(os.path.join(trust_dir, f"{wanted.name}{SUFFIX}"))
+    made.file(os.path.join(server.trust_dir, f"{wanted.name}{SUFFIX}"))
     profile = Profile(
         endpoints=(wanted.endpoint,),
         server_keys=(wanted.server_key,),

@@ -9,7 +9,7 @@ from descartesd.agents.meta import read_meta
 from descartesd.config.load import load_config
 from descartesd.errors import PermissionDeniedError, UnavailableError
 from descartesd.init import CONFIG_NAME
-from descartesd.keys.curve import load_key_file
+from descartesd.keys.hostkeys import load_sealing_key
 from descartesd.keys.seal import sealer_of
 from descartesd.observe.audit_check import Check
 from descartesd.observe.audit_head import head_of
@@ -23,7 +23,7 @@ def verify_audit_log(directory: str, environ: Mapping[str, str]) -> AuditReport:
     registry, PermissionDeniedError or UnavailableError where files cannot be read.
     """
     server = load_config(os.path.join(directory, CONFIG_NAME), environ=environ).server
-    public = sealer_of(load_key_file(server.host_key_file).secret).public
+    public = sealer_of(load_sealing_key(server.host_key_file).secret).public
     head = head_of(read_meta(os.path.join(server.state_dir, "registry.sqlite"), "audit_head"))
     try:
         check = Check(server.state_dir, head, public)

@@ -53,6 +53,8 @@ from descartesd.wire.cert import (
     CertRef,
     CertRevoke,
     CertRevoked,
+    CertRotate,
+    CertRotated,
     CertSign,
     CertTable,
     CertToken,
@@ -96,6 +98,7 @@ from descartesd.wire.methods import (
     CERT_PRESENT,
     CERT_RENEW,
     CERT_REVOKE,
+    CERT_ROTATE,
     CERT_SHOW,
     CERT_SIGN,
     CERT_TOKEN,
@@ -639,6 +642,22 @@ class AsyncCertMethods:
     ) -> SignedCertificate:
         """Have one's own certificate signed anew, for the same key and name."""
         return await self._caller.call(CERT_RENEW, Empty(), deadline_s=deadline_s, idem=idem)
+
+    async def rotate(
+        self,
+        *,
+        what: Literal["host", "authority"],
+        overlap_s: float = 2592000.0,
+        deadline_s: float | None = None,
+        idem: str | None = None,
+    ) -> CertRotated:
+        """Give the server a new host key, or a new authority, with an overlap."""
+        return await self._caller.call(
+            CERT_ROTATE,
+            CertRotate(what=what, overlap_s=overlap_s),
+            deadline_s=deadline_s,
+            idem=idem,
+        )
 
     async def list(self, *, deadline_s: float | None = None) -> CertTable:
         """List everybody with a certificate, and everybody whose certificate was revoked."""

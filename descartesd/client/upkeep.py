@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from descartesd.errors import DescartesError
-from descartesd.keys.profile import Profile, load_profile, replace_profile
+from descartesd.keys.profile import Profile, load_profile, replace_profile, with_server_key
 from descartesd.wire.methods import CERT_RENEW, SERVER_HELLO, Method
 from descartesd.wire.server import Empty, ServerHello
 
@@ -65,17 +65,6 @@ class Upkeep:
         else:
             os.utime(path)
         self._due_at = time.monotonic() + _due_in_s(profile)
-
-
-def with_server_key(profile: Profile, key: str) -> Profile:
-    """The profile with one more key that its servers may have."""
-    if key in profile.server_keys:
-        return profile
-    keys = profile.server_keys
-    if len(keys) < len(profile.endpoints):
-        # One alone is that of all endpoints; a second would be taken for that of the second.
-        keys = keys * len(profile.endpoints)
-    return replace(profile, server_keys=(*keys, key))
 
 
 def renewed(profile: Profile, certificate: str) -> Profile:

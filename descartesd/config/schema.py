@@ -139,17 +139,25 @@ class Server(Section, frozen=True):
     @property
     def host_key_file(self) -> str:
         """The server's CURVE key."""
-        return os.path.join(self.keys_dir, "host.key")
+        return _key_file("host.key", self.keys_dir)
 
     @property
     def authority_key_file(self) -> str:
         """The key certificates are signed with."""
-        return os.path.join(self.keys_dir, "authority.key")
+        return _key_file("authority.key", self.keys_dir)
 
     @property
     def public_key_file(self) -> str:
         """The server's public key, for callers on this host."""
         return os.path.join(os.path.dirname(self.local_socket), "server.pub")
+
+
+def _key_file(name: str, keys_dir: str) -> str:
+    """Where a key is: what systemd has brought as a credential goes before the server's own."""
+    credential = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", ""), name)
+    if os.path.isabs(credential) and os.path.exists(credential):
+        return credential
+    return os.path.join(keys_dir, name)
 
 
 class Network(Section, frozen=True):

@@ -13,10 +13,13 @@ from descartesd.ctl.cert import add_terms, check_place, contents_of, public_key_
 from descartesd.ctl.command import Command
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
+from descartesd.ctl.values import duration
 from descartesd.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError
 
 if TYPE_CHECKING:
     from descartesd.keys.authority import Authority
+
+_OVERLAP_S = 30 * 86_400.0
 
 
 class IssuedOffline(NamedTuple):
@@ -190,7 +193,34 @@ def issue_offline(args: Namespace) -> IssuedOffline:
     return IssuedOffline(args.name, args.role, fingerprint(pair.public), path)
 
 
+def _rotate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("what", metavar="host|authority", choices=("host", "authority"))
+    parser.add_argument(
+        "--overlap",
+        metavar="T",
+        type=duration,
+        default=_OVERLAP_S,
+        help="how long both keys are good, as 12h or 30d; default 30d",
+    )
+
+
+def _rotate(args: Namespace, out: Output) -> int:
+    with connect(args) as client:
+        done = client.cert.rotate(what=args.what, overlap_s=args.overlap)
+    moment = text.timestamp(done.until)
+    turn = ("its turn", moment) if done.what == "host" else ("old one ends", moment)
+    rows = [("new key", done.fingerprint), ("old key", done.previous), turn]
+    out.document(done, ids=[done.fingerprint], lines=text.pairs(rows))
+    return 0
+
+
 COMMANDS = {
+    "rotate": Command(
+        summary="Give the server a new host key or a new authority; for a while both are good.",
+        examples=("cert rotate host --overlap 30d", "cert rotate authority"),
+        run=_rotate,
+        arguments=_rotate_arguments,
+    ),
     "authority": Command(
         summary="List the authorities a server believes, make one, trust one, or distrust one.",
         examples=("cert authority --create fleet.key", "cert authority --trust fleet.pub"),

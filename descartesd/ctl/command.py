@@ -80,6 +80,7 @@ NOUNS = {
             "show": "certs",
             "revoke": "certs",
             "renew": "certs",
+            "rotate": "authority",
         },
     ),
     "policy": Noun("who may do what", {"explain": "policy"}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from descartesd.errors import (
@@ -38,7 +39,7 @@ class Trusted(NamedTuple):
 
 
 class Authorities:
-    """The server's own authority, and those of a directory, which is made where it is missing."""
+    """The server's own authority, and those of a directory, which may be missing."""
 
     def __init__(
         self, directory: str, own: bytes, *, clock: Callable[[], float] = time.time
@@ -47,14 +48,16 @@ class Authorities:
         self.problems: tuple[str, ...] = ()
         self._directory = directory
         self._clock = clock
-        self._own = Trusted(own, is_own=True)
+        # The public key of the one the server signs with.
+        self.own = own
         self._others: dict[bytes, Trusted] = {}
 
     def load(self) -> None:
         """Read them all; raises StartupRefusedError when the directory cannot be used."""
         try:
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
             names = sorted(os.listdir(self._directory))
+        except FileNotFoundError:
+            names = []
         except OSError as exc:
             raise StartupRefusedError(
                 f"cannot use the directory '{self._directory}': {exc.strerror}"
@@ -76,8 +79,12 @@ class Authorities:
     def all(self) -> list[Trusted]:
         """The server's own, then those believed now."""
         now = self._clock()
-        others = [each for each in self._others.values() if each.until is None or now < each.until]
-        return [self._own, *(each for each in others if each.public != self._own.public)]
+        others = [
+            each
+            for each in self._others.values()
+            if each.public != self.own and (each.until is None or now < each.until)
+        ]
+        return [Trusted(self.own, is_own=True), *others]
 
     def believed(self) -> Mapping[bytes, bytes]:
         """The public keys believed now, by their ids."""
@@ -86,12 +93,13 @@ class Authorities:
     @property
     def own_id(self) -> str:
         """What certificates name the server's own authority by."""
-        return authority_id(self._own.public).hex()
+        return authority_id(self.own).hex()
 
     @property
     def retiring_ids(self) -> set[str]:
         """What certificates name those by that are believed for a while only."""
-        return {authority_id(each.public).hex() for each in self.all() if each.until is not None}
+        others = self.all()[1:]
+        return {authority_id(each.public).hex() for each in others if each.until is not None}
 
     def trust(self, public: bytes, until: int | None = None) -> Trusted:
         """Believe an authority from now on, on disk before this returns.
@@ -101,6 +109,8 @@ class Authorities:
         if any(each.public == public and each.until == until for each in self.all()):
             raise AlreadyExistsError(f"the authority {fingerprint(public)} is trusted already")
         trusted = Trusted(public, until)
+        with suppress(FileExistsError):
+            os.mkdir(self._directory, 0o700)
         line = encode_key(public) if until is None else f"{encode_key(public)} {_UNTIL}{until}"
         replace_secret(self._path(public), f"# {fingerprint(public)}\n{line}\n".encode())
         self._others[authority_id(public)] = trusted
@@ -111,7 +121,7 @@ class Authorities:
 
         Raises NotFoundError, ConflictError for the server's own, OSError when it cannot be.
         """
-        if key_fingerprint == fingerprint(self._own.public):
+        if key_fingerprint == fingerprint(self.own):
             raise ConflictError(
                 f"{key_fingerprint} is this server's own authority",
                 hint="give it a new one: descartesctl cert rotate authority",
@@ -125,11 +135,6 @@ class Authorities:
             f"no authority {key_fingerprint} is trusted here",
             hint="see them: descartesctl cert authority",
         )
-
-    def replace_own(self, public: bytes, until: int) -> None:
-        """Sign with another one from now on, and believe the one before until then."""
-        self.trust(self._own.public, until)
-        self._own = Trusted(public, is_own=True)
 
     def _path(self, public: bytes) -> str:
         return os.path.join(self._directory, f"{authority_id(public).hex()}{SUFFIX}")

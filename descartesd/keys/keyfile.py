@@ -19,15 +19,15 @@ def fingerprint(public_key: bytes) -> str:
     return f"SHA256:{binascii.b2a_base64(digest, newline=False).decode().rstrip('=')}"
 
 
-def create_key_text(path: str, title: str, public: bytes, secret: bytes) -> None:
-    """Write both halves (32 bytes each) to a new secret file.
+def create_key_text(path: str, title: str, public: bytes, secret: bytes, further: str = "") -> None:
+    """Write both halves (32 bytes each), and further lines of TOML, to a new secret file.
 
     Raises as `create_secret`.
     """
     text = (
         f"# descartesd {title} {fingerprint(public)}; keep it secret, mode 0600\n"
         f"public-key = {toml_text(encode_key(public))}\n"
-        f"secret-key = {toml_text(encode_key(secret))}\n"
+        f"secret-key = {toml_text(encode_key(secret))}\n{further}"
     )
     create_secret(path, text.encode())
 

@@ -113,6 +113,17 @@ def replace_profile(path: str, profile: Profile) -> None:
     replace_secret(path, profile_text(profile).encode())
 
 
+def with_server_key(profile: Profile, key: str) -> Profile:
+    """The profile with one more key that its servers may have."""
+    if key in profile.server_keys:
+        return profile
+    keys = profile.server_keys
+    if len(keys) < len(profile.endpoints):
+        # One alone is that of all endpoints; a second would be taken for that of the second.
+        keys = keys * len(profile.endpoints)
+    return replace(profile, server_keys=(*keys, key))
+
+
 def profile_text(profile: Profile) -> str:
     """A profile as its file has it."""
     secrecy = "local use needs no keys" if profile.secret_key is None else "keep it secret"

@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 from descartesd.errors import NotFoundError
 from descartesd.keys.revoked import Revocation
 from descartesd.keys.trust import Identity, TrustStore
-from descartesd.methods.authorities import AuthorityMethods
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.enrolling import Enrolling
-from descartesd.methods.renewing import Renewing
-from descartesd.methods.revoking import Revoking, find, find_revoked
+from descartesd.methods.revoking import find, find_revoked
 from descartesd.methods.signing import Signing
 from descartesd.wire import cert as wire
 from descartesd.wire.server import Empty
@@ -26,33 +24,22 @@ class CertMethods:
         trust: TrustStore,
         signing: Signing,
         enrolling: Enrolling,
-        authorities: AuthorityMethods,
-        renewing: Renewing,
-        revoking: Revoking,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._trust = trust
         self._signing = signing
         self._enrolling = enrolling
-        self._authorities = authorities
-        self._renewing = renewing
-        self._revoking = revoking
         self._clock = clock
 
     def handlers(self) -> Mapping[str, Handler]:
         """The functions by method name."""
         return {
             "cert.sign": self.sign,
-            "cert.token": self._enrolling.token,
-            "cert.enroll": self._enrolling.enroll,
-            "cert.authority": self._authorities.authority,
-            "cert.add": self._authorities.add,
-            "cert.present": self._authorities.present,
-            "cert.renew": self._renewing.renew,
             "cert.list": self.list,
             "cert.show": self.show,
-            "cert.revoke": self._revoking.revoke,
+            "cert.token": self._enrolling.token,
+            "cert.enroll": self._enrolling.enroll,
         }
 
     async def sign(self, _call: Call, params: wire.CertSign) -> wire.SignedCertificate:

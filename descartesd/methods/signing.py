@@ -36,13 +36,14 @@ class Signing:
     ) -> None:
         self.introduction = introduction
         self._trust = trust
-        self._authority = authority
+        # Another one once it was rotated.
+        self.authority = authority
         self._clock = clock
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles this server has."""
-        return self._authority.roles
+        return self.authority.roles
 
     def sign(self, asked: wire.CertSign) -> wire.SignedCertificate:
         """Sign and let in; who asks for the same once more is given the same.
@@ -52,7 +53,7 @@ class Signing:
         key = public_key(asked.public_key)
         certificate = self._signed_before(key, asked)
         if certificate is None:
-            issued = self._authority.issue(
+            issued = self.authority.issue(
                 asked.name,
                 key,
                 asked.role,
@@ -66,7 +67,7 @@ class Signing:
 
     def renew(self, certificate: Certificate) -> bytes:
         """Sign what a certificate states anew."""
-        return self._authority.renew(certificate, now=self._clock())
+        return self.authority.renew(certificate, now=self._clock())
 
     def answer(self, name: str, role: str, key: bytes, certificate: str) -> wire.SignedCertificate:
         """A certificate with what a profile needs beside it."""

@@ -272,11 +272,13 @@ class Channel:
         if hello.result is None:
             return
         try:
-            limits = codec.decode_as(ServerHello, hello.result).limits
+            told = codec.decode_as(ServerHello, hello.result)
         except DescartesError:
             # The caller decodes it too, and is told.
             return
-        self.max_request_bytes = limits.max_request_bytes
+        self.max_request_bytes = told.limits.max_request_bytes
+        if told.next_server_key is not None:
+            self._connector.also_accept(told.next_server_key)
 
     def _announce(self, news: Literal["up", "lost"]) -> None:
         if self._on_connection is not None:

@@ -10,7 +10,7 @@ import zmq
 
 from descartesd.errors import DescartesError, InvalidArgumentError, UnavailableError
 from descartesd.keys.curve import read_server_public
-from descartesd.keys.profile import Profile
+from descartesd.keys.profile import Profile, with_server_key
 from descartesd.keys.z85 import decode_key
 from descartesd.transport import causes
 from descartesd.transport.backoff import Backoff
@@ -74,6 +74,10 @@ class Connector:
     def endpoint(self) -> str:
         """The endpoint connected to, or tried last."""
         return self._route.endpoint
+
+    def also_accept(self, key: str) -> None:
+        """From now on the server may have this key (Z85) as well, as it has said itself."""
+        self._profile = with_server_key(self._profile, key)
 
     def want(self, now: float) -> None:
         """Somebody waits for the connection: try soon, however long the pause had become."""

@@ -88,6 +88,7 @@ class RouterServer:
         self._on_disconnected = on_disconnected
         self._unread = unread
         self._monitor: Monitor | None = None
+        self._bound: list[tuple[Listener, bytes]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining = False
         self._scheduled = False
@@ -127,13 +128,32 @@ class RouterServer:
             self._socket, on_accepted=self._closed.discard, on_disconnected=self._disconnected
         )
         self._monitor.start(loop)
+        self._bind(listeners)
+        loop.add_reader(self._socket.FD, self._drain)
+        self._schedule()
+
+    def _bind(self, listeners: Sequence[Listener]) -> None:
         for listener in listeners:
             self._socket.setsockopt(zmq.USE_FD, listener.duplicate())
             # With USE_FD the endpoint only chooses the transport.
             unix = listener.endpoint.startswith("ipc://")
             self._socket.bind("ipc:///nonexistent" if unix else "tcp://127.0.0.1:1")
+            bound = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+            self._bound.append((listener, bytes(bound).rstrip(b"\0")))
         self._socket.setsockopt(zmq.USE_FD, -1)
-        loop.add_reader(self._socket.FD, self._drain)
+
+    def rekey(self, public_key: bytes, secret_key: bytes) -> None:
+        """Take another key (Z85): every connection there is ends, and new ones meet that key.
+
+        Nobody is turned away meanwhile: the listening sockets stay open.
+        """
+        bound, self._bound = self._bound, []
+        for _, endpoint in bound:
+            self._socket.unbind(endpoint.decode())
+        # libzmq copies the options of a socket at each bind.
+        self._socket.curve_publickey = public_key
+        self._socket.curve_secretkey = secret_key
+        self._bind([listener for listener, _ in bound])
         self._schedule()
 
     def tell_failures(self) -> None:

@@ -208,3 +208,24 @@ class AuthorityTable(Struct, frozen=True, kw_only=True):
     """Every authority that is trusted."""
 
     authorities: list[AuthorityInfo]
+
+
+class CertRotate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Give the server a new host key, or a new authority; both keys are good for `overlap_s`."""
+
+    what: Literal["host", "authority"]
+    overlap_s: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
+
+
+class CertRotated(Struct, frozen=True, kw_only=True):
+    """The new key (Z85, and its fingerprint), and until when the previous one is good.
+
+    Until then a host has the previous key and from then on the new one, which clients are told of
+    in `server.hello`. An authority signs with the new key at once.
+    """
+
+    what: Literal["host", "authority"]
+    fingerprint: str
+    public_key: str
+    previous: str
+    until: int

@@ -179,6 +179,10 @@ CERT_RENEW = Method(
     "cert.renew", server.Empty, cert.SignedCertificate, "observer", "idem",
     "Have one's own certificate signed anew, for the same key and name.",
 )  # fmt: skip
+CERT_ROTATE = Method(
+    "cert.rotate", cert.CertRotate, cert.CertRotated, "admin", "idem",
+    "Give the server a new host key, or a new authority, with an overlap.",
+)  # fmt: skip
 CERT_LIST = Method(
     "cert.list", server.Empty, cert.CertTable, "admin", "read",
     "List everybody with a certificate, and everybody whose certificate was revoked.",
@@ -251,6 +255,7 @@ METHODS: dict[str, Method[Any, Any]] = {
         CERT_ADD,
         CERT_PRESENT,
         CERT_RENEW,
+        CERT_ROTATE,
         CERT_LIST,
         CERT_SHOW,
         CERT_REVOKE,

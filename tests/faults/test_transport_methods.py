@@ -107,6 +107,7 @@ WISHES: dict[str, dict[str, Any]] = {
     "cert.authority": {"trust": "0" * 40},
     "cert.add": {"certificate": "x"},
     "cert.present": {"certificate": "x"},
+    "cert.rotate": {"what": "host"},
     "cert.list": {},
     "cert.show": {"name": "admin"},
     "cert.revoke": {"name": "admin"},

@@ -127,6 +127,21 @@ def test_a_certificate_signed_off_line_is_added_by_hand(
         assert alice.server.hello().identity.name == "alice"
 
 
+def test_issuing_in_a_directory_leaves_what_others_have_signed_alone(
+    shared_server: Server, admin: Client, authority: Authority
+) -> None:
+    text = armour(sign(statement(authority, name="foreign"), authority.seed))
+    admin.cert.add(certificate=text)
+
+    done = shared_server.ctl(
+        *("cert", "issue", "foreign", "--role", "admin"),
+        *("--dir", shared_server.directory, "--out", shared_server.root / "foreign.toml"),
+    )
+
+    assert done.returncode == 7
+    assert admin.cert.show(name="foreign").certificate == text
+
+
 def statement(signer: Authority, /, **changes: object) -> Certificate:
     fields: dict[str, object] = {
         "kind": "client",
