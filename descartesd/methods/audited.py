@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from descartesd.agents.registry import Registry
 from descartesd.agents.roster import Roster
@@ -20,8 +21,9 @@ from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.seal import sealer_of
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.policy import Policy
-from descartesd.observe.audit import AuditLog, AuditOptions, Entry
+from descartesd.observe.audit import AuditLog, AuditOptions
 from descartesd.observe.audit_head import HeadStore
+from descartesd.observe.audit_line import Entry
 from descartesd.transport.server import Peer
 from descartesd.transport.zap import peer_of
 from descartesd.wire.agent import AgentInfo
@@ -96,7 +98,7 @@ class _Audited:
             outcome = exc.code
             raise
         finally:
-            self._log.add(line._replace(outcome=outcome))
+            self._log.add(replace(line, outcome=outcome))
         return result
 
     async def _wait(self, call: Call, params: Struct) -> Struct:
@@ -117,7 +119,7 @@ class _Audited:
             raise
         finally:
             if outcome != "ok":
-                self._log.add(line._replace(outcome=outcome))
+                self._log.add(replace(line, outcome=outcome))
         await self._end(line, result, words)
         return result
 
@@ -137,7 +139,7 @@ class _Audited:
                 "intent",
                 caller.name,
                 target,
-                total=_number(params),
+                count=_number(params),
                 detail=_detail(params),
             )
         )
@@ -157,14 +159,14 @@ class _Audited:
 
     async def _end(self, line: Entry, result: Struct, words: Mapping[str, str]) -> None:
         if isinstance(result, AgentInfo):
-            self._log.add(line._replace(outcome="ok", target=result.id))
+            self._log.add(replace(line, outcome="ok", target=result.id))
             return
         if not isinstance(result, BatchResult):
-            self._log.add(_of_certificate(line, result)._replace(outcome="ok"))
+            self._log.add(replace(_of_certificate(line, result), outcome="ok"))
             return
-        done = line._replace(outcome="ok", total=result.succeeded, failed=result.failed)
+        done = replace(line, outcome="ok", count=result.succeeded, failed=result.failed)
         method = line.target if self._name == "batch.run" and line.target else "agent.spawn"
-        each = line._replace(method=method)
+        each = replace(line, method=method)
         for first in range(0, len(result.results), _PORTION):
             items = result.results[first : first + _PORTION]
             self._log.add(*(_of_item(each, item, words) for item in items))
@@ -177,7 +179,7 @@ def _of_certificate(line: Entry, result: Struct) -> Entry:
     key = getattr(result, "fingerprint", None)
     if not key:
         return line
-    return line._replace(target=getattr(result, "name", None) or line.target, detail=f"key:{key}")
+    return replace(line, target=getattr(result, "name", None) or line.target, detail=f"key:{key}")
 
 
 def _detail(params: Struct) -> str | None:
@@ -188,7 +190,7 @@ def _detail(params: Struct) -> str | None:
 def _of_item(line: Entry, item: BatchItem, words: Mapping[str, str]) -> Entry:
     target = words.get(item.id, item.id) if item.agent is None else item.agent.id
     error = item.error
-    return line._replace(target=target, outcome="ok" if error is None else error.code)
+    return replace(line, target=target, outcome="ok" if error is None else error.code)
 
 
 def _target_of(method: Method[Any, Any]) -> Callable[[Any], str | None]:
@@ -283,6 +285,6 @@ def _refused(kind: Kind, count: int, detail: str | None = None) -> Entry:
         certificate,
         target,
         code,
-        total=None if count == 1 else count,
+        count=None if count == 1 else count,
         detail=detail,
     )

@@ -8,7 +8,7 @@ from descartesd.agents.book import Book
 from descartesd.agents.registry import Intent
 from descartesd.errors import AbortedError, DescartesError
 from descartesd.methods.batch import what_was_spawned
-from descartesd.observe.audit import Entry
+from descartesd.observe.audit_line import Entry
 
 _STARTING = ("agent.spawn", "agent.respawn")
 

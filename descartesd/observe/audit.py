@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from msgspec import structs
 
@@ -23,10 +23,10 @@ from descartesd.observe import audit_files, audit_head
 from descartesd.observe.audit_chain import FAULT_METHOD
 from descartesd.observe.audit_check import Check, Live
 from descartesd.observe.audit_head import Head, HeadStore
-from descartesd.observe.audit_line import encoded, hash_of
+from descartesd.observe.audit_line import Entry, encoded, hash_of
 from descartesd.observe.audit_search import Search
 from descartesd.observe.audit_start import find_end
-from descartesd.wire.audit import AuditLine, AuditShow, Phase
+from descartesd.wire.audit import AuditShow
 
 log = logging.getLogger(__name__)
 
@@ -45,21 +45,6 @@ class AuditOptions:
     on_error: Literal["refuse", "continue"] = "refuse"
     max_bytes: int = 64 << 20
     keep_files: int = 10
-
-
-class Entry(NamedTuple):
-    """What a line says, before it has its number."""
-
-    identity: str
-    method: str
-    phase: Phase
-    certificate: str | None = None
-    target: str | None = None
-    outcome: str | None = None
-    intent: int | None = None
-    total: int | None = None
-    failed: int | None = None
-    detail: str | None = None
 
 
 class AuditLog:
@@ -159,7 +144,7 @@ class AuditLog:
             self._bound()
 
     def _note(self, method: str, detail: str | None = None, *, total: int | None = None) -> None:
-        entry = Entry(_OURSELVES, method, "note", detail=detail, total=total)
+        entry = Entry(_OURSELVES, method, "note", detail=detail, count=total)
         self._pending.append((self._clock(), entry))
 
     def _find_fault(self, what: str) -> None:
@@ -210,7 +195,7 @@ class AuditLog:
         lines = []
         for when, entry in self._pending:
             seq += 1
-            line = encoded(_line(seq, when, entry, prev))
+            line = encoded(seq, when, entry, prev)
             prev = hash_of(line)
             lines.append(line)
         lines.append(b"")
@@ -322,24 +307,6 @@ class AuditLog:
             self._complain(f"{exc.strerror}")
         finally:
             self._file.close()
-
-
-def _line(seq: int, when: float, entry: Entry, prev: str) -> AuditLine:
-    return AuditLine(
-        seq=seq,
-        time=round(when, 6),
-        identity=entry.identity,
-        certificate=entry.certificate,
-        method=entry.method,
-        target=entry.target,
-        phase=entry.phase,
-        outcome=entry.outcome,
-        intent=entry.intent,
-        count=entry.total,
-        failed=entry.failed,
-        detail=entry.detail,
-        prev=prev,
-    )
 
 
 def _sync(descriptors: list[int]) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from descartesd.keys.seal import sealer_of
-from descartesd.observe.audit import AuditLog, AuditOptions, Entry
+from descartesd.observe.audit import AuditLog, AuditOptions
 from descartesd.observe.audit_check import Check
 from descartesd.observe.audit_head import HeadStore, head_of
+from descartesd.observe.audit_line import Entry
 from descartesd.wire.audit import AuditReport
 
 SEALER = sealer_of(b"s" * 32)

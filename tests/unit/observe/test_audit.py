@@ -17,7 +17,7 @@ import pytest
 from descartesd.errors import UnavailableError
 from descartesd.keys.seal import sealer_of
 from descartesd.keys.z85 import encode_key
-from descartesd.observe.audit import Entry
+from descartesd.observe.audit_line import Entry
 from tests.support.auditlog import WHO, Place, done, run
 
 
