@@ -29,19 +29,37 @@ from tests.support.server import Server, running
 SLEEP = AgentSpec(command=["sleep", "600"], stdin="pipe")
 
 
-@pytest.fixture
+class Log:
+    """The audit log of a server, from now on."""
+
+    def __init__(self, server: Server) -> None:
+        self._file = server.directory / "state" / "audit.jsonl"
+        self._after = 0
+        self._after = self.lines()[-1]["seq"]
+
+    def lines(self) -> list[dict[str, Any]]:
+        found = map(json.loads, self._file.read_text().splitlines())
+        return [line for line in found if line["seq"] > self._after]
+
+    def about(self, method: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if line["method"] == method]
+
+
+@pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with running() as made:
         yield made
 
 
-def lines(server: Server) -> list[dict[str, Any]]:
-    text = (server.directory / "state" / "audit.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+@pytest.fixture
+def fresh() -> Iterator[Server]:
+    with running() as made:
+        yield made
 
 
-def about(server: Server, method: str) -> list[dict[str, Any]]:
-    return [line for line in lines(server) if line["method"] == method]
+@pytest.fixture
+def log(server: Server) -> Log:
+    return Log(server)
 
 
 def use_every_verb(client: Client) -> None:
@@ -87,15 +105,14 @@ def changes(client: Client) -> list[Event]:
 
 
 def test_invariant_i3_every_change_by_a_client_has_a_line_with_its_identity(
-    server: Server,
+    server: Server, log: Log
 ) -> None:
     with server.client() as client:
         me = client.server.hello().identity
         use_every_verb(client)
         events = changes(client)
-    written = lines(server)
+    written = log.lines()
     assert {(line["identity"], line.get("certificate")) for line in written} == {
-        ("server", None),
         (me.id, me.name),
     }
 
@@ -123,7 +140,7 @@ def test_invariant_i3_every_change_by_a_client_has_a_line_with_its_identity(
     }
 
 
-def test_a_batch_has_one_intent_and_a_line_for_each_agent(server: Server) -> None:
+def test_a_batch_has_one_intent_and_a_line_for_each_agent(server: Server, log: Log) -> None:
     with server.client() as client:
         made = client.batch.spawn(specs=[SLEEP, SLEEP])
         ids = [item.agent.id for item in made.results if item.agent is not None]
@@ -131,7 +148,7 @@ def test_a_batch_has_one_intent_and_a_line_for_each_agent(server: Server) -> Non
         client.batch.run(verb="kill", ids=ids)
         client.batch.run(verb="remove", ids=ids)
 
-    run = [line for line in lines(server) if line["method"] in ("batch.run", "agent.remove")]
+    run = [line for line in log.lines() if line["method"] in ("batch.run", "agent.remove")]
     begun, *each, done = run[:5]
     assert (begun["phase"], begun["target"], begun["count"]) == ("intent", "agent.remove", 3)
     assert [(line["target"], line["outcome"]) for line in each] == [
@@ -145,10 +162,10 @@ def test_a_batch_has_one_intent_and_a_line_for_each_agent(server: Server) -> Non
     assert [line["target"] for line in run[-3:-1]] == ids
 
 
-def test_reads_and_dry_runs_and_repeated_answers_leave_no_line(server: Server) -> None:
+def test_reads_and_dry_runs_and_repeated_answers_leave_no_line(server: Server, log: Log) -> None:
     with server.client() as client:
         agent = client.agent.spawn(spec=SLEEP, idem="once")
-        before = lines(server)
+        before = log.lines()
 
         client.agent.list()
         client.agent.get(id=agent.id)
@@ -157,30 +174,35 @@ def test_reads_and_dry_runs_and_repeated_answers_leave_no_line(server: Server) -
         client.batch.run(verb="get", select=Selector(all=True))
         assert client.agent.spawn(spec=SLEEP, idem="once").id == agent.id
 
-    assert lines(server) == before
+    assert log.lines() == before
 
 
-def test_an_error_is_the_outcome_of_what_failed(server: Server) -> None:
+def test_an_error_is_the_outcome_of_what_failed(server: Server, log: Log) -> None:
     with server.client() as client, pytest.raises(NotFoundError):
         client.agent.stop(id="nobody")
 
-    intent, outcome = about(server, "agent.stop")
+    intent, outcome = log.about("agent.stop")
     assert intent["target"] == outcome["target"] == "nobody"
     assert outcome["outcome"] == "not_found"
 
 
-def test_work_that_nobody_waits_for_any_more_is_told_as_cancelled(server: Server) -> None:
-    stubborn = AgentSpec(command=["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+def test_work_that_nobody_waits_for_any_more_is_told_as_cancelled(server: Server, log: Log) -> None:
+    stubborn = AgentSpec(
+        command=["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"]
+    )
     with server.client() as client:
         agent = client.agent.spawn(spec=stubborn)
+        eventually(lambda: client.agent.output(id=agent.id, stream="stdout").data)
         with pytest.raises(DeadlineExceededError):
             client.agent.stop(id=agent.id, deadline_s=1.0)
 
-    eventually(lambda: len(about(server, "agent.stop")) == 2)
-    assert about(server, "agent.stop")[1]["outcome"] == "cancelled"
+    eventually(lambda: len(log.about("agent.stop")) == 2)
+    assert log.about("agent.stop")[1]["outcome"] == "cancelled"
 
 
-def test_who_may_not_has_a_line_and_a_flood_of_that_has_two_a_second(server: Server) -> None:
+def test_who_may_not_has_a_line_and_a_flood_of_that_has_two_a_second(
+    server: Server, log: Log
+) -> None:
     observer = server.issue("watcher", "observer")
     with server.client(observer) as client:
         identity = client.server.hello().identity.id
@@ -189,26 +211,26 @@ def test_who_may_not_has_a_line_and_a_flood_of_that_has_two_a_second(server: Ser
                 client.agent.stop(id="build-7")
 
     def counted() -> bool:
-        return sum(line.get("count", 1) for line in about(server, "agent.stop")) == 200
+        return sum(line.get("count", 1) for line in log.about("agent.stop")) == 200
 
     eventually(counted, timeout=5)
-    refused = about(server, "agent.stop")
+    refused = log.about("agent.stop")
     assert len(refused) < 20
     assert {
         (line["identity"], line["certificate"], line["phase"], line["outcome"]) for line in refused
     } == {(identity, "watcher", "refused", "permission_denied")}
 
 
-def test_strangers_at_the_door_are_summed_up(server: Server) -> None:
+def test_strangers_at_the_door_are_summed_up(server: Server, log: Log) -> None:
     with Peers(server) as peers:
         for _ in range(10):
             peers.connect(unknown_keys(server)).send("server.hello")
 
         def counted() -> bool:
-            return sum(line.get("count", 1) for line in about(server, "handshake")) >= 10
+            return sum(line.get("count", 1) for line in log.about("handshake")) >= 10
 
         eventually(counted, timeout=5)
-    (first, *_) = told = about(server, "handshake")
+    (first, *_) = told = log.about("handshake")
     assert len(told) < 10
     assert (first["identity"], first["target"], first["outcome"]) == (
         "-",
@@ -219,15 +241,15 @@ def test_strangers_at_the_door_are_summed_up(server: Server) -> None:
 
 
 @contextmanager
-def full(server: Server, client: Client) -> Iterator[None]:
+def full(server: Server, client: Client, log: Log) -> Iterator[None]:
     """Let the log grow no more, as on a full disk; it is the largest file the server writes."""
     for number in range(4):
         client.batch.run(verb="stop", ids=[f"nobody{number}-{each}" for each in range(1000)])
-    log = server.directory / "state" / "audit.jsonl"
+    file = server.directory / "state" / "audit.jsonl"
     assert server.process is not None
-    eventually(lambda: len(about(server, "agent.stop")) == 4000)
+    eventually(lambda: len(log.about("agent.stop")) == 4000)
     limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
-    limit = (log.stat().st_size + 40, limits[1])
+    limit = (file.stat().st_size + 40, limits[1])
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limit)
     try:
         yield
@@ -240,11 +262,12 @@ def audit_works(client: Client) -> bool:
 
 
 def test_fault_63_while_the_audit_log_cannot_be_written_changes_are_refused(
-    server: Server,
+    fresh: Server,
 ) -> None:
+    server, log = fresh, Log(fresh)
     with server.client() as client:
         agent = client.agent.spawn(spec=SLEEP)
-        with full(server, client):
+        with full(server, client, log):
             with pytest.raises(UnavailableError, match="the audit log cannot be written: File too"):
                 client.agent.stop(id=agent.id)
             health = client.server.health()
@@ -259,13 +282,14 @@ def test_fault_63_while_the_audit_log_cannot_be_written_changes_are_refused(
 
 def test_fault_63_changes_go_on_without_a_log_where_that_is_configured() -> None:
     with running({"audit.on_error": "continue"}) as server, server.client() as client:
+        log = Log(server)
         agent = client.agent.spawn(spec=SLEEP)
-        with full(server, client):
+        with full(server, client, log):
             assert client.agent.kill(id=agent.id).state == "terminated"
             assert "changes are made unrecorded" in client.server.health().checks["audit"]
 
         eventually(lambda: audit_works(client), timeout=5)
-        assert [line["phase"] for line in about(server, "agent.kill")] == ["intent", "outcome"]
+        assert [line["phase"] for line in log.about("agent.kill")] == ["intent", "outcome"]
         assert client.audit.verify().holds
 
 
@@ -284,8 +308,9 @@ def test_size_and_number_of_the_files_are_as_configured() -> None:
 
 
 def test_fault_61_the_intent_outlives_a_kill_and_its_outcome_is_told_after_the_restart(
-    server: Server,
+    fresh: Server,
 ) -> None:
+    server, log = fresh, Log(fresh)
     keeper = server.keeper_pid
     assert keeper is not None
     # Nobody carries anything out meanwhile.
@@ -294,7 +319,7 @@ def test_fault_61_the_intent_outlives_a_kill_and_its_outcome_is_told_after_the_r
         with Peers(server) as peers:
             spec = {"command": ["sleep", "600"], "name": "build-7"}
             peers.connect().send("agent.spawn", {"spec": spec}, idem="once")
-            eventually(lambda: len(about(server, "agent.spawn")) == 1)
+            eventually(lambda: len(log.about("agent.spawn")) == 1)
             server.kill()
     finally:
         os.kill(keeper, signal.SIGCONT)
@@ -302,8 +327,8 @@ def test_fault_61_the_intent_outlives_a_kill_and_its_outcome_is_told_after_the_r
     server.start(wait=False)
     server.wait_until_serving(30)
 
-    eventually(lambda: len(about(server, "agent.spawn")) == 2)
-    intent, outcome = about(server, "agent.spawn")
+    eventually(lambda: len(log.about("agent.spawn")) == 2)
+    intent, outcome = log.about("agent.spawn")
     assert intent["identity"] == outcome["identity"]
     assert (intent["phase"], intent["target"]) == ("intent", "build-7")
     assert (outcome["phase"], outcome["detail"]) == (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,20 @@ SLEEP = AgentSpec(command=["sleep", "600"], name="build-7")
 @pytest.fixture
 def server() -> Iterator[Server]:
     with running() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def used() -> Iterator[tuple[Server, str]]:
+    """A server that was used, and the agent of that."""
+    with running() as made:
+        yield made, use(made)
+
+
+@pytest.fixture
+def idle() -> Iterator[Server]:
+    """One that was never started."""
+    with Server() as made:
         yield made
 
 
@@ -48,8 +61,10 @@ def use(server: Server) -> str:
     return agent.id
 
 
-def test_lines_are_found_by_who_method_target_and_time(server: Server) -> None:
-    agent_id = use(server)
+def test_lines_are_found_by_who_method_target_and_time(
+    used: tuple[Server, str],
+) -> None:
+    server, agent_id = used
 
     by_colleague = shown(server, "--who", "colleague")
     assert [(line["method"], line["phase"]) for line in by_colleague] == [
@@ -70,8 +85,10 @@ def test_lines_are_found_by_who_method_target_and_time(server: Server) -> None:
     assert shown(server, "--until", str(time.time() - 3600)) == []
 
 
-def test_lines_for_people_name_who_did_what(server: Server) -> None:
-    agent_id = use(server)
+def test_lines_for_people_name_who_did_what(
+    used: tuple[Server, str],
+) -> None:
+    server, agent_id = used
 
     told = server.ctl("audit", "show", "--limit", "3").stdout.decode().splitlines()
 
@@ -106,8 +123,9 @@ def test_pages_go_back_to_the_beginning_over_every_file() -> None:
         assert client.audit.verify().holds
 
 
-def test_only_an_administrator_may_look(server: Server) -> None:
-    operator = server.issue("colleague", "operator")
+def test_only_an_administrator_may_look(used: tuple[Server, str]) -> None:
+    server, _ = used
+    operator = server.issue("another", "operator")
 
     with server.client(operator) as client:
         with pytest.raises(PermissionDeniedError):
@@ -138,8 +156,10 @@ def test_verification_passes_and_fails_after_one_flipped_byte(server: Server) ->
 
 def test_a_cut_tail_is_found_with_and_without_the_server(server: Server) -> None:
     use(server)
+    _, running_one = verified(server)
     server.stop()
-    assert verified(server, "--dir", server.directory)[0] == 0
+    status, report = verified(server, "--dir", server.directory)
+    assert (status, report["public_key"]) == (0, running_one["public_key"])
     log = server.directory / "state" / "audit.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines[:-2]))
@@ -167,24 +187,15 @@ def test_after_a_kill_verification_passes(server: Server) -> None:
     assert [line["outcome"] for line in shown(server, "--method", "agent.stop")] == [None, "ok"]
 
 
-def test_public_key_is_the_same_as_long_as_the_host_key_is(server: Server) -> None:
-    _, report = verified(server)
-    server.stop()
-    assert verified(server, "--dir", server.directory)[1]["public_key"] == report["public_key"]
-
-
 @pytest.mark.parametrize(("words", "status"), [(["--dir", ""], 2), (["--dir", "/nowhere"], 78)])
 def test_a_directory_without_a_server_s_files_is_refused(
-    server: Server, words: list[str], status: int
+    idle: Server, words: list[str], status: int
 ) -> None:
-    assert server.ctl("audit", "verify", *words).returncode == status
+    assert idle.ctl("audit", "verify", *words).returncode == status
 
 
-def test_a_server_that_never_ran_has_no_registry(server: Server) -> None:
-    server.stop()
-    shutil.rmtree(server.directory / "state")
-
-    done = server.ctl("audit", "verify", "--dir", server.directory)
+def test_a_server_that_never_ran_has_no_registry(idle: Server) -> None:
+    done = idle.ctl("audit", "verify", "--dir", idle.directory)
 
     assert done.returncode == 3
     assert b"there is no registry" in done.stderr
