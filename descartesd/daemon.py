@@ -26,10 +26,12 @@ from descartesd.agents.spec import RunnerDefaults
 from descartesd.agents.starting import FleetOptions
 from descartesd.agents.talk import Talk
 from descartesd.agents.use import Use
+from descartesd.api import ServerInfo
 from descartesd.config.schema import Config
 from descartesd.errors import DescartesError, StartupRefusedError
 from descartesd.identities import Identities
 from descartesd.keys.secretfile import random_secret
+from descartesd.listening import listen
 from descartesd.methods import cut_short
 from descartesd.methods.action import ActionMethods
 from descartesd.methods.agent import AgentMethods
@@ -43,19 +45,17 @@ from descartesd.methods.health import Health, Parts
 from descartesd.methods.idempotency import Answers
 from descartesd.methods.measuring import Measured, readings_of
 from descartesd.methods.output import OutputMethods
+from descartesd.methods.plugin import PluginMethods
 from descartesd.methods.server import Reports, ServerFacts, ServerMethods
 from descartesd.methods.stats import Stats
 from descartesd.methods.talk import TalkMethods
 from descartesd.places import (
     allow_descriptors,
     lock_state,
-    open_directory,
     refusing,
-    unlink,
 )
-from descartesd.plugins import Contributions
+from descartesd.plugins import Contributions, connect, stopping
 from descartesd.transport.context import server_context
-from descartesd.transport.listeners import Listener, listen_tcp, listen_unix
 from descartesd.transport.selftest import refuse_unknown_key
 from descartesd.transport.server import RouterServer
 from descartesd.transport.zap import ZapHandler
@@ -98,12 +98,12 @@ class Daemon:
                 open_files=allow_descriptors(),
             ),
         )
-        self._actions, backends = contributed
+        self._plugins = contributed
         runner = RunnerDefaults(
             working_dir=server.runner.working_dir or None,
             path=server.runner.path,
             output_bytes=config.limits.max_output_buffer_bytes,
-            backends=backends,
+            backends=contributed.backends,
         )
         self._book = Book(
             self._registry, Journal(self._registry), OutputFiles(output_dir), server.server_id
@@ -161,7 +161,7 @@ class Daemon:
         monitor = Monitor(self._book, watches, self._fleet.pause)
         self._facts.hear_out = monitor.hear_out
         talk = Talk(self._book, self._fleet, self._link, monitor)
-        listeners = self._listen(parts)
+        listeners = listen(self._config.server, self._who.publish_host_key, parts)
         self._health = Health(
             Parts(
                 book=self._book,
@@ -172,6 +172,7 @@ class Daemon:
                 audit=self._audit,
                 directories=[self._config.server.state_dir, self._output_dir],
                 listeners=listeners,
+                plugins=self._plugins.relay,
             ),
             server_id=self._config.server.server_id,
             version=version(),
@@ -182,6 +183,7 @@ class Daemon:
             request_timeout_s=float(self._config.server.request_timeout_secs),
             max_message_bytes=self._config.network.max_message_size,
         )
+        connect(self._plugins.relay, self._book, loop)
         await self._bring_up_keeper()
         router = RouterServer(
             context,
@@ -212,20 +214,30 @@ class Daemon:
                 group.create_task(self._sampler().run(), name="sampling"),
                 group.create_task(self._fleet.turns.run(), name="turns"),
             ]
-            self._book.journal.record("server_started", data={"version": version()})
-            log.info(
-                "server.ready", extra={"listeners": self._health.endpoints, "pid": os.getpid()}
-            )
-            await self._stopping.wait()
-            log.info("server.stopping")
-            self._book.journal.record("server_stopping")
+            await self._until_told_to_stop()
             for task in minding:
                 task.cancel()
             dispatcher.refuse_changes()
             await self._end_agents()
             await dispatcher.finish(work_s=_LAST_WORK_S, answers_s=_LAST_ANSWERS_S)
             dispatcher.stop()
+            await self._plugins.relay.close()
             listening.cancel()
+
+    async def _until_told_to_stop(self) -> None:
+        """Say that the server serves, and at the end that it stops."""
+        about = ServerInfo(
+            server_id=self._config.server.server_id,
+            version=version(),
+            endpoints=tuple(self._health.endpoints),
+        )
+        self._book.journal.record("server_started", data={"version": about.version})
+        log.info("server.ready", extra={"listeners": about.endpoints, "pid": os.getpid()})
+        self._plugins.relay.daemon_started(about)
+        await self._stopping.wait()
+        log.info("server.stopping")
+        self._book.journal.record("server_stopping")
+        await stopping(self._plugins.relay, about)
 
     def _tell_refusals(
         self, parts: contextlib.ExitStack, dispatcher: Dispatcher, zap: ZapHandler
@@ -272,7 +284,8 @@ class Daemon:
             **BatchMethods(
                 self._book, self._fleet, verbs, config.network.max_message_size
             ).handlers(),
-            **ActionMethods(self._book, self._actions).handlers(),
+            **ActionMethods(self._book, self._plugins.actions).handlers(),
+            **PluginMethods(self._plugins.relay).handlers(),
             **OutputMethods(self._book, watches).handlers(),
             **AttachMethods(self._book, self._fleet, watches).handlers(),
             **TalkMethods(self._book, talk).handlers(),
@@ -282,19 +295,6 @@ class Daemon:
             **self._who.handlers(dispatcher, self._book, self._fleet, self._health.endpoints),
         }
         dispatcher.register(audited(handlers, self._audit, self._book.roster))
-
-    @refusing()
-    def _listen(self, parts: contextlib.ExitStack) -> list[Listener]:
-        server = self._config.server
-        tcp = listen_tcp(server.endpoint, "control-tcp-0")
-        parts.callback(tcp.socket.close)
-        open_directory(os.path.dirname(server.local_socket))
-        unix = listen_unix(server.local_socket, "control-unix")
-        parts.callback(unlink, server.local_socket)
-        parts.callback(unix.socket.close)
-        open_directory(server.run_dir)
-        self._who.publish_host_key()
-        return [tcp, unix]
 
     # -- the keeper
 

@@ -278,7 +278,8 @@ def config_text(endpoint: str) -> str:
     lines = ["# Configuration of a descartesd server. Paths are relative to this file's directory."]
     section = ""
     for leaf in leaves().values():
-        if leaf.is_table or leaf.key == "server.server_id":  # the host's, the operator's
+        # Those of the operator and of the host, and a table that is left to be appended.
+        if leaf.is_table or leaf.key.startswith(("server.server_id", "plugins.")):
             continue
         table, _, name = leaf.key.rpartition(".")
         if table != section:

@@ -103,13 +103,13 @@ def _init(directory: str, endpoint: str) -> int:
 
 
 def _serve(path: str | None, *, check: bool) -> int:
-    from descartesd.config.layers import CONFIG_FILE  # noqa: PLC0415  # not for `init`
-    from descartesd.config.load import load_config  # noqa: PLC0415
+    from descartesd.config.load import load  # noqa: PLC0415  # not for `init`
 
-    config = load_config(path, environ=os.environ)
+    loaded = load(path, environ=os.environ)
+    config = loaded.config
     from descartesd.plugins import contributions  # noqa: PLC0415
 
-    contributed = contributions(config, os.path.basename(path or os.environ[CONFIG_FILE]))
+    contributed = contributions(loaded)
     if check:
         return 0
     import asyncio  # noqa: PLC0415  # only the server itself needs all this

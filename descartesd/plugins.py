@@ -1,30 +1,112 @@
-"""What plugins contribute: registers them with the relay and collects everything once."""
+"""Part of the composition root: loads the plugins, collects what they add, has them told."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import metadata
 from typing import NamedTuple
 
+import msgspec
+from msgspec import Raw
+
 from descartesd.agents.backend import Backends, with_configured
+from descartesd.agents.book import Book
+from descartesd.agents.record import Agent
+from descartesd.api import Event, Exporter, Metric, ServerInfo, State
 from descartesd.builtin import actions, backends
-from descartesd.config.schema import Config
+from descartesd.config.load import Loaded
+from descartesd.hooks.load import load
+from descartesd.hooks.record import Options, Origin, PluginRecord
 from descartesd.hooks.relay import Registered, Relay
+from descartesd.wire.event import EventKind
 
 
 class Contributions(NamedTuple):
-    """Actions by name, and all backends, those of the configuration among them."""
+    """The plugins, and all they add, by name.
 
+    Of the backends also those of the configuration; metrics and exporters with their plugin.
+    """
+
+    relay: Relay
     actions: Mapping[str, Registered]
     backends: Backends
+    metrics: Mapping[str, tuple[str, Metric]]
+    exporters: Mapping[str, tuple[str, Exporter]]
 
 
-def contributions(config: Config, origin: str) -> Contributions:
-    """Collect from every plugin, and the backends of the configuration, read from file `origin`.
+def contributions(loaded: Loaded) -> Contributions:
+    """Load the plugins that are enabled, and collect from every one.
 
     Raises StartupRefusedError naming the plugin or the setting that does not fit.
     """
-    relay = Relay()
-    relay.register(actions, "builtin")
-    relay.register(backends, "builtin-backends")
-    configured = with_configured(relay.backends().values(), config.backends, origin)
-    return Contributions(relay.actions(), configured)
+    config = loaded.config
+    plugins = config.plugins
+    relay = Relay(
+        Options(
+            hook_timeout_s=plugins.hook_timeout_s,
+            bench_failures=plugins.bench_failures,
+            bench_calls=plugins.bench_calls,
+            bench_s=plugins.bench_s,
+        )
+    )
+    ours = Origin(version=metadata.version("descartesd"))
+    relay.register(actions, "builtin", ours)
+    relay.register(backends, "builtin-backends", ours)
+    for name, plugin, origin in load(plugins.enabled, loaded.plugins):
+        relay.register(plugin, name, origin)
+    return Contributions(
+        relay,
+        relay.register_actions(),
+        with_configured(relay.register_backends().values(), config.backends, loaded.origin),
+        relay.register_metrics(),
+        relay.register_exporters(),
+    )
+
+
+# The states in which a program of an agent runs.
+_RUNS = ("running", "paused", "stopping")
+
+
+def connect(relay: Relay, book: Book, loop: asyncio.AbstractEventLoop) -> None:
+    """Have the plugins told of agents from now on; what none asks for is not even looked at."""
+    if any(map(relay.has, ("agent_started", "agent_state_changed", "agent_exited"))):
+        book.on_state = partial(_tell_state, relay, book)
+    if relay.has("agent_event"):
+        book.journal.on_told = partial(_tell_events, relay)
+
+    def bench(record: PluginRecord, benched: bool) -> None:
+        kind: EventKind = "plugin_benched" if benched else "plugin_restored"
+        data = {"plugin": record.name, "last_error": record.last_error}
+        # A plugin's own thread may outlive the loop.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(partial(book.journal.record, kind, data=data))
+
+    for record in relay.records.values():
+        record.on_bench = bench
+
+
+def _tell_state(relay: Relay, book: Book, agent: Agent, previous: State) -> None:
+    info = book.views.info(agent)
+    if previous == "starting" and info.state == "running":
+        relay.agent_started(info)
+    elif previous in _RUNS and info.state not in _RUNS:
+        relay.agent_exited(info)
+    relay.agent_state_changed(info, previous)
+
+
+_decode = msgspec.msgpack.Decoder(Event).decode
+
+
+def _tell_events(relay: Relay, rows: Sequence[tuple[int, Raw]]) -> None:
+    for _, row in rows:
+        event = _decode(row)
+        if event.agent_id is not None:
+            relay.agent_event(event)
+
+
+async def stopping(relay: Relay, about: ServerInfo) -> None:
+    """Tell the plugins that the server stops, and give them the time of one hook for it."""
+    relay.daemon_stopping(about)
+    await relay.settled()

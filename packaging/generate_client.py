@@ -32,6 +32,7 @@ from descartesd.wire import (
     cert,
     event,
     methods,
+    plugin,
     policy,
     server,
 )
@@ -41,7 +42,7 @@ CLIENT = Path(__file__).resolve().parent.parent / "descartesd" / "client"
 # The clients grant credit and cancel by themselves.
 LEFT_OUT = {"stream"}
 # Where types have names of their own; each module imports from those before it.
-WIRE = (agent, attach, server, batch, event, action, cert, audit, policy)
+WIRE = (agent, attach, server, batch, event, action, plugin, cert, audit, policy)
 # As many as the project's linter allows without a word.
 MAX_ARGUMENTS = 7
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hooks_page import hooks_page
 from methods_page import anchor, methods_page, page, sentences, table
 from metrics_page import metrics_page
 
@@ -202,6 +203,7 @@ def lifecycle_page() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/methods.md": methods_page,
+    "docs/reference/hooks.md": hooks_page,
     "docs/reference/errors.md": errors_page,
     "docs/reference/metrics.md": metrics_page,
     "docs/reference/exit-codes.md": exit_codes_page,

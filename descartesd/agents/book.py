@@ -70,6 +70,8 @@ class Book:
         self.kept: list[str] = []
         # Called at each change of an agent's state, end of its output, and removal.
         self.on_change: list[Callable[[Agent], None]] = []
+        # Told of each change of a state, with the one before, before it is durable.
+        self.on_state: Callable[[Agent, State], None] | None = None
         self._wakers: dict[str, set[Waker]] = {}
         self._ends: dict[str, asyncio.Future[AgentInfo | None]] = {}
 
@@ -225,6 +227,8 @@ class Book:
         self.wake(agent)
         if following in ENDED:
             self._tell_end(agent, self.views.info(agent))
+        if self.on_state is not None:
+            self.on_state(agent, previous)
 
     def put(self, agent: Agent) -> None:
         """Have the record as it is now stored with the next transaction."""

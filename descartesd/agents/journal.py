@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -42,6 +42,8 @@ class Journal:
         self._untold: list[tuple[int, Raw]] = []
         self._recent: deque[tuple[int, Raw]] = deque(maxlen=_RECENT)
         self._wakers: set[Waker] = set()
+        # Told of the events that have become durable, encoded, with their numbers.
+        self.on_told: Callable[[Sequence[tuple[int, Raw]]], None] | None = None
 
     @property
     def is_followed(self) -> bool:
@@ -85,6 +87,8 @@ class Journal:
         self._recent.extend(self._untold)
         self.first = self.first or self._untold[0][0]
         self.last = self._untold[-1][0]
-        self._untold.clear()
+        told, self._untold = self._untold, []
         for waker in self._wakers:
             waker.set()
+        if self.on_told is not None:
+            self.on_told(told)

@@ -103,6 +103,7 @@ from descartesd.wire.methods import (
     CERT_SIGN,
     CERT_TOKEN,
     EVENT_FOLLOW,
+    PLUGIN_LIST,
     POLICY_EXPLAIN,
     SERVER_DRAIN,
     SERVER_HEALTH,
@@ -110,6 +111,7 @@ from descartesd.wire.methods import (
     SERVER_METHODS,
     SERVER_STATS,
 )
+from descartesd.wire.plugin import PluginTable
 from descartesd.wire.policy import PolicyExplain, PolicyExplained
 from descartesd.wire.server import (
     Done,
@@ -138,6 +140,7 @@ class AsyncMethods:
         self.batch = AsyncBatchMethods(caller)
         self.cert = AsyncCertMethods(caller)
         self.event = AsyncEventMethods(caller)
+        self.plugin = AsyncPluginMethods(caller)
         self.policy = AsyncPolicyMethods(caller)
         self.server = AsyncServerMethods(caller)
 
@@ -717,6 +720,19 @@ class AsyncEventMethods:
     ) -> AsyncStream[Event]:
         """Stream what happens, from any event that is kept."""
         return self._caller.stream(EVENT_FOLLOW, EventFollow(since=since), deadline_s=deadline_s)
+
+
+class AsyncPluginMethods:
+    """The methods `plugin.*`."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: AsyncCaller) -> None:
+        self._caller = caller
+
+    async def list(self, *, deadline_s: float | None = None) -> PluginTable:
+        """List the plugins: what each takes part in, and how it fares."""
+        return await self._caller.call(PLUGIN_LIST, Empty(), deadline_s=deadline_s)
 
 
 class AsyncPolicyMethods:

@@ -103,6 +103,7 @@ from descartesd.wire.methods import (
     CERT_SIGN,
     CERT_TOKEN,
     EVENT_FOLLOW,
+    PLUGIN_LIST,
     POLICY_EXPLAIN,
     SERVER_DRAIN,
     SERVER_HEALTH,
@@ -110,6 +111,7 @@ from descartesd.wire.methods import (
     SERVER_METHODS,
     SERVER_STATS,
 )
+from descartesd.wire.plugin import PluginTable
 from descartesd.wire.policy import PolicyExplain, PolicyExplained
 from descartesd.wire.server import (
     Done,
@@ -138,6 +140,7 @@ class Methods:
         self.batch = BatchMethods(caller)
         self.cert = CertMethods(caller)
         self.event = EventMethods(caller)
+        self.plugin = PluginMethods(caller)
         self.policy = PolicyMethods(caller)
         self.server = ServerMethods(caller)
 
@@ -711,6 +714,19 @@ class EventMethods:
     def follow(self, *, since: int | None = None, deadline_s: float | None = None) -> Stream[Event]:
         """Stream what happens, from any event that is kept."""
         return self._caller.stream(EVENT_FOLLOW, EventFollow(since=since), deadline_s=deadline_s)
+
+
+class PluginMethods:
+    """The methods `plugin.*`."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def list(self, *, deadline_s: float | None = None) -> PluginTable:
+        """List the plugins: what each takes part in, and how it fares."""
+        return self._caller.call(PLUGIN_LIST, Empty(), deadline_s=deadline_s)
 
 
 class PolicyMethods:

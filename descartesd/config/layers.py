@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from descartesd.config.leaves import Leaf, leaves, shown, unknown
+from descartesd.config.plugin import Given, text_table
 
 PREFIX = "DESCARTES_"
 CONFIG_FILE = "DESCARTES_CONFIG_FILE"
@@ -47,6 +48,8 @@ class Layer:
     known: dict[str, Leaf] = field(default_factory=leaves)
     # What stands before its keys where a fault names one.
     prefix: str = ""
+    # The tables of plugins, which nobody has loaded yet.
+    plugins: list[Given] = field(default_factory=list)
 
     def take(self, key: str, value: Any, *, named: str | None = None) -> None:
         """Take one setting, or note what is wrong with it; `named` is its key as written."""
@@ -154,6 +157,10 @@ def _with_text(layer: Layer, parts: list[str], text: str) -> Layer:
             return layer
     if key in layer.known:
         layer.take(key, _typed(text, layer.known[key]))
+    elif len(parts) > 2 and parts[0].lower() == "plugins" and not layer.prefix:
+        name = parts[1].lower()
+        given = Given(layer.origin, f"plugins.{name}", name, text_table(parts[2:], text))
+        layer.plugins.append(given)
     else:
         layer.refuse(key, unknown(key, set(layer.known), layer.known))
     return layer
@@ -199,7 +206,9 @@ def _take_table(
     siblings = {key.partition(".")[0] for key in below}
     for name, value in table.items():
         key = f"{path}{name}"
-        if name not in siblings:
+        if path == "plugins." and isinstance(value, dict) and name not in siblings:
+            layer.plugins.append(Given(layer.origin, f"{named}{key}", name, value))
+        elif name not in siblings:
             layer.refuse(f"{named}{key}", unknown(key, siblings | also, layer.known))
         elif key in layer.known:
             layer.take(key, value, named=f"{named}{key}")

@@ -16,6 +16,7 @@ from descartesd.config.schema import Config
 from descartesd.wire.codec import nearest
 
 _SHOWN = 80
+_KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +61,20 @@ class Leaf:
 
     def fault(self, value: Any) -> str | None:
         """What is wrong with a value, None when it fits."""
-        if (refused := _token_fault(value)) is not None:
+        if (refused := token_fault(value)) is not None:
             return refused
         if not _fits(value, self.base):
             return f"expected {_kind(self.base, self.metas)}, got {shown(value)}"
         if not _fits(value, self.type):
             return f"expected {_kind(self.base, self.metas, bounds=True)}, got {shown(value)}"
-        return _check_fault(value, self.metas)
+        return check_fault(value, self.metas)
 
     def entry_fault(self, name: str, value: Any) -> str | None:
         """The same for one entry of a table of free names."""
         if (wrong_name := self.name_fault(name)) is not None:
             return wrong_name
         value_type = typing.get_args(self.base)[1]
-        if (refused := _token_fault(value)) is not None:
+        if (refused := token_fault(value)) is not None:
             return refused
         if not _fits(value, value_type):
             metas = [m for m in typing.get_args(value_type)[1:] if isinstance(m, Meta)]
@@ -136,16 +137,18 @@ def _fits(value: Any, kind: Any) -> bool:
     return True
 
 
-def _token_fault(value: Any) -> str | None:
+def token_fault(value: Any) -> str | None:
+    """What is wrong with a value that would be evaluated instead of taken; None of others."""
     # dynaconf evaluates such values (@format, @int, @jinja …) instead of taking them as written.
     if isinstance(value, list):
-        return next(filter(None, map(_token_fault, value)), None)
+        return next(filter(None, map(token_fault, value)), None)
     if isinstance(value, str) and value.startswith("@"):
         return "expected a value that does not begin with '@'"
     return None
 
 
-def _check_fault(value: Any, metas: list[Meta]) -> str | None:
+def check_fault(value: Any, metas: list[Meta]) -> str | None:
+    """What the check a setting declares has against a value."""
     for meta in metas:
         check: Callable[[Any], object] | None = (meta.extra or {}).get("check")
         if check is not None:
@@ -163,5 +166,5 @@ def _kind(base: Any, metas: list[Meta], *, bounds: bool = False) -> str:
         return f"one of {', '.join(repr(each) for each in typing.get_args(base))}"
     if bounds:
         meta = next(m for m in metas if m.ge is not None)
-        return f"an integer from {meta.ge} to {meta.le}"
-    return {int: "an integer", str: "a text"}.get(base, "a table")
+        return f"{_KINDS[base]} from {meta.ge} to {meta.le}"
+    return _KINDS.get(base, "a table")

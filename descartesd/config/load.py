@@ -14,7 +14,7 @@ import tomllib
 import warnings
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -29,6 +29,7 @@ from descartesd.config.layers import (
     file_layers,
     flag_layers,
 )
+from descartesd.config.plugin import Given, stray_faults
 from descartesd.config.rolecheck import role_faults
 from descartesd.config.schema import Config, Server
 from descartesd.errors import StartupRefusedError
@@ -39,9 +40,24 @@ if TYPE_CHECKING:
 _NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 
 
+class Loaded(NamedTuple):
+    """A configuration, the name of its file, and what it has for each plugin, layer by layer."""
+
+    config: Config
+    origin: str
+    plugins: list[Given]
+
+
 def load_config(
     path: str | None = None, *, environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS
 ) -> Config:
+    """The configuration alone, as `load` loads it."""
+    return load(path, environ=environ, flags=flags).config
+
+
+def load(
+    path: str | None = None, *, environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS
+) -> Loaded:
     """Load the file at `path`, or the one DESCARTES_CONFIG_FILE in `environ` names.
 
     `flags` are settings of the command line by dotted key. Raises StartupRefusedError when the
@@ -66,7 +82,11 @@ def load_config(
     faults += role_faults(layers)
     if faults:
         raise StartupRefusedError("\n".join(faults), details={"faults": faults})
-    return resolved(_merged(settings, layers), directory)
+    config = resolved(_merged(settings, layers), directory)
+    plugins = [given for layer in layers for given in layer.plugins]
+    if strays := stray_faults(plugins, config.plugins.enabled):
+        raise StartupRefusedError("\n".join(strays), details={"faults": strays})
+    return Loaded(config, origin, plugins)
 
 
 def resolved(config: Config, directory: str) -> Config:

@@ -59,9 +59,9 @@ def _value(leaf: Leaf) -> str:
         return f"table: name = {_choices(value) or _text(value)}"
     if typing.get_origin(leaf.base) is Literal:
         return _choices(leaf.base)
-    if leaf.base is int:
+    if leaf.base in (int, float):
         bounds = next(meta for meta in leaf.metas if meta.ge is not None)
-        return f"integer, {bounds.ge} to {bounds.le}"
+        return f"{'integer' if leaf.base is int else 'number'}, {bounds.ge} to {bounds.le}"
     if leaf.base in (str, bool):
         return "text" if leaf.base is str else "`true`, `false`"
     inner, _ = typing.get_args(leaf.base)

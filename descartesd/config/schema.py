@@ -15,6 +15,14 @@ from descartesd.config.backend import Backend, BackendName
 from descartesd.config.endpoint import parse_tcp
 from descartesd.config.role import Role, RoleKey, RoleRef
 
+# To dynaconf a name that begins with dynaconf_ is an instruction.
+PluginName = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!dynaconf_)[a-z][a-z0-9_-]{0,62}$(?!\n)",
+        title="a lower-case letter and up to 62 lower-case letters, digits, '_' or '-'",
+    ),
+]
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 LogFormat = Literal["json", "pretty"]
 OnAuditError = Literal["refuse", "continue"]
@@ -265,6 +273,62 @@ class Audit(Section, frozen=True):
     ] = 10
 
 
+class Plugins(Section, frozen=True):
+    """Plugins: which are loaded, and how far they are trusted with time.
+
+    The settings of a plugin stand in a table of its own, `[plugins.NAME]`.
+    """
+
+    enabled: Annotated[
+        tuple[PluginName, ...],
+        Meta(
+            description="Plugins that are loaded, by name, in the order they are asked in; one "
+            "that is installed and not named here is not loaded.",
+            title="a list of names of plugins",
+        ),
+    ] = ()
+    hook_timeout_s: Annotated[
+        float,
+        Meta(
+            description="Seconds a hook of a plugin may take; then the server goes on without "
+            "its answer.",
+            ge=0.05,
+            le=60,
+        ),
+    ] = 2.0
+    bench_failures: Annotated[
+        int,
+        Meta(
+            description="Calls out of the last plugins.bench_calls that have to fail until a "
+            "plugin is benched: not called any more.",
+            ge=1,
+            le=1000,
+        ),
+    ] = 5
+    bench_calls: Annotated[
+        int, Meta(description="Last calls that are looked at for that.", ge=1, le=10_000)
+    ] = 20
+    bench_s: Annotated[
+        float,
+        Meta(
+            description="Seconds after which a benched plugin is tried again with one call.",
+            ge=0.05,
+            le=86_400,
+        ),
+    ] = 60.0
+    actions_at_once: Annotated[
+        int, Meta(description="Custom actions that may run at once.", ge=1, le=1000)
+    ] = 32
+    auth_cache_s: Annotated[
+        float,
+        Meta(
+            description="Seconds a decision of a plugin about a key or a request is good for.",
+            ge=0,
+            le=3600,
+        ),
+    ] = 5.0
+
+
 class Config(Section, frozen=True):
     """The configuration of a server; once loaded, its paths are absolute."""
 
@@ -274,6 +338,7 @@ class Config(Section, frozen=True):
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
     audit: Audit = field(default_factory=Audit)
+    plugins: Plugins = field(default_factory=Plugins)
     backends: Annotated[
         dict[BackendName, Backend],
         Meta(description="Programs clients start by name, beside the built-in ones."),

@@ -14,6 +14,7 @@ from descartesd.agents.book import Book
 from descartesd.agents.facts import Facts
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.keeper_link import KeeperLink
+from descartesd.hooks.relay import Relay
 from descartesd.methods.policy import Policy
 from descartesd.observe.audit import AuditLog
 from descartesd.transport.listeners import Listener
@@ -40,6 +41,7 @@ class Parts:
     audit: AuditLog
     directories: list[str]
     listeners: list[Listener]
+    plugins: Relay
 
 
 class Health:
@@ -143,6 +145,7 @@ class Health:
             "trust_store": self.parts.policy.problem,
             "revocations": self.parts.policy.revocations_problem,
             "keeper": self._keeper_problem(),
+            "plugins": self.parts.plugins.problem,
             "event_loop": f"the event loop came {self.lag_s:.1f} s late"
             if self.lag_s > _LAG_S
             else None,

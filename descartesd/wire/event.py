@@ -25,6 +25,8 @@ EventKind = Literal[
     "progress",
     "question",
     "budget_spent",
+    "plugin_benched",
+    "plugin_restored",
     "gap",
 ]
 

@@ -6,7 +6,19 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from descartesd.wire import action, agent, attach, audit, batch, cert, event, policy, server, talk
+from descartesd.wire import (
+    action,
+    agent,
+    attach,
+    audit,
+    batch,
+    cert,
+    event,
+    plugin,
+    policy,
+    server,
+    talk,
+)
 
 Req = TypeVar("Req", bound=Struct)
 Rep = TypeVar("Rep", bound=Struct)
@@ -143,6 +155,10 @@ ACTION_RUN = Method(
     "action.run", action.ActionRun, action.ActionResult, "observer", "idem",
     "Run a custom action; the role needed is the action's.",
 )  # fmt: skip
+PLUGIN_LIST = Method(
+    "plugin.list", server.Empty, plugin.PluginTable, "observer", "read",
+    "List the plugins: what each takes part in, and how it fares.",
+)  # fmt: skip
 SERVER_STATS = Method(
     "server.stats", server.Empty, server.ServerStats, "observer", "read",
     "Count what has been asked and answered, and how long it took.",
@@ -245,6 +261,7 @@ METHODS: dict[str, Method[Any, Any]] = {
         BATCH_SPAWN,
         ACTION_LIST,
         ACTION_RUN,
+        PLUGIN_LIST,
         EVENT_FOLLOW,
         SERVER_STATS,
         SERVER_DRAIN,

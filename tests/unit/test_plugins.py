@@ -8,6 +8,7 @@ import pytest
 
 from descartesd.api import Backend, hookimpl
 from descartesd.config.backend import Backend as Settings
+from descartesd.config.load import Loaded
 from descartesd.config.schema import Config
 from descartesd.errors import StartupRefusedError
 from descartesd.hooks.relay import Relay
@@ -31,11 +32,13 @@ def backends(*plugins: Plugin) -> dict[str, Backend]:
     relay = Relay()
     for number, plugin in enumerate(plugins):
         relay.register(plugin, f"plugin-{number}")
-    return relay.backends()
+    return relay.register_backends()
 
 
 def test_every_server_has_the_built_in_backends_and_the_configured_ones() -> None:
-    found = contributions(Config(backends={"mine": Settings(command=("mine",))}), "d.toml")
+    found = contributions(
+        Loaded(Config(backends={"mine": Settings(command=("mine",))}), "d.toml", [])
+    )
 
     names = ["claude", "claude-code-cli", "codex", "gemini", "mine", "opencode"]
     assert list(found.backends) == names

@@ -156,7 +156,9 @@ def test_an_environment_that_is_not_there_changes_nothing() -> None:
         ({"server.max_agents": 5}, "server.max_agents: unknown key"),
         ({"Server": {}}, "Server: unknown key (did you mean 'server'?)"),
         ({"dynaconf_include": ["/x.py"]}, "dynaconf_include: unknown key"),
-        ({"plugins": {"enabled": []}}, "plugins: unknown key"),
+        ({"plugins": {"enabled": ["A"]}}, "plugins.enabled: expected a list of names"),
+        ({"plugins": {"enable": []}}, "plugins.enable: unknown key (did you mean 'enabled'?)"),
+        ({"plugins": {"hook_timeout_s": 0}}, "plugins.hook_timeout_s: expected a number from"),
         ({"environments": 5}, "environments: expected a table, got 5"),
         ({"environments": {"x": 5}}, "environments.x: expected a table, got 5"),
         (

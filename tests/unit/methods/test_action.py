@@ -79,7 +79,7 @@ def registered(plugin: object, name: str) -> dict[str, Registered]:
     relay = Relay()
     relay.register(builtin, "builtin")
     relay.register(plugin, name)
-    return relay.actions()
+    return relay.register_actions()
 
 
 def methods(book: Book, *actions: Action) -> ActionMethods:
