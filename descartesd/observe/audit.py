@@ -278,13 +278,6 @@ class AuditLog:
         for name in expired:
             os.unlink(os.path.join(self.directory, name))
 
-    def reseal(self, sealer: Sealer) -> None:
-        """Sign with another key from now on: the host's has been replaced. Raises OSError."""
-        self.flush()
-        _sync(self._take_unsynced())
-        self._sealer = sealer
-        self._keep(self._head_now(0))
-
     def check(self) -> Check:
         """Verify what is there now. Raises OSError."""
         self.flush()

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from descartesd.errors import UnavailableError
-from descartesd.keys.seal import sealer_of
 from descartesd.keys.z85 import encode_key
 from descartesd.observe.audit_line import Entry
 from tests.support.auditlog import WHO, Place, done, run
@@ -271,19 +270,6 @@ def test_a_head_by_another_key_is_a_fault(place: Place) -> None:
     report = place.verify()
     assert report.signed_seq == report.last_seq
     assert not report.holds
-
-
-def test_the_log_goes_over_to_a_new_host_key(place: Place) -> None:
-    log = place.open()
-    done(log, 3)
-    new = sealer_of(b"n" * 32)
-
-    log.reseal(new)
-    done(log, 1)
-
-    assert run(log.check()).holds
-    assert log.public_key == new.public
-    assert not place.verify().holds
 
 
 def test_a_line_costs_little(place: Place) -> None:
