@@ -205,7 +205,9 @@ class Daemon:
             self._health.refuses_strangers = True
             self._health.look(lag_s=0.0)
             router.tell_failures()
-            self._tell_refusals(parts, dispatcher, zap)
+            # Not before: the stranger until now was ourselves.
+            refusals = Refusals(self._audit, self._who.policy)
+            parts.callback(refusals.listen(dispatcher, zap))
             # To the very end: what an agent has said decides how it ended.
             listening = group.create_task(monitor.run(), name="listening")
             minding = [
@@ -238,15 +240,6 @@ class Daemon:
         log.info("server.stopping")
         self._book.journal.record("server_stopping")
         await stopping(self._plugins.relay, about)
-
-    def _tell_refusals(
-        self, parts: contextlib.ExitStack, dispatcher: Dispatcher, zap: ZapHandler
-    ) -> None:
-        """From now on: the stranger at the start was ourselves."""
-        refusals = Refusals(self._audit, self._who.policy)
-        parts.callback(refusals.close)
-        dispatcher.on_refused = refusals.request
-        zap.on_refused = refusals.handshake
 
     def _sampler(self) -> Sampler:
         server = self._config.server

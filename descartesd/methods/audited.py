@@ -20,12 +20,13 @@ from descartesd.keys.curve import CurveKeyPair
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.seal import sealer_of
 from descartesd.methods.call import Call, Handler
+from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.policy import Policy
 from descartesd.observe.audit import AuditLog, AuditOptions
 from descartesd.observe.audit_head import HeadStore
 from descartesd.observe.audit_line import Entry
 from descartesd.transport.server import Peer
-from descartesd.transport.zap import peer_of
+from descartesd.transport.zap import ZapHandler, peer_of
 from descartesd.wire.agent import AgentInfo
 from descartesd.wire.batch import BatchItem, BatchResult, BatchRun
 from descartesd.wire.methods import METHODS, Method
@@ -229,6 +230,13 @@ class Refusals:
         self._counts: Counter[Kind] = Counter()
         self._pause: asyncio.TimerHandle | None = None
 
+    def listen(self, dispatcher: Dispatcher, zap: ZapHandler) -> Callable[[], None]:
+        """Be told from now on; what ends it."""
+        dispatcher.on_refused = self.request
+        dispatcher.limits.refused.on_told = self.limited
+        zap.on_refused = self.handshake
+        return self.close
+
     def request(self, peer: Peer, method: str, error: DescartesError) -> None:
         """A request was not let in."""
         if error.code in _REFUSED:
@@ -241,6 +249,15 @@ class Refusals:
         detail = f"key:{fingerprint(key)}"
         kind = (identity or "-", None, "handshake", target, "unauthenticated")
         self._add(kind, detail)
+
+    def limited(self, counts: Mapping[str, int]) -> None:
+        """So many requests of each identity were over its quota, within a second."""
+        self._log.add(
+            *(
+                _refused((who, self._name(who), "-", None, "resource_exhausted"), count)
+                for who, count in counts.items()
+            )
+        )
 
     def _name(self, user_id: str) -> str | None:
         try:

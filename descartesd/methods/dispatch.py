@@ -73,7 +73,7 @@ class Dispatcher:
         self.streams = Streams(self._send_now, self.unread)
         self.shed = Shed(self._send_now)
         self.metrics = RequestMetrics()
-        self._limits = Limits(self.streams, self._send_now, self.metrics.errors)
+        self.limits = Limits(self.streams, self._send_now, self.metrics.errors)
         # Told of each request that was not let in.
         self.on_refused: Callable[[Peer, str, DescartesError], None] = _nobody_asks
 
@@ -107,7 +107,7 @@ class Dispatcher:
         for task in self._work:
             task.cancel()
         self.shed.close()
-        self._limits.close()
+        self.limits.close()
 
     def _send_now(self, peer: Peer, payload: bytes, is_item: bool = False) -> bool | None:
         return self._send(peer, payload, is_item)
@@ -120,7 +120,7 @@ class Dispatcher:
             return
         # Before anything is read: what nobody can make sense of counts as well.
         meter = self._policy.meters.get(peer.user_id)
-        if meter is not None and not self._limits.admit(meter, peer, payload, began_ns):
+        if meter is not None and not self.limits.admit(meter, peer, payload, began_ns):
             return
         try:
             request = codec.decode_request(payload)

@@ -37,14 +37,14 @@ class Limits:
         self._streams = streams
         self._answer = answer
         self._errors = errors
-        self._refused = Tally("requests.limited")
+        self.refused = Tally("requests.limited")
 
     def admit(self, meter: Meter, peer: Peer, payload: bytes, now_ns: int) -> bool:
         """Whether this request is worked on; one that is not has been answered."""
         wait_ns = 0 if meter.requests is None else meter.requests.take(now_ns)
         if not wait_ns or self._serves_a_stream(peer, payload):
             return True
-        self._refused.add(asyncio.get_running_loop(), peer.user_id)
+        self.refused.add(asyncio.get_running_loop(), peer.user_id)
         self._errors[ResourceExhaustedError.code] += 1
         told = meter.too_many_requests(wait_ns)
         self._answer(peer, codec.encode(_Failure(id=codec.read_id(payload), error=told)))
@@ -52,7 +52,7 @@ class Limits:
 
     def close(self) -> None:
         """Log what has not been."""
-        self._refused.close()
+        self.refused.close()
 
     def _serves_a_stream(self, peer: Peer, payload: bytes) -> bool:
         """Whether a stream would stand still for ever without this.

@@ -7,7 +7,7 @@ import errno
 import logging
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import zmq
 
@@ -38,6 +38,8 @@ class Tally:
 
     def __init__(self, event: str) -> None:
         self._event = event
+        # Told what is logged.
+        self.on_told: Callable[[Mapping[str, int]], None] | None = None
         self._counts: Counter[str] = Counter()
         self._pause: asyncio.TimerHandle | None = None
 
@@ -61,6 +63,8 @@ class Tally:
     def _write(self) -> None:
         if self._counts:
             log.warning(self._event, extra={"counts": dict(self._counts)})
+            if self.on_told is not None:
+                self.on_told(self._counts)
             self._counts.clear()
 
 

@@ -22,8 +22,9 @@ from descartesd.errors import (
 from descartesd.wire.agent import AgentSpec
 from descartesd.wire.batch import Selector
 from descartesd.wire.event import Event
-from tests.faults.peers import Peers, unknown_keys
+from tests.faults.peers import Peers, keys_of, unknown_keys
 from tests.support.eventually import eventually
+from tests.support.roles import running_with
 from tests.support.server import Server, running
 
 SLEEP = AgentSpec(command=["sleep", "600"], stdin="pipe")
@@ -339,3 +340,32 @@ def test_fault_61_the_intent_outlives_a_kill_and_its_outcome_is_told_after_the_r
         there = [agent.id for agent in client.agent.list().agents]
         assert outcome["outcome"] == ("ok" if there else "aborted")
         assert client.audit.verify().holds
+
+
+def test_requests_over_a_quota_are_summed_up() -> None:
+    roles = """
+[policy.roles.hasty]
+quotas = { requests_per_second = 5 }
+[policy.roles.hasty.methods]
+"server.*" = "any"
+"""
+    with running_with(roles) as server:
+        log = Log(server)
+        hasty = server.issue("hasty", "hasty")
+        with Peers(server) as peers:
+            peer = peers.connect(keys_of(hasty), timeout=10)
+            for number in range(100):
+                peer.send("server.hello", id=number)
+            codes = [peer.receive().get("error", {}).get("code") for _ in range(100)]
+
+            def told() -> int:
+                return sum(line.get("count", 1) for line in log.about("-"))
+
+            refused = codes.count("resource_exhausted")
+            assert refused > 50
+            eventually(lambda: told() == refused)
+        lines = log.about("-")
+        assert len(lines) < 10
+        assert {(line["certificate"], line["outcome"]) for line in lines} == {
+            ("hasty", "resource_exhausted")
+        }
