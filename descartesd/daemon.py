@@ -47,13 +47,10 @@ from descartesd.methods.measuring import Measured, readings_of
 from descartesd.methods.output import OutputMethods
 from descartesd.methods.plugin import PluginMethods
 from descartesd.methods.server import Reports, ServerFacts, ServerMethods
+from descartesd.methods.spawning import spawning
 from descartesd.methods.stats import Stats
 from descartesd.methods.talk import TalkMethods
-from descartesd.places import (
-    allow_descriptors,
-    lock_state,
-    refusing,
-)
+from descartesd.places import allow_descriptors, lock_state, refusing
 from descartesd.plugins import Contributions, connect, stopping
 from descartesd.transport.context import server_context
 from descartesd.transport.selftest import refuse_unknown_key
@@ -271,11 +268,12 @@ class Daemon:
             Measured(config, version(), self._health, dispatcher, router, zap, self._who.trust)
         )
         reports = Reports(self._health.report, stats.report, self._who.upkeep)
-        verbs = AgentMethods(self._book, self._fleet, talk).handlers()
+        asks = spawning(self._plugins.relay)
+        verbs = AgentMethods(self._book, self._fleet, talk, asks).handlers()
         handlers = {
             **verbs,
             **BatchMethods(
-                self._book, self._fleet, verbs, config.network.max_message_size
+                self._book, self._fleet, verbs, config.network.max_message_size, asks
             ).handlers(),
             **ActionMethods(self._book, self._plugins.actions).handlers(),
             **PluginMethods(self._plugins.relay).handlers(),

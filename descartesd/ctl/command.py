@@ -58,6 +58,10 @@ NOUNS = {
     ),
     "event": Noun("what happens", {"follow": "event"}),
     "action": Noun("custom actions of the server", {"list": "action", "run": "action"}),
+    "plugin": Noun(
+        "plugins of the server",
+        {"list": "plugin", "show": "plugin", "check": "plugin_check"},
+    ),
     "server": Noun(
         "facts about the server, and its end",
         {

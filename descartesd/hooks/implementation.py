@@ -10,9 +10,9 @@ from typing import Any
 from descartesd.errors import DescartesError
 from descartesd.hooks.checks import SPECS
 from descartesd.hooks.record import PluginRecord, kind_of, named, now_ns
-from descartesd.hooks.threads import NoThreadLeftError, Threads
+from descartesd.hooks.threads import Threads
 
-# What a plugin that hangs may hold at once; further questions to it fail at once.
+# What a plugin that hangs may hold at once; further questions to it wait, and fail in time.
 _MOST_THREADS = 16
 # A coroutine that is cancelled may tidy up for so long before nobody waits for it any more.
 _LAST_S = 0.2
@@ -102,8 +102,6 @@ class Implementation:
         cause: BaseException | None = exc
         if isinstance(exc, _TooLateError):
             fault, cause = f"it took more than {exc}", None
-        elif isinstance(exc, NoThreadLeftError):
-            fault, cause = f"{_MOST_THREADS} calls of it have not ended", None
         self.record.went_wrong(self.hook, began_ns, fault, cause)
         return fault
 

@@ -18,21 +18,21 @@ class Threads:
     """At most so many at once; one that nobody waits for any more counts until it ends."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._running = 0
+        self._free = asyncio.Semaphore(most)
 
-    async def run(self, name: str, work: Callable[[], Any]) -> Any:
+    async def run(self, name: str, work: Callable[[], Any], *, at_once: bool = False) -> Any:
         """Wait for what it returns or raises; when cancelled, the thread goes on alone.
 
-        Raises NoThreadLeftError.
+        Where too many run it waits for one to end, or raises NoThreadLeftError with `at_once`.
         """
-        if self._running >= self._most:
+        if at_once and self._free.locked():
             raise NoThreadLeftError
+        await self._free.acquire()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Callable[[], Any]] = loop.create_future()
 
         def finish(outcome: Callable[[], Any]) -> None:
-            self._running -= 1
+            self._free.release()
             if not done.done():
                 done.set_result(outcome)
 
@@ -42,7 +42,6 @@ class Threads:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(finish, outcome)
 
-        self._running += 1
         threading.Thread(target=thread, name=name, daemon=True).start()
         return (await done)()
 

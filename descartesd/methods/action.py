@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
@@ -27,6 +25,7 @@ from descartesd.errors import (
     ResourceExhaustedError,
 )
 from descartesd.hooks.relay import Registered
+from descartesd.hooks.threads import NoThreadLeftError, Threads
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.grants import RANKS
 from descartesd.methods.outcomes import incident
@@ -46,7 +45,7 @@ class ActionMethods:
     def __init__(self, book: Book, actions: Mapping[str, Registered]) -> None:
         self._book = book
         self._actions = actions
-        self._threads = _Threads()
+        self._threads = Threads(_MOST_THREADS)
         self._table = ActionTable(actions=[_describe(actions[name]) for name in sorted(actions)])
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -96,9 +95,14 @@ class ActionMethods:
             async with asyncio.timeout(action.timeout_s) as limit:
                 if inspect.iscoroutinefunction(action.run):
                     return await work()
-                return await self._threads.run(action.name, work)
+                return await self._threads.run(f"action {action.name}", work, at_once=True)
         except DescartesError:
             raise
+        except NoThreadLeftError as exc:
+            raise ResourceExhaustedError(
+                f"{_MOST_THREADS} actions run in threads now, and one more cannot",
+                hint="those whose time is over still count until they end",
+            ) from exc
         except (Exception, SystemExit) as exc:
             if isinstance(exc, TimeoutError) and limit.expired():
                 raise DeadlineExceededError(
@@ -106,51 +110,6 @@ class ActionMethods:
                     hint=f"look at what it left; it is of plugin '{plugin}'",
                 ) from exc
             raise incident(exc, f"action {action.name} of plugin {plugin}") from exc
-
-
-class _Threads:
-    """Runs each function in a thread of its own, whose end nobody waits for at the server's end."""
-
-    def __init__(self) -> None:
-        self._running = 0
-
-    async def run(self, name: str, work: Callable[[], Any]) -> Any:
-        """Wait for what it returns or raises; when cancelled, the thread goes on alone."""
-        if self._running >= _MOST_THREADS:
-            raise ResourceExhaustedError(
-                f"{_MOST_THREADS} actions run in threads now, and one more cannot",
-                hint="those whose time is over still count until they end",
-            )
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Callable[[], Any]] = loop.create_future()
-
-        def finish(outcome: Callable[[], Any]) -> None:
-            self._running -= 1
-            if not done.done():
-                done.set_result(outcome)
-
-        def thread() -> None:
-            outcome = _outcome(work)
-            # The loop may have ended before the work did.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(finish, outcome)
-
-        self._running += 1
-        threading.Thread(target=thread, name=f"action {name}", daemon=True).start()
-        return (await done)()
-
-
-def _outcome(work: Callable[[], Any]) -> Callable[[], Any]:
-    """Do the work now; what is returned gives its result, or raises its error, when called."""
-    try:
-        result = work()
-    except BaseException as exc:  # noqa: BLE001  # raised again where it is waited for
-        return partial(_raise, exc)
-    return lambda: result
-
-
-def _raise(exc: BaseException) -> None:
-    raise exc
 
 
 def _check_granted(caller: Caller, action: Action) -> None:

@@ -23,6 +23,7 @@ from descartesd.errors import (
 )
 from descartesd.methods.call import Call, Handler, count_start
 from descartesd.methods.sight import check_name, find, seen_by
+from descartesd.methods.spawning import Spawning
 from descartesd.methods.specrules import check_spec
 from descartesd.wire import agent as wire
 from descartesd.wire.server import Done
@@ -40,11 +41,15 @@ class _Page(Struct, frozen=True, kw_only=True):
 class AgentMethods:
     """One function per method."""
 
-    def __init__(self, book: Book, fleet: Fleet, talk: Talk) -> None:
+    def __init__(
+        self, book: Book, fleet: Fleet, talk: Talk, spawning: Spawning | None = None
+    ) -> None:
         self._book = book
         self._fleet = fleet
         self._talk = talk
         self._registry = book.registry
+        # Whom to ask before an agent is started; nobody, where no plugin wants to be.
+        self._spawning = spawning
 
     def handlers(self) -> Mapping[str, Handler]:
         """The functions by method name."""
@@ -69,16 +74,19 @@ class AgentMethods:
 
     async def spawn(self, call: Call, params: wire.AgentSpawn) -> wire.AgentInfo:
         count_start(call)
-        bounds = check_spec(call.caller.grants, "agent.spawn", params.spec)
-        check_name(self._book.roster, call.caller, params.spec.name, replace=params.replace)
-        if params.replace and params.spec.name is not None:
+        spec = params.spec
+        if self._spawning is not None:
+            spec = await self._spawning(spec, call.caller)
+        bounds = check_spec(call.caller.grants, "agent.spawn", spec)
+        check_name(self._book.roster, call.caller, spec.name, replace=params.replace)
+        if params.replace and spec.name is not None:
             # The holder of the name must not go for what cannot be started.
             await self._registry.durable()
-            await self._fleet.starts.try_out(params.spec, call.caller.id, params.secrets, bounds)
-            check_name(self._book.roster, call.caller, params.spec.name, replace=True)
-            await self._clear(params.spec.name, call.caller.id)
-            check_name(self._book.roster, call.caller, params.spec.name)
-        agent = self._fleet.starts.reserve(params.spec, call.caller.id, params.secrets, bounds)
+            await self._fleet.starts.try_out(spec, call.caller.id, params.secrets, bounds)
+            check_name(self._book.roster, call.caller, spec.name, replace=True)
+            await self._clear(spec.name, call.caller.id)
+            check_name(self._book.roster, call.caller, spec.name)
+        agent = self._fleet.starts.reserve(spec, call.caller.id, params.secrets, bounds)
         return await self._start(call, agent)
 
     async def _start(self, call: Call, agent: Agent) -> wire.AgentInfo:

@@ -25,6 +25,7 @@ from descartesd.methods.outcomes import bare, settled
 from descartesd.methods.params import inner
 from descartesd.methods.policy import Caller, refusal
 from descartesd.methods.sight import check_name, find, judge, not_yours, sees
+from descartesd.methods.spawning import Spawning, settled_spec
 from descartesd.methods.specrules import check_spec
 from descartesd.wire import codec
 from descartesd.wire.agent import AgentInfo, AgentSpec
@@ -53,12 +54,18 @@ class BatchMethods:
     """One function per method; `verbs` are the functions for single agents by method name."""
 
     def __init__(
-        self, book: Book, fleet: Fleet, verbs: Mapping[str, Handler], max_message_bytes: int
+        self,
+        book: Book,
+        fleet: Fleet,
+        verbs: Mapping[str, Handler],
+        max_message_bytes: int,
+        spawning: Spawning | None = None,
     ) -> None:
         self._book = book
         self._fleet = fleet
         self._verbs = verbs
         self._max_message_bytes = max_message_bytes
+        self._spawning = spawning
 
     def handlers(self) -> Mapping[str, Handler]:
         """The functions by method name."""
@@ -183,7 +190,7 @@ class BatchMethods:
             isinstance(place.result(), DescartesError) for place in places[:first]
         )
         found: list[Agent | DescartesError] = []
-        for spec in params.specs[first : first + _PORTION]:
+        for spec in await self._asked(call, params.specs[first : first + _PORTION]):
             each = _not_attempted() if has_failed else self._reserve_one(call, params, spec)
             has_failed = has_failed or (params.fail_fast and isinstance(each, DescartesError))
             found.append(each)
@@ -200,9 +207,20 @@ class BatchMethods:
         for place, each in zip(places[first:], found, strict=False):
             place.set_result(each)
 
+    async def _asked(
+        self, call: Call, specs: Sequence[AgentSpec]
+    ) -> Sequence[AgentSpec | DescartesError]:
+        """What plugins make of the specs."""
+        ask = self._spawning
+        if ask is None:
+            return specs
+        return await asyncio.gather(*(settled_spec(ask(spec, call.caller)) for spec in specs))
+
     def _reserve_one(
-        self, call: Call, params: BatchSpawn, spec: AgentSpec
+        self, call: Call, params: BatchSpawn, spec: AgentSpec | DescartesError
     ) -> Agent | DescartesError:
+        if isinstance(spec, DescartesError):
+            return spec
         secrets = {name: params.secrets[name] for name in spec.secret_env if name in params.secrets}
         try:
             count_start(call)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from descartesd.errors import InvalidArgumentError
 from descartesd.wire.plugin import PluginInfo
 from tests.support.agents import SLEEP, spec
 from tests.support.eventually import eventually
-from tests.support.plugins import PluggedServer
+from tests.support.plugins import PluggedServer, install
 from tests.support.server import BIN
 
 WITNESS = """
     import asyncio
-    from descartesd.api import Action, Empty, Struct, hookimpl
+    from msgspec.structs import replace
+    from descartesd.api import Action, Empty, InvalidArgumentError, Struct, hookimpl
 
     class Witness:
         class Config(Struct, frozen=True):
@@ -45,6 +48,13 @@ WITNESS = """
         async def agent_event(self, event):
             await asyncio.sleep(0)
             self.note("agent_event", event.kind)
+
+        @hookimpl
+        def agent_spawning(self, spec, identity):
+            if "refused" in spec.labels:
+                raise InvalidArgumentError(f"labels: not for {identity.role}")
+            if "changed" in spec.labels:
+                return replace(spec, env={"CHANGED": spec.labels["changed"]})
 
         @hookimpl
         def agent_exited(self, agent):
@@ -112,6 +122,64 @@ def test_a_plugin_is_listed_with_what_it_does(server: PluggedServer) -> None:
     assert listed.config is not None
     assert listed.config["password"] == "***"
     assert seen.config is None
+
+
+def test_a_plugin_changes_or_refuses_what_is_about_to_be_started(server: PluggedServer) -> None:
+    wanted = [spec(*SLEEP, labels={"changed": "yes"}), spec(*SLEEP, labels={"refused": ""})]
+    with server.client() as client:
+        alone = client.agent.spawn(spec=wanted[0])
+        with pytest.raises(InvalidArgumentError, match="labels: not for admin"):
+            client.agent.spawn(spec=wanted[1])
+        many = client.batch.spawn(specs=wanted)
+        for agent in client.agent.list().agents:
+            client.agent.kill(id=agent.id)
+
+    assert alone.spec.env == {"CHANGED": "yes"}
+    assert [item.ok for item in many.results] == [True, False]
+    assert many.results[0].agent is not None
+    assert many.results[0].agent.spec.env == {"CHANGED": "yes"}
+
+
+def test_a_plugin_is_listed_and_shown_on_the_command_line(server: PluggedServer) -> None:
+    listed = server.ctl("plugin", "list").stdout.decode().splitlines()
+    shown = server.ctl("plugin", "show", "witness").stdout.decode()
+    missing = server.ctl("plugin", "show", "witnes")
+
+    assert listed[0].split() == ["PLUGIN", "VERSION", "STATE", "CALLS", "ERRORS", "P99", "HOOKS"]
+    assert [line.split()[0] for line in listed[1:]] == ["builtin", "builtin-backends", "witness"]
+    assert "witness.ping" in shown
+    assert "config password  ***" in shown
+    assert missing.returncode == 3
+    assert b"did you mean 'witness'" in missing.stderr
+
+
+def test_an_author_checks_a_plugin_without_a_server(server: PluggedServer) -> None:
+    source = """
+        from descartesd.api import hookimpl
+
+        @hookimpl
+        def agent_started(agent): ...
+
+        @hookimpl
+        def agent_exited(agnet): ...
+    """
+    install(server.packages, "unfit", source)
+
+    fine = server.ctl("plugin", "check", "witness", "--config", server.config)
+    bare = server.ctl("plugin", "check", "witness")
+    wrong = server.ctl("plugin", "check", "unfit")
+    told = json.loads(server.ctl("--json", "plugin", "check", "unfit").stdout)
+    gone = server.ctl("plugin", "check", "nothing")
+
+    assert (fine.returncode, bare.returncode, wrong.returncode) == (0, 1, 1), fine.stderr
+    assert "✓ agent_spawning" in fine.stdout.decode()
+    assert "plugins.witness.book: a value is needed" in bare.stdout.decode()
+    assert "✓ agent_started" in wrong.stdout.decode()
+    assert "✗ agent_exited: it takes 'agnet', which it is not given" in wrong.stdout.decode()
+    assert "did you mean 'agent'" in wrong.stdout.decode()
+    assert [check["ok"] for check in told["checks"]] == [True, False, True]
+    assert gone.returncode == 1
+    assert "pip install descartesd-nothing" in gone.stdout.decode()
 
 
 def _called(server: PluggedServer) -> PluginInfo | None:

@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 # Only these commands of ctl may look further, and only this far.
 CTL_EXCEPTIONS = {
+    "ctl/plugin_check.py": ("hooks.trial",),
     "ctl/doctor.py": ("config.",),
     "ctl/config.py": ("config.",),
     "ctl/cert.py": ("init", "config."),
