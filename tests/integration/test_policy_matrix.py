@@ -13,7 +13,7 @@ from descartesd.wire.agent import AgentInfo, AgentSpec
 from descartesd.wire.methods import METHODS, ROLES
 from descartesd.wire.policy import PolicyExplained
 from tests.faults.peers import Peer, Peers, keys_of
-from tests.support.roles import running_with
+from tests.support.roles import ON_ENDED, params_on, refusal_of, running_with
 from tests.support.server import Server
 
 CUSTOM = """
@@ -39,18 +39,6 @@ actions = ["get_env"]
 [policy.roles.idle]
 """
 TESTED = (*ROLES, "tenant", "calm", "idle")
-# What a method needs beside its agent, by the name of the parameter.
-PARAMS: dict[str, dict[str, Any]] = {
-    "agent.signal": {"signal": "CONT"},
-    "agent.write": {"data": b""},
-    "agent.say": {"text": "x"},
-    "agent.answer": {"decision": "allow"},
-    "agent.output": {"stream": "stdout"},
-    "agent.resize": {"rows": 24, "cols": 80},
-}
-# Allowed, they would wait for an agent's end, or bring it about.
-ON_ENDED = ("agent.wait", "agent.stop", "agent.kill", "agent.follow", "agent.attach")
-DENIED = ("permission_denied", "not_found")
 
 
 class Cast(NamedTuple):
@@ -86,25 +74,6 @@ def cast() -> Iterator[Cast]:
                     if kind == "ended":
                         client.agent.wait(id=agent.id)
         yield found
-
-
-def params_on(method: str, agent: str) -> dict[str, Any]:
-    """Valid parameters about an agent; a method nobody has thought of here has none that fit."""
-    if method == "batch.run":
-        return {"verb": "get", "ids": [agent]}
-    if method == "action.run":
-        return {"name": "get_env", "agent": agent}
-    return {"id": agent, **PARAMS.get(method, {})}
-
-
-def refusal_of(answer: dict[str, Any]) -> str | None:
-    """The code it was refused with as one who may not, None where it was let through."""
-    error = answer.get("error")
-    if error is None:
-        for item in (answer.get("result") or {}).get("results", ()):
-            error = error or item.get("error")
-    code = None if error is None else error["code"]
-    return code if code in DENIED else None
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -209,11 +178,3 @@ def test_the_command_line_says_why_and_ends_with_success(cast: Cast) -> None:
     text = done.stdout.decode()
     assert "agent.kill is denied by 'agent.k*' in policy.roles.calm.deny" in text
     assert quiet.stdout == b"allowed\n"
-
-
-def test_fault_45b_a_local_uid_has_the_role_it_is_given_like_any_key(cast: Cast) -> None:
-    known = cast.admin.policy.explain(identity="uid:0", method="server.drain")
-    unknown = cast.admin.policy.explain(identity="uid:54321", method="server.hello")
-
-    assert known.allowed
-    assert not unknown.allowed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from descartesd.client import Client
 from tests.support.server import Server
@@ -21,6 +22,38 @@ actions = ["get_env"]
 "server.health" = "any"
 "server.stats" = "any"
 """
+
+# What a method needs beside its agent, by the name of the parameter.
+PARAMS: dict[str, dict[str, Any]] = {
+    "agent.signal": {"signal": "CONT"},
+    "agent.write": {"data": b""},
+    "agent.say": {"text": "x"},
+    "agent.answer": {"decision": "allow"},
+    "agent.output": {"stream": "stdout"},
+    "agent.resize": {"rows": 24, "cols": 80},
+}
+# Allowed, they would wait for an agent's end, or bring it about.
+ON_ENDED = ("agent.wait", "agent.stop", "agent.kill", "agent.follow", "agent.attach")
+DENIED = ("permission_denied", "not_found")
+
+
+def params_on(method: str, agent: str) -> dict[str, Any]:
+    """Valid parameters about an agent; a method nobody has thought of here has none that fit."""
+    if method == "batch.run":
+        return {"verb": "get", "ids": [agent]}
+    if method == "action.run":
+        return {"name": "get_env", "agent": agent}
+    return {"id": agent, **PARAMS.get(method, {})}
+
+
+def refusal_of(answer: dict[str, Any]) -> str | None:
+    """The code it was refused with as one who may not, None where it was let through."""
+    error = answer.get("error")
+    if error is None:
+        for item in (answer.get("result") or {}).get("results", ()):
+            error = error or item.get("error")
+    code = None if error is None else error["code"]
+    return code if code in DENIED else None
 
 
 @contextmanager
