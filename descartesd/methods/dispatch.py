@@ -27,6 +27,7 @@ from descartesd.methods.outcomes import incident, settled
 from descartesd.methods.pending import Pending, PendingRequests
 from descartesd.methods.policy import Policy, refusal
 from descartesd.methods.rows import Row, rows_of
+from descartesd.methods.sight import check_unchanged
 from descartesd.observe.metrics import RequestMetrics
 from descartesd.transport.server import Peer, Send
 from descartesd.transport.shed import Shed
@@ -73,7 +74,7 @@ class Dispatcher:
         self.streams = Streams(self._send_now, self.unread)
         self.shed = Shed(self._send_now)
         self.metrics = RequestMetrics()
-        self.limits = Limits(self.streams, self._send_now, self.metrics.errors)
+        self.limits = Limits(self.streams, self._send_now, self.metrics.unknown)
         # Told of each request that was not let in.
         self.on_refused: Callable[[Peer, str, DescartesError], None] = _nobody_asks
 
@@ -170,6 +171,12 @@ class Dispatcher:
                 self._break_off(pending, error)
         self.shed.settle()
 
+    def _check_granted(self, row: Row, call: Call) -> None:
+        """Raise PermissionDeniedError when a stream was opened under greater rights than now."""
+        grants = self._policy.identify(call.peer.user_id).grants
+        if grants is not call.caller.grants:
+            check_unchanged(call.caller, grants, row.method)
+
     def on_shed(self, peer: Peer, payload: bytes) -> None:
         """A peer does not read: its streams end and its requests are dropped until it does."""
         unanswered = self._pending.of_route(peer.route)
@@ -212,6 +219,7 @@ class Dispatcher:
                 meter.open_stream()
             stream = self.streams.make(call.peer, request.id, request.credit)
             stream.on_open = partial(row.metrics.answered, call.began_ns)
+            stream.check = partial(self._check_granted, row, call)
             work = self._stream(row, call._replace(stream=stream), asked, params)
             task = self._group.create_task(work, name=name)
             if meter is not None:

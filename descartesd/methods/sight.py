@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from descartesd.agents.record import Agent
 from descartesd.agents.roster import Roster
@@ -11,7 +12,7 @@ from descartesd.config.role import Scope
 from descartesd.errors import AlreadyExistsError, PermissionDeniedError
 from descartesd.methods.grants import Grants
 from descartesd.methods.policy import Caller, refusal
-from descartesd.wire.methods import METHODS
+from descartesd.wire.methods import METHODS, Method
 
 Judgement = Literal["granted", "denied", "unseen"]
 
@@ -75,6 +76,20 @@ def not_yours(caller: Caller, agent: Agent, method: str) -> PermissionDeniedErro
         f"{method} {caller.grants.verdict(method).rule}; agent '{agent.name}' is {agent.owner}'s",
         hint="ask its owner, or an administrator",
     )
+
+
+def check_unchanged(caller: Caller, now: Grants, method: Method[Any, Any]) -> None:
+    """Refuse what was begun under rights that have become less.
+
+    Raises PermissionDeniedError.
+    """
+    if method.name not in now.methods:
+        raise refusal(dataclasses.replace(caller, grants=now), method)
+    if reach(now, method.name) == "own" and reach(caller.grants, method.name) == "any":
+        raise PermissionDeniedError(
+            f"{method.name} {now.verdict(method.name).rule}: {caller.id} has another role now",
+            hint="ask again: what may still be seen is told",
+        )
 
 
 def sees(caller: Caller, agent: Agent) -> bool:

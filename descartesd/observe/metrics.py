@@ -79,7 +79,8 @@ class RequestMetrics:
     """All requests: those by method, and the codes of the refused ones."""
 
     def __init__(self) -> None:
-        # Requests without a method this server has, by the code of their answer.
+        # Requests without a method this server has, and those over a rate, which are not read, by
+        # the code of their answer.
         self.unknown: Counter[str] = Counter()
         self.methods: dict[str, MethodMetrics] = {}
 

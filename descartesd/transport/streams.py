@@ -8,7 +8,12 @@ from collections.abc import Callable
 
 from msgspec import Raw, Struct, UnsetType
 
-from descartesd.errors import DescartesError, NotFoundError, UnauthenticatedError
+from descartesd.errors import (
+    DescartesError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from descartesd.transport.server import Peer, Send
 from descartesd.transport.unread import Unread
 from descartesd.wire import codec
@@ -29,6 +34,7 @@ class Stream:
         "_send",
         "_seq",
         "_unread",
+        "check",
         "id",
         "is_open",
         "on_open",
@@ -52,6 +58,8 @@ class Stream:
         self.is_open = False
         # Called when the client has been told that items follow.
         self.on_open: Callable[[], None] | None = None
+        # Raises PermissionDeniedError once its client may not have it any more.
+        self.check: Callable[[], None] | None = None
 
     def open(self) -> None:
         """Tell the client that items follow; raises ConnectionResetError when it is gone."""
@@ -163,11 +171,13 @@ class Streams:
         identify: Callable[[str], object],
         on_expelled: Callable[[Peer, str, DescartesError], None],
     ) -> None:
-        """End the streams of peers that `identify` refuses by UnauthenticatedError."""
+        """End the streams of peers that `identify` refuses, and those refused by their `check`."""
         for stream, task in tuple(self._open.values()):
             try:
                 identify(stream.peer.user_id)
-            except UnauthenticatedError as error:
+                if stream.check is not None:
+                    stream.check()
+            except (UnauthenticatedError, PermissionDeniedError) as error:
                 on_expelled(stream.peer, "stream", error)
                 self._break_off(stream, task, error)
 

@@ -114,14 +114,14 @@ def flooded(
 
 
 @pytest.mark.parametrize(
-    ("kind", "connections"), [("valid", 1), ("valid", 20), ("malformed", 10), ("unauthorised", 10)]
+    ("kind", "connections"), [("valid", 20), ("malformed", 5), ("unauthorised", 1)]
 )
 def test_fault_27_a_flood_of_requests_is_refused_and_others_are_served(
     server: Server, kind: str, connections: int
 ) -> None:
     name = f"{kind}{connections}"
 
-    told = flooded(server, name, 2.0, kind=kind, connections=connections, rate=10_000)
+    told = flooded(server, name, 1.2, kind=kind, connections=connections, rate=10_000)
 
     answers = told["answers"]
     assert sum(answers.values()) == told["sent"], told  # exactly one answer each
@@ -175,7 +175,7 @@ def test_fault_27_ten_thousand_starts_are_bounded_and_the_administrator_is_serve
         done: dict[str, Any] = {}
         work = threading.Thread(target=lambda: done.update(found=starter.batch.spawn(specs=specs)))
         work.start()
-        slowest = p99(admin.server.health, 1.0)
+        slowest = p99(admin.server.health, 0.5)
         work.join(timeout=60)
         states = sorted(agent.state for agent in starter.agent.list(limit=100).agents)
         codes = {item.error.code for item in done["found"].results if item.error}
@@ -233,7 +233,7 @@ def test_fault_29_reconnecting_a_hundred_times_a_second_is_limited_by_key(
     server_key, keys = keys_of(profile).raw
     entered = refused = 0
     began = time.monotonic()
-    while entered + refused < 160:
+    while entered + refused < 130:
         with RawCurve.connect(server.endpoint, server_key, keys) as raw:
             try:
                 raw.handshake()
@@ -286,7 +286,7 @@ quotas = { requests_per_second = 1 }
 "agent.*" = "own"
 "server.hello" = "any"
 """
-    size = 20 << 20
+    size = 8 << 20
     with (
         running_with(role, limits__max_output_buffer_bytes=1 << 26) as server,
         client_of(server, "slow", "slow") as client,

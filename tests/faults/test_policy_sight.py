@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -259,3 +261,30 @@ def test_a_prefix_of_several_own_agents_names_only_those(bob: Client, hers: Agen
     assert "2 agents" in error.message
     assert hers.name not in f"{error.hint}"
     eventually(lambda: bob.agent.list().total == 0)
+
+
+def test_fault_24_a_stream_opened_with_more_rights_ends_when_they_are_taken(
+    server: Server,
+) -> None:
+    watcher = server.issue("erin", "observer")
+    with (
+        server.client(watcher) as erin,
+        server.client() as admin,
+        pytest.raises(PermissionDeniedError, match=r"event\.follow is 'own'"),
+    ):
+        _follow_while(erin, lambda: _exchange_role(server, admin, watcher))
+
+
+def _follow_while(client: Client, change: Callable[[], None]) -> None:
+    with client.stream(EVENT_FOLLOW, EventFollow(since=0)) as events:
+        next(iter(events))
+        change()
+        for _ in events:
+            continue
+
+
+def _exchange_role(server: Server, admin: Client, profile: Path) -> None:
+    """Give the same key another certificate, under the same name."""
+    key = tomllib.loads(profile.read_text())["public_key"]
+    (server.directory / "state" / "trust" / "erin.cert").unlink()
+    admin.cert.sign(public_key=key, name="erin", role="tenant")
