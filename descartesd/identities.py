@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from descartesd.config.endpoint import seen_from_elsewhere
 from descartesd.config.schema import Config, Network
 from descartesd.keys.authorities import Authorities
 from descartesd.keys.authority import load_authority
+from descartesd.keys.clock import SteadyClock, clock_file
 from descartesd.keys.curve import CurveKeyPair
 from descartesd.keys.hostkeys import HostKeys, load_sealing_key
 from descartesd.keys.keyfile import fingerprint
@@ -45,21 +47,25 @@ class Identities:
     def __init__(self, config: Config, registry: Registry) -> None:
         server = config.server
         self._server = server
+        self._clock = clock = SteadyClock(clock_file(server.state_dir))
         self._host = HostKeys(server.host_key_file)
         self.sealing_key = load_sealing_key(server.host_key_file)
         # Has new connections meet another key of this server.
         self.rekey: Callable[[bytes, bytes], None] = lambda _public, _secret: None
         roles = (*ROLES, *config.policy.roles)
         self._authority = replace(load_authority(server.authority_key_file), roles=roles)
-        self.trust = TrustStore(server.trust_dir, [self._authority.public])
-        self._authorities = Authorities(server.authorities_dir, self._authority.public)
+        self.trust = TrustStore(server.trust_dir, [self._authority.public], clock=clock)
+        self._authorities = Authorities(server.authorities_dir, self._authority.public, clock=clock)
         self._authorities.load()
         self.trust.believe(self._authorities.believed)
         agree_on_revoked(self.trust, registry)
         self.policy = policy_of(config.policy, self.trust)
-        tokens = TokenStore(server.tokens_dir)
+        tokens = TokenStore(server.tokens_dir, clock=clock)
         tokens.load()
         self.guests = self.policy.guests = Guests(tokens, self.trust)
+        self._skipped: set[str] = set()
+        self._tell_skipped()
+        self._look_at_clock()
 
     def router_options(self, network: Network) -> RouterOptions:
         """How the control socket proves who the server is, and its bounds."""
@@ -81,7 +87,9 @@ class Identities:
         publish(self._server.public_key_file, f"{self.host_key.public_text}\n".encode())
 
     def tidy(self) -> None:
-        """Let the next host key have its turn when it is time."""
+        """Look at the clock, and let the next host key have its turn when it is time."""
+        self._look_at_clock()
+        self._tell_skipped()
         if not self._host.turn():
             return
         key = self.host_key
@@ -91,16 +99,38 @@ class Identities:
         self._signing.introduction = replace(introduction, server_key=key.public_text)
         log.warning("host_key.turned", extra={"fingerprint": fingerprint(key.public)})
 
+    def _tell_skipped(self) -> None:
+        """Log each file that is not what it should be, once."""
+        tokens = self.guests.tokens
+        now = {*self.trust.problems, *self._authorities.problems, *tokens.problems}
+        for problem in sorted(now - self._skipped):
+            log.error("file.skipped", extra={"file": problem})
+        self._skipped = now
+
+    def _look_at_clock(self) -> None:
+        self._clock.tick()
+        problem = self._clock.problem
+        if problem is not None:
+            ended = self.trust.ended_at(time.time())
+            problem = f"{problem}; {ended} certificates would have ended by the host's clock"
+        if (problem is None) != (self.policy.clock_problem is None):
+            log.warning("clock.changed", extra={"cause": problem})
+        self.policy.clock_problem = problem
+        self.policy.certificates_expiring = self.trust.expiring()
+
     def handlers(
         self, dispatcher: Dispatcher, book: Book, fleet: Fleet, endpoints: list[str]
     ) -> Mapping[str, Handler]:
         """The functions about certificates and policy; `endpoints` are those listened on."""
         elsewhere = seen_from_elsewhere(endpoints, socket.gethostname())
         self._signing = signing = Signing(
-            self.trust, self._authority, Introduction(self.host_key.public_text, elsewhere)
+            self.trust,
+            self._authority,
+            Introduction(self.host_key.public_text, elsewhere),
+            clock=self._clock,
         )
         expel = dispatcher.tidy
-        self._renewing = Renewing(self.trust, signing, self._authorities)
+        self._renewing = Renewing(self.trust, signing, self._authorities, clock=self._clock)
         believed = AuthorityMethods(self._authorities, self.trust, self.guests, expel)
         key_file = self._server.authority_key_file
         rotating = Rotating(self._host, key_file, self._authorities, self.trust, signing)

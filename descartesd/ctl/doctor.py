@@ -227,6 +227,13 @@ def _parts(health: ServerHealth) -> Iterator[Check]:
     else:
         hint = "the server's log tells why"
         yield Check("keeper", ok=False, detail="not connected: nothing can be started", hint=hint)
+    if health.certificates_expiring:
+        count = health.certificates_expiring
+        noun = "certificate has" if count == 1 else "certificates have"
+        detail = f"{count} {noun} less than a third of their life left"
+        yield Check(
+            "certificates", ok=True, detail=detail, hint="see which: descartesctl cert list"
+        )
     if health.keeper.strays:
         yield _strays(health.keeper.strays)
     if health.isolation == "none":

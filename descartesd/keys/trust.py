@@ -144,6 +144,20 @@ class TrustStore:
             return None
         return identity
 
+    def expiring(self) -> int:
+        """How many certificates are valid and have less than a third of their life left."""
+        now = self._clock()
+        return sum(
+            each.not_before <= now < each.not_after
+            and (each.not_after - now) * 3 < each.not_after - each.not_before
+            for each in self._by_key.values()
+        )
+
+    def ended_at(self, moment: float) -> int:
+        """How many of those valid now would have ended by a moment."""
+        now = self._clock()
+        return sum(now < each.not_after <= moment for each in self._by_key.values())
+
     def explain(self, public_key: bytes) -> str:
         """Why `lookup` finds nobody, for the log: a peer is not told."""
         identity = self._by_key.get(public_key)

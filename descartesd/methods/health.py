@@ -134,6 +134,7 @@ class Health:
             agents=self.parts.book.roster.counts(),
             draining=self.parts.fleet.starts.closed is not None,
             checks=checks,
+            certificates_expiring=self.parts.policy.certificates_expiring,
         )
 
     def checks(self) -> dict[str, str]:
@@ -144,6 +145,7 @@ class Health:
             "audit": self.parts.audit.trouble,
             "trust_store": self.parts.policy.problem,
             "revocations": self.parts.policy.revocations_problem,
+            "clock": self.parts.policy.clock_problem,
             "keeper": self._keeper_problem(),
             "plugins": self.parts.plugins.problem,
             "event_loop": f"the event loop came {self.lag_s:.1f} s late"

@@ -29,7 +29,7 @@ Samples = list[Sample]
 
 _OURSELVES, _KEEPER = "daemon", "keeper"
 # What is left of a certificate's life when it counts as expiring.
-_LAST_PART = 0.1
+_LAST_PART = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)

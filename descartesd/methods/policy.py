@@ -117,6 +117,10 @@ class Policy:
         # Of every identity with a quota that has come in.
         self.meters: dict[str, Meter] = {}
         self._knocks = Knocks()
+        # What is wrong with the host's clock, by which certificates end.
+        self.clock_problem: str | None = None
+        # How many certificates have less than a third of their life left.
+        self.certificates_expiring = 0
         # Who is let in without a certificate, to get one.
         self.guests: Strangers | None = None
 

@@ -198,7 +198,7 @@ STATE = (
     Declared(
         "descartesd_certificates",
         "gauge",
-        "Certificates: `valid`, `expiring` (under a tenth of their life is left), `expired`, "
+        "Certificates: `valid`, `expiring` (under a third of their life is left), `expired`, "
         "`not_yet`.",
         ("state",),
     ),

@@ -78,6 +78,7 @@ class ServerHealth(Struct, frozen=True, kw_only=True):
     """`degraded` names in `reasons` what does not work; requests that can be served are.
 
     `checks` has for each part `ok` or what is wrong with it, as of the last second.
+    `certificates_expiring` have less than a third of their life left.
     """
 
     status: Literal["ok", "degraded"]
@@ -91,6 +92,7 @@ class ServerHealth(Struct, frozen=True, kw_only=True):
     agents: dict[str, int]
     draining: bool = False
     checks: dict[str, str] = {}
+    certificates_expiring: int = 0
 
 
 class Histogram(Struct, frozen=True, kw_only=True):

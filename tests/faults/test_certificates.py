@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -15,6 +16,9 @@ import pytest
 
 from descartesd.client import Client
 from descartesd.errors import AbortedError, DescartesError, NotFoundError, UnauthenticatedError
+from descartesd.keys.authority import load_authority
+from descartesd.keys.certificate import armour
+from descartesd.keys.curve import generate
 from tests.faults.peers import Peers, keys_of, logged
 from tests.support.agents import SLEEP, spec
 from tests.support.eventually import eventually
@@ -25,6 +29,18 @@ from tests.support.server import BIN, Server
 def peers(server: Server) -> Iterator[Peers]:
     with Peers(server) as made:
         yield made
+
+
+def daemon(server: Server) -> subprocess.CompletedProcess[str]:
+    """Run the daemon of a directory, which has to end by itself."""
+    return subprocess.run(
+        [BIN / "descartesd", "--config", server.config],
+        capture_output=True,
+        text=True,
+        env=server.environ,
+        timeout=20,
+        check=False,
+    )
 
 
 def is_let_in(server: Server, profile: Path) -> bool:
@@ -225,3 +241,124 @@ def test_fault_47_a_backup_restored_under_a_running_server_is_noticed_too(
     assert not is_let_in(server, profile)
     with Client(str(server.local)) as local:
         assert local.cert.list().generation == 1
+
+
+def test_fault_48_a_clock_set_back_over_a_restart_brings_no_ended_certificate_back(
+    server: Server,
+) -> None:
+    profile = server.issue("ci", "operator")
+    server.stop()
+    noted = server.directory / "state/clock"
+    # As if the host's clock had been two years ahead, and was set back while nobody looked.
+    noted.write_text(f"{time.time() + 2 * 365 * 86_400:.0f}\n", encoding="ascii")
+    noted.chmod(0o600)
+
+    server.start(wait=False)
+
+    with server.client(server.local, wait_for_server_s=10) as local:
+        health = local.server.health()
+        assert health.status == "degraded"
+        assert "behind what it was" in health.checks["clock"]
+        assert not is_let_in(server, profile)
+    # What the message says to do puts it right.
+    server.stop()
+    noted.unlink()
+    server.start()
+    assert is_let_in(server, profile)
+
+
+def test_certificates_that_end_soon_are_counted_and_told(server: Server) -> None:
+    authority = load_authority(str(server.directory / "keys/authority.key"))
+    signed = authority.issue("old", generate().public, "observer", now=time.time() - 80_000, days=1)
+    with server.client() as admin:
+        assert admin.server.health().certificates_expiring == 0
+
+        admin.cert.add(certificate=armour(signed))
+
+        eventually(lambda: admin.server.health().certificates_expiring == 1)
+        assert admin.server.health().status == "ok"
+    told = json.loads(server.ctl("--json", "doctor").stdout)["checks"]
+    [found] = [each for each in told if each["name"] == "certificates"]
+    assert found["ok"] is True
+    assert found["detail"].startswith("1 certificate has less than a third")
+
+
+def test_fault_45_a_malformed_certificate_is_skipped_and_told_and_the_rest_load(
+    server: Server,
+) -> None:
+    profile = server.issue("ci", "operator")
+    trust = server.directory / "state/trust"
+    (trust / "broken.cert").write_bytes(b"# name=broken\n\xff\xfe not base64\n")
+    (trust / "empty.cert").touch()
+    (server.directory / "state/tokens/broken.token").write_text("no token", encoding="ascii")
+    server.crash_and_restart()
+
+    assert is_let_in(server, profile)
+    with server.client() as admin:
+        assert [each.name for each in admin.cert.list().certificates] == ["admin", "ci"]
+        assert admin.server.health().status == "ok"
+    said = [each["file"] for each in logged(server, "file.skipped")]
+    assert sum("broken.cert" in each for each in said) == 1
+    assert sum("empty.cert" in each for each in said) == 1
+    assert sum("broken.token" in each for each in said) == 1
+
+
+@pytest.mark.parametrize("secret", ["keys/host.key", "keys/authority.key"])
+@pytest.mark.parametrize("case", ["readable", "symlink", "another's"])
+def test_fault_44_a_secret_that_others_can_reach_stops_the_start_and_names_the_remedy(
+    secret: str, case: str
+) -> None:
+    with Server() as server:
+        path = server.directory / secret
+        _expose(path, case)
+
+        refused = daemon(server)
+
+        assert refused.returncode == 78
+        assert str(path) in refused.stderr
+        remedy = {"readable": "chmod 600", "symlink": "symbolic link", "another's": "ch"}[case]
+        assert remedy in refused.stderr
+
+
+def _expose(path: Path, case: str) -> None:
+    if case == "readable":
+        path.chmod(0o644)
+    elif case == "symlink":
+        path.rename(path.with_suffix(".real"))
+        path.symlink_to(path.with_suffix(".real"))
+    elif os.getuid() == 0:
+        os.chown(path, 12345, 12345)
+    else:
+        path.parent.chmod(0o777)
+
+
+@pytest.mark.parametrize("missing", ["keys/host.key", "keys/authority.key"])
+def test_fault_16_no_server_listens_on_every_address_without_its_keys(missing: str) -> None:
+    with Server() as server:
+        server.environ["DESCARTES_SERVER__ENDPOINT"] = f"tcp://0.0.0.0:{server.port}"
+        (server.directory / missing).unlink()
+
+        refused = daemon(server)
+
+        assert refused.returncode == 78
+        assert f"cannot read '{server.directory / missing}'" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["[network]\ncurve = false", "[security]\nenabled = false", '[server]\nmechanism = "NULL"'],
+)
+def test_fault_16_nothing_switches_curve_off(setting: str, tmp_path: Path) -> None:
+    config = tmp_path / "descartesd.toml"
+    config.write_text(f"{setting}\n", encoding="ascii")
+
+    checked = subprocess.run(
+        [BIN / "descartesd", "--config", config, "--check-config"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+    assert checked.returncode == 2
+    assert "unknown" in checked.stderr
