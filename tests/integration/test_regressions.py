@@ -322,8 +322,10 @@ def test_server_stayed_degraded_after_the_end_of_an_agent_it_did_not_know(server
     with server.client() as client:
         agent = client.agent.spawn(spec=spec(*SLEEP))
     server.kill()
-    for file in (server.directory / "state").glob("registry.sqlite*"):
-        file.unlink()
+    # The audit log with it, whose signed head is in there.
+    for name in ("registry.sqlite*", "audit.jsonl"):
+        for file in (server.directory / "state").glob(name):
+            file.unlink()
     server.start()
 
     with server.client() as client:
