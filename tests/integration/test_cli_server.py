@@ -237,7 +237,8 @@ def test_doctor_finds_a_healthy_server_healthy(shared_server: Server) -> None:
     assert local["port"] == checks["port"]
     # What another test had its agents leave is told for a while.
     assert set(checks) - {"strays"} == {
-        "python", "programs", "profile", "modes", "server", "port", "keeper", "isolation",
+        "python", "programs", "profile", "modes", "certificate", "server", "port", "keeper",
+        "isolation",
     }  # fmt: skip
     assert f"{shared_server.port} is held by 'descartesd'" in checks["port"]["detail"]
     assert people.returncode == 0
