@@ -15,11 +15,8 @@ from descartesd.agents.facts import Facts
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.follow import Watches
 from descartesd.agents.journal import Journal
-from descartesd.agents.keeper_guard import KeeperGuard, KeeperPaths
-from descartesd.agents.keeper_link import KeeperLink, boot_id
 from descartesd.agents.monitor import Monitor
 from descartesd.agents.output import OutputFiles
-from descartesd.agents.recovery import reconcile
 from descartesd.agents.registry import Registry
 from descartesd.agents.sampler import Sampler
 from descartesd.agents.spec import RunnerDefaults
@@ -28,11 +25,11 @@ from descartesd.agents.talk import Talk
 from descartesd.agents.use import Use
 from descartesd.api import ServerInfo
 from descartesd.config.schema import Config
-from descartesd.errors import DescartesError, StartupRefusedError
+from descartesd.errors import StartupRefusedError
 from descartesd.identities import Identities
+from descartesd.keeping import Agreeing, Keeping
 from descartesd.keys.secretfile import random_secret
 from descartesd.listening import listen
-from descartesd.methods import cut_short
 from descartesd.methods.action import ActionMethods
 from descartesd.methods.agent import AgentMethods
 from descartesd.methods.attach import AttachMethods
@@ -50,21 +47,21 @@ from descartesd.methods.server import Reports, ServerFacts, ServerMethods
 from descartesd.methods.spawning import spawning
 from descartesd.methods.stats import Stats
 from descartesd.methods.talk import TalkMethods
-from descartesd.places import allow_descriptors, lock_state, refusing
+from descartesd.places import lock_state, refusing
 from descartesd.plugins import Contributions, connect, stopping
-from descartesd.transport.context import server_context
+from descartesd.systemd.service import Service
+from descartesd.systemd.status import sentence
+from descartesd.systemd.telling import Telling
+from descartesd.transport.context import Context, server_context
+from descartesd.transport.listeners import Listener
+from descartesd.transport.selfcheck import ask_own_socket
 from descartesd.transport.selftest import refuse_unknown_key
 from descartesd.transport.server import RouterServer
 from descartesd.transport.zap import ZapHandler
-from descartesd.wire.agent import Reason
 
 log = logging.getLogger(__name__)
 
-_KEEPER_RETRY_S = 1.0
-_KEEPER_ASKED_EVERY_S = 5.0
-_KEEPER_PATIENCE_S = 10.0
 _TIDY_EVERY_S = 1.0
-_STOP_MARGIN_S = 10.0
 # Once every agent has ended, what waits for an end answers by itself.
 _LAST_ANSWERS_S = 0.5
 # What goes on without an agent, as an action does.
@@ -75,26 +72,17 @@ class Daemon:
     """One server. `run` returns after an orderly stop."""
 
     @refusing()
-    def __init__(self, config: Config, contributed: Contributions) -> None:
+    def __init__(self, config: Config, contributed: Contributions, service: Service) -> None:
         server = config.server
         self._config = config
+        self._service = service
         self._lock = lock_state(server.state_dir)
         self._registry = Registry(os.path.join(server.state_dir, "registry.sqlite"))
         self._who = Identities(config, self._registry)
         self._audit = open_log(config, self._who.sealing_key, self._registry)
-        self._output_dir = output_dir = os.path.join(server.state_dir, "output")
-        os.makedirs(output_dir, mode=0o750, exist_ok=True)
-        self._keeper_lost = asyncio.Event()
-        self._link = KeeperLink(on_lost=self._keeper_lost.set)
-        self._guard = KeeperGuard(
-            self._link,
-            KeeperPaths(
-                socket=os.path.join(server.run_dir, "keeper.sock"),
-                output_dir=output_dir,
-                log=os.path.join(server.state_dir, "keeper.log"),
-                open_files=allow_descriptors(),
-            ),
-        )
+        self._output_dir = output_dir = server.output_dir
+        self._keeping = Keeping(server)
+        self._link = self._keeping.link
         self._plugins = contributed
         runner = RunnerDefaults(
             working_dir=server.runner.working_dir or None,
@@ -111,12 +99,10 @@ class Daemon:
         options = FleetOptions(server.max_agents, runner, config.limits.max_queued, quotas_of)
         self._fleet = Fleet(self._book, self._link, options)
         self._expiry = Expiry(self._book, self._fleet, config.limits.keep_ended_secs)
-        self._open_intents = self._registry.open_intents()
         self._answers = Answers(
             self._registry, random_secret(os.path.join(server.state_dir, "digest.key"))
         )
         self._stopping = asyncio.Event()
-        self._ending: asyncio.Timeout | None = None
 
     # -- life
 
@@ -142,10 +128,7 @@ class Daemon:
 
     def _told_to_stop(self) -> None:
         self._stopping.set()
-        if self._ending is not None:
-            # Told again: no agent has its grace time any more.
-            self._fleet.kill_all()
-            self._ending.reschedule(asyncio.get_running_loop().time() + _STOP_MARGIN_S)
+        self._keeping.hurry()
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, parts: contextlib.ExitStack) -> None:
         context = server_context()
@@ -158,30 +141,19 @@ class Daemon:
         monitor = Monitor(self._book, watches, self._fleet.pause)
         self._facts.hear_out = monitor.hear_out
         talk = Talk(self._book, self._fleet, self._link, monitor)
-        listeners = listen(self._config.server, self._who.publish_host_key, parts)
-        self._health = Health(
-            Parts(
-                book=self._book,
-                facts=self._facts,
-                fleet=self._fleet,
-                keeper=self._link,
-                policy=self._who.policy,
-                audit=self._audit,
-                directories=[self._config.server.state_dir, self._output_dir],
-                listeners=listeners,
-                plugins=self._plugins.relay,
-            ),
-            server_id=self._config.server.server_id,
-            version=version(),
-        )
+        listeners = listen(self._config.server, self._who.publish_host_key, self._service, parts)
+        self._health = self._health_of(listeners)
+        most = self._config.network.max_message_size
         dispatcher = Dispatcher(
             self._who.policy,
             self._answers,
             request_timeout_s=float(self._config.server.request_timeout_secs),
-            max_message_bytes=self._config.network.max_message_size,
+            max_message_bytes=most,
         )
         connect(self._plugins.relay, self._book, loop)
-        await self._bring_up_keeper()
+        agreeing = Agreeing(self._book, self._facts, self._fleet, self._answers, self._audit, most)
+        self._keeping.agree_with(agreeing, self._health)
+        await self._keeping.bring_up()
         router = RouterServer(
             context,
             self._who.router_options(self._config.network),
@@ -192,38 +164,82 @@ class Daemon:
         )
         parts.callback(router.close)
         self._register(dispatcher, router, zap, watches, talk)
+        telling = self._telling(context, listeners[-1].endpoint, router)
         async with asyncio.TaskGroup() as group:
             dispatcher.start(group, router.send)
             router.start(loop, listeners)
             self._who.rekey = router.rekey
-            await refuse_unknown_key(
-                context, listeners[0].endpoint, self._who.host_key.public_text.encode()
-            )
-            self._health.refuses_strangers = True
-            self._health.look(lag_s=0.0)
-            router.tell_failures()
+            await self._test(context, listeners, router)
             # Not before: the stranger until now was ourselves.
             refusals = Refusals(self._audit, self._who.policy)
             parts.callback(refusals.listen(dispatcher, zap))
             # To the very end: what an agent has said decides how it ended.
             listening = group.create_task(monitor.run(), name="listening")
-            minding = [
-                group.create_task(self._guard_keeper(), name="keeper guard"),
-                group.create_task(self._tidy(dispatcher), name="tidying"),
-                group.create_task(self._sampler().run(), name="sampling"),
-                group.create_task(self._fleet.turns.run(), name="turns"),
-            ]
-            await self._until_told_to_stop()
+            minding = self._mind(group, dispatcher, telling)
+            await self._until_told_to_stop(telling)
             for task in minding:
                 task.cancel()
             dispatcher.refuse_changes()
-            await self._end_agents()
+            await self._keeping.end()
             await dispatcher.finish(work_s=_LAST_WORK_S, answers_s=_LAST_ANSWERS_S)
             dispatcher.stop()
             await self._plugins.relay.close()
             listening.cancel()
 
-    async def _until_told_to_stop(self) -> None:
+    async def _test(
+        self, context: Context, listeners: list[Listener], router: RouterServer
+    ) -> None:
+        """See that it serves whom it should, and nobody else."""
+        await refuse_unknown_key(
+            context, listeners[0].endpoint, self._who.host_key.public_text.encode()
+        )
+        self._health.refuses_strangers = True
+        self._health.look(lag_s=0.0)
+        router.tell_failures()
+
+    def _health_of(self, listeners: list[Listener]) -> Health:
+        return Health(
+            Parts(
+                book=self._book,
+                facts=self._facts,
+                fleet=self._fleet,
+                keeper=self._link,
+                policy=self._who.policy,
+                audit=self._audit,
+                directories=[
+                    self._config.server.state_dir,
+                    # Of a keeper of its own only that one writes there.
+                    *([self._output_dir] if self._keeping.is_own else []),
+                ],
+                listeners=listeners,
+                plugins=self._plugins.relay,
+            ),
+            server_id=self._config.server.server_id,
+            version=version(),
+        )
+
+    def _telling(self, context: Context, unix: str, router: RouterServer) -> Telling:
+        def now() -> str:
+            return sentence(self._health.report(), len(router.traffic.clients))
+
+        async def ask() -> None:
+            await ask_own_socket(context, unix, self._who.host_key.public_text.encode())
+
+        return Telling(self._service, now, ask)
+
+    def _mind(
+        self, group: asyncio.TaskGroup, dispatcher: Dispatcher, telling: Telling
+    ) -> list[asyncio.Task[None]]:
+        """Look after what has to be looked after until the stop."""
+        return [
+            group.create_task(self._keeping.mind(), name="keeper guard"),
+            group.create_task(self._tidy(dispatcher), name="tidying"),
+            group.create_task(self._sampler().run(), name="sampling"),
+            group.create_task(self._fleet.turns.run(), name="turns"),
+            group.create_task(telling.run(), name="telling systemd"),
+        ]
+
+    async def _until_told_to_stop(self, telling: Telling) -> None:
         """Say that the server serves, and at the end that it stops."""
         about = ServerInfo(
             server_id=self._config.server.server_id,
@@ -233,8 +249,10 @@ class Daemon:
         self._book.journal.record("server_started", data={"version": about.version})
         log.info("server.ready", extra={"listeners": about.endpoints, "pid": os.getpid()})
         self._plugins.relay.daemon_started(about)
+        telling.ready()
         await self._stopping.wait()
         log.info("server.stopping")
+        telling.stopping(self._book.roster.longest_grace_s() if self._keeping.is_own else 0)
         self._book.journal.record("server_stopping")
         await stopping(self._plugins.relay, about)
 
@@ -286,85 +304,6 @@ class Daemon:
             **self._who.handlers(dispatcher, self._book, self._fleet, self._health.endpoints),
         }
         dispatcher.register(audited(handlers, self._audit, self._book.roster))
-
-    # -- the keeper
-
-    async def _guard_keeper(self) -> None:
-        """Bring a keeper back whenever there is none, or none that answers."""
-        while True:
-            if not self._link.connected:
-                await asyncio.sleep(_KEEPER_RETRY_S)
-            elif await self._keeper_is_well():
-                continue
-            await self._bring_up_keeper()
-
-    async def _keeper_is_well(self) -> bool:
-        """Wait until the keeper is lost, or until it is time to ask whether it answers."""
-        try:
-            async with asyncio.timeout(_KEEPER_ASKED_EVERY_S):
-                await self._keeper_lost.wait()
-            # The loss may have been that of one before, while this one was brought up.
-            self._keeper_lost.clear()
-            return self._link.connected
-        except TimeoutError:
-            if await self._link.answers(_KEEPER_PATIENCE_S):
-                self._health.keeper_answered()
-                return True
-            self._do_without_keeper("the keeper does not answer")
-        return False
-
-    async def _bring_up_keeper(self) -> None:
-        """Connect to a keeper and agree with it on every agent; without one, serve reads."""
-        self._keeper_lost.clear()
-        try:
-            await self._guard.ensure()
-            same_boot = self._registry.meta("boot_id") in (None, boot_id())
-            reason: Reason = "keeper_lost" if same_boot else "host_lost"
-            unknown = await reconcile(self._book, self._facts, self._link, reason)
-        except DescartesError as exc:
-            self._do_without_keeper(exc.message)
-            return
-        except Exception as exc:  # the boundary: without a keeper reads are served all the same
-            problem = f"{type(exc).__name__}: {exc}"
-            if problem != self._health.keeper_problem:
-                log.exception("keeper.cannot_be_used")
-            self._do_without_keeper(problem)
-            return
-        self._health.keeper_answered()
-        self._facts.unknown = set(unknown)
-        self._registry.set_meta("boot_id", boot_id())
-        self._registry.save()
-        self._close_open_intents()
-        self._fleet.turns.keeper_is_ready()
-
-    def _do_without_keeper(self, problem: str) -> None:
-        if problem != self._health.keeper_problem:
-            log.error("keeper.unavailable", extra={"cause": problem})
-        self._health.keeper_problem = problem
-        self._link.close()
-
-    def _close_open_intents(self) -> None:
-        """Answer what an earlier life of this daemon left open, so that it never runs again."""
-        intents, self._open_intents = self._open_intents, []
-        most = self._config.network.max_message_size
-        for intent in intents:
-            answered = cut_short.outcome(intent, self._book, most)
-            self._answers.close(intent, answered)
-            self._audit.add(cut_short.line(intent, answered))
-
-    async def _end_agents(self) -> None:
-        """End every agent in order, then the keeper: a stop of the foreground means stop."""
-        if not self._link.connected:
-            return
-        self._fleet.starts.closed = "the server is stopping"
-        self._fleet.end_waiting()
-        self._link.leaving = True
-        patience = _STOP_MARGIN_S + self._book.roster.longest_grace_s()
-        with contextlib.suppress(TimeoutError, DescartesError):
-            async with asyncio.timeout(patience) as self._ending:
-                await self._link.request("shutdown")
-        self._ending = None
-        await self._guard.gone(_STOP_MARGIN_S)
 
     # -- what is looked after all the time
 

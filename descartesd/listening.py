@@ -7,24 +7,25 @@ import os
 from collections.abc import Callable
 
 from descartesd.config.schema import Server
-from descartesd.places import open_directory, refusing, unlink
-from descartesd.transport.listeners import Listener, listen_tcp, listen_unix
+from descartesd.places import open_directory, refusing
+from descartesd.systemd import listening
+from descartesd.systemd.service import Service
+from descartesd.transport.listeners import Listener
 
 
 @refusing()
 def listen(
-    server: Server, publish_key: Callable[[], None], parts: contextlib.ExitStack
+    server: Server,
+    publish_key: Callable[[], None],
+    service: Service,
+    parts: contextlib.ExitStack,
 ) -> list[Listener]:
     """Listen on tcp and on the Unix socket until `parts` are closed, and publish the public key.
 
     Raises StartupRefusedError.
     """
-    tcp = listen_tcp(server.endpoint, "control-tcp-0")
-    parts.callback(tcp.socket.close)
     open_directory(os.path.dirname(server.local_socket))
-    unix = listen_unix(server.local_socket, "control-unix")
-    parts.callback(unlink, server.local_socket)
-    parts.callback(unix.socket.close)
     open_directory(server.run_dir)
+    found = listening.listen(server, service.inherited, service.notifier, parts)
     publish_key()
-    return [tcp, unix]
+    return found

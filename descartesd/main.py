@@ -7,9 +7,15 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from descartesd.errors import DescartesError, InvalidArgumentError
 from descartesd.wire.printable import shown
+
+if TYPE_CHECKING:
+    from descartesd.config.schema import Config
+    from descartesd.plugins import Contributions
+    from descartesd.systemd.service import Service
 
 _GARBAGE_LOOKED_FOR_AFTER = 20_000
 _EPILOG = """examples:
@@ -103,15 +109,27 @@ def _init(directory: str, endpoint: str) -> int:
 
 
 def _serve(path: str | None, *, check: bool) -> int:
-    from descartesd.config.load import load  # noqa: PLC0415  # not for `init`
+    if check:
+        _configured(path)
+        return 0
+    from descartesd.systemd.service import Service  # noqa: PLC0415  # only for the server itself
 
-    loaded = load(path, environ=os.environ)
-    config = loaded.config
+    service = Service.from_environment()
+    with service.telling():
+        _run(path, service)
+    return 0
+
+
+def _configured(path: str | None) -> tuple[Config, Contributions]:
+    from descartesd.config.load import load  # noqa: PLC0415  # not for `init`
     from descartesd.plugins import contributions  # noqa: PLC0415
 
-    contributed = contributions(loaded)
-    if check:
-        return 0
+    loaded = load(path, environ=os.environ)
+    return loaded.config, contributions(loaded)
+
+
+def _run(path: str | None, service: Service) -> None:
+    config, contributed = _configured(path)
     import asyncio  # noqa: PLC0415  # only the server itself needs all this
 
     import uvloop  # noqa: PLC0415
@@ -123,13 +141,12 @@ def _serve(path: str | None, *, check: bool) -> int:
     set_up(config.monitoring.log_level, config.monitoring.log_format)
 
     async def serve() -> None:
-        await Daemon(config, contributed).run()
+        await Daemon(config, contributed, service).run()
 
     # Requests leave hardly any cycles: looking for them as often as usual costs a spawn 4 %.
     gc.set_threshold(_GARBAGE_LOOKED_FOR_AFTER)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())
-    return 0
 
 
 if __name__ == "__main__":

@@ -66,8 +66,3 @@ def publish(path: str, content: bytes) -> None:
         os.fchmod(fd, 0o644)
         file.write(content)
     os.rename(fresh, path)
-
-
-def unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

@@ -1,4 +1,4 @@
-"""Sees to it that a keeper runs: finds the one there is, or starts one in the foreground."""
+"""Sees to it that a keeper runs: finds the one there is, or starts one where it is the server's."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ class KeeperPaths:
     """Where the keeper's socket, the agents' output and the keeper's own messages are.
 
     `open_files` is the soft limit agents are started with, which need not be this process's own.
+    One that `is_own` is started and ended by the server; any other is a service of its own.
     """
 
     socket: str
     output_dir: str
     log: str
     open_files: int
+    is_own: bool = True
 
 
 class KeeperGuard:
@@ -42,15 +44,22 @@ class KeeperGuard:
         self._link = link
         self._paths = paths
         self._process: subprocess.Popen[bytes] | None = None
+        self._cause: str | None = None
 
     async def ensure(self) -> None:
         """Connect to the keeper, started for this if there is none.
 
-        Raises StartupRefusedError when none can be started, UnavailableError when the one there is
-        does not answer, UnimplementedError when it is of another generation.
+        Raises StartupRefusedError when none can be started, UnavailableError when there is none to
+        connect to or the one there is does not answer, UnimplementedError when it is of another
+        generation.
         """
         if await self._try_connect():
             return
+        if not self._paths.is_own:
+            raise UnavailableError(
+                f"no keeper answers at '{self._paths.socket}': {self._cause}",
+                hint="see what it says: systemctl status descartes-keeper",
+            )
         process = self._start()
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
@@ -72,10 +81,11 @@ class KeeperGuard:
             # It may only be slow, and its agents live: nobody shoots it.
             raise UnavailableError(
                 "the keeper does not answer",
-                hint=f"see its messages in {self._paths.log}",
+                hint=self._where_it_speaks(),
             ) from exc
         except (OSError, AbortedError) as exc:
-            log.debug("keeper.not_there", extra={"cause": str(exc)})
+            self._cause = exc.strerror if isinstance(exc, OSError) else str(exc)
+            log.debug("keeper.not_there", extra={"cause": self._cause})
             return False
         return True
 
@@ -98,6 +108,11 @@ class KeeperGuard:
             )  # fmt: skip
         log.info("keeper.started", extra={"keeper_pid": self._process.pid})
         return self._process
+
+    def _where_it_speaks(self) -> str:
+        if self._paths.is_own:
+            return f"see its messages in {self._paths.log}"
+        return "see its messages with: journalctl -u descartes-keeper"
 
     def _last_words(self) -> str:
         with open(self._paths.log, "rb") as messages:

@@ -101,6 +101,10 @@ def resolved(config: Config, directory: str) -> Config:
             state_dir=_absolute(server.state_dir, directory),
             keys_dir=_absolute(server.keys_dir, directory),
             run_dir=_absolute(server.run_dir, directory),
+            keeper_socket=server.keeper_socket and _absolute(server.keeper_socket, directory),
+            output_dir=_absolute(
+                server.output_dir or os.path.join(server.state_dir, "output"), directory
+            ),
             runner=replace(
                 runner,
                 working_dir=runner.working_dir and _absolute(runner.working_dir, directory),

@@ -100,6 +100,24 @@ class Server(Section, frozen=True):
     run_dir: Annotated[Path, Meta(description="Directory of what lives as long as the server.")] = (
         "run"
     )
+    keeper_socket: Annotated[
+        str,
+        Meta(
+            description="Socket of a keeper that runs as a service of its own and writes the "
+            "output to output_dir; empty: the server starts its own keeper and ends it.",
+            pattern=r"^([^~\x00][^\x00]*)?$(?!\n)",
+            title="a path, or nothing",
+        ),
+    ] = ""
+    output_dir: Annotated[
+        str,
+        Meta(
+            description="Directory of the agents' output, which the keeper writes; empty: output "
+            "in state_dir.",
+            pattern=r"^([^~\x00][^\x00]*)?$(?!\n)",
+            title="a path, or nothing",
+        ),
+    ] = ""
     max_agents: Annotated[
         int, Meta(description="Agents that may run at once.", ge=1, le=1_000_000)
     ] = 100

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import TypeAlias
 
 import zmq
 
 IO_THREADS = 1
+Context: TypeAlias = zmq.Context[zmq.Socket[bytes]]
 
 
-def server_context() -> zmq.Context[zmq.Socket[bytes]]:
+def server_context() -> Context:
     """Make the context; must run before the process creates its first ROUTER.
 
     libzmq draws the routing ids it gives out from the C library's rand(3) and seeds it nowhere:

@@ -57,8 +57,16 @@ def listen_tcp(endpoint: str, name: str) -> Listener:
             f"cannot listen on {endpoint}: {os.strerror(exc.errno or 0)}",
             hint="server.endpoint must name an address of this host",
         ) from exc
-    shown = f"[{host}]" if family == socket.AF_INET6 else host
-    return Listener(name, sock, f"tcp://{shown}:{sock.getsockname()[1]}")
+    return Listener(name, sock, shown(sock, host))
+
+
+def shown(sock: socket.socket, host: str | None = None) -> str:
+    """The endpoint of a bound socket, on tcp with the name its host was given by."""
+    name = sock.getsockname()
+    if isinstance(name, str):
+        return f"ipc://{name}"
+    host = host or name[0]
+    return f"tcp://[{host}]:{name[1]}" if ":" in host else f"tcp://{host}:{name[1]}"
 
 
 def split_tcp(endpoint: str) -> tuple[str, int]:
@@ -101,7 +109,7 @@ def listen_unix(path: str, name: str) -> Listener:
             f"cannot listen on '{path}': {os.strerror(exc.errno or 0)}",
             hint="the directory of server.local_socket must exist and be writable",
         ) from exc
-    return Listener(name, sock, f"ipc://{path}")
+    return Listener(name, sock, shown(sock))
 
 
 def _clear_stale(path: str) -> None:

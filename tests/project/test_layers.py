@@ -24,6 +24,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "api": ("errors", "wire.", "template", "metric"),
     "hooks": ("errors", "wire.", "config.", "keys.", "observe.", "api"),
     "transport": ("errors", "wire.", "config.", "keys.", "observe."),
+    # It listens, which is transport's, on what systemd has kept.
+    "systemd": ("errors", "wire.", "config.", "keys.", "observe.", "transport."),
     "keeper": ("errors",),
     "agents": (
         *("errors", "wire.", "config.", "keys.", "observe.", "template", "api"),
@@ -49,7 +51,7 @@ CTL_EXCEPTIONS = {
     "ctl/cert.py": ("init", "config."),
     "ctl/audit.py": ("offline",),
 }
-ROOTS = {"listening", "daemon", "identities", "main", "plugins", "__init__"}
+ROOTS = {"listening", "daemon", "identities", "keeping", "main", "plugins", "__init__"}
 # Each untyped or heavy library has one module, or one layer, that imports it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "dynaconf": ("config/load.py",),
@@ -57,6 +59,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "msgpack": ("keeper/",),
     "inotify_simple": ("agents/follow.py",),
     "pluggy": ("hooks/", "api/"),
+    "sdnotify": ("systemd/notify.py",),
     "sqlite3": ("agents/registry.py", "agents/meta.py"),
     "re2": ("agents/lines.py",),
 }

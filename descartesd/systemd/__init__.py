@@ -1,0 +1,1 @@
+"""How this process takes part in systemd: notices, watchdog, kept descriptors, credentials."""

@@ -1,0 +1,29 @@
+"""The one sentence `systemctl status` shows of a server that serves."""
+
+from __future__ import annotations
+
+from descartesd.wire.server import ServerHealth
+
+_ENDED = ("completed", "failed", "terminated", "lost")
+
+
+def sentence(health: ServerHealth, clients: int) -> str:
+    """Agents, clients, queue, and what does not work."""
+    counts = health.agents
+    queued = counts.get("queued", 0)
+    alive = sum(count for state, count in counts.items() if state not in (*_ENDED, "queued"))
+    paused = counts.get("paused", 0)
+    told = [_several(alive, "agent") + (f" ({paused} paused)" if paused else "")]
+    if queued:
+        told.append(f"{queued} queued")
+    told.append(_several(clients, "client"))
+    found = f"serving {', '.join(told)}"
+    if health.draining:
+        found += "; draining, takes no new agents"
+    if health.reasons:
+        found += f"; degraded: {'; '.join(health.reasons)}"
+    return found
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
