@@ -293,7 +293,12 @@ class Daemon:
             **BatchMethods(
                 self._book, self._fleet, verbs, config.network.max_message_size, asks
             ).handlers(),
-            **ActionMethods(self._book, self._plugins.actions).handlers(),
+            **ActionMethods(
+                self._book,
+                self._plugins.actions,
+                at_once=config.plugins.actions_at_once,
+                max_message_bytes=config.network.max_message_size,
+            ).handlers(),
             **PluginMethods(self._plugins.relay).handlers(),
             **OutputMethods(self._book, watches).handlers(),
             **AttachMethods(self._book, self._fleet, watches).handlers(),

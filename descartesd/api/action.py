@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -15,14 +16,32 @@ from descartesd.wire.methods import ROLES
 from descartesd.wire.server import Empty, Role, RoleName
 
 
+class Progress(Protocol):
+    """Takes what an action tells of how far it is."""
+
+    def __call__(self, done: float, total: float | None = None, text: str = "", /) -> None:
+        """Tell it; returns at once, and only the last one counts where many are told."""
+
+
+def nobody_watches(_done: float, _total: float | None = None, _text: str = "", /) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionContext:
-    """Who runs an action, with which role, and on which agent as it was then."""
+    """Who runs an action, with which role, and on which agent as it was then.
+
+    `progress(done, total, text)` tells whoever watches how far it is, from any thread; without a
+    `total` nobody knows how much there is. `cancelled` is set when nobody waits any more: an
+    action that runs in a thread looks at it and ends; one that is a coroutine is cancelled.
+    """
 
     caller: str
     role: RoleName
     agent: AgentInfo | None
     log: logging.Logger
+    progress: Progress = nobody_watches
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

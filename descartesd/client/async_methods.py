@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from descartesd.wire.action import ActionResult, ActionRun, ActionTable
+from descartesd.wire.action import ActionItem, ActionResult, ActionRun, ActionTable
 from descartesd.wire.agent import (
     AgentFollow,
     AgentId,
@@ -66,6 +66,7 @@ from descartesd.wire.cert import (
 )
 from descartesd.wire.event import Event, EventFollow
 from descartesd.wire.methods import (
+    ACTION_FOLLOW,
     ACTION_LIST,
     ACTION_RUN,
     AGENT_ANSWER,
@@ -172,6 +173,21 @@ class AsyncActionMethods:
             ActionRun(name=name, params={} if params is None else params, agent=agent),
             deadline_s=deadline_s,
             idem=idem,
+        )
+
+    def follow(
+        self,
+        *,
+        name: Name,
+        params: dict[str, Any] | None = None,
+        agent: AgentId | None = None,
+        deadline_s: float | None = None,
+    ) -> AsyncStream[ActionItem]:
+        """Run a custom action as long as the stream: how far it is, and last its result."""
+        return self._caller.stream(
+            ACTION_FOLLOW,
+            ActionRun(name=name, params={} if params is None else params, agent=agent),
+            deadline_s=deadline_s,
         )
 
 

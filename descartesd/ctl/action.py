@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from descartesd.ctl import text
-from descartesd.ctl.command import ID_HELP, Command
+from descartesd.ctl.command import ID_HELP, Command, suggest
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
-from descartesd.errors import InvalidArgumentError
+from descartesd.ctl.parameters import parameter_lines, parameters
+from descartesd.ctl.progress import progress
+from descartesd.errors import AbortedError, DescartesError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from descartesd.client import Client
+    from descartesd.wire.action import ActionResult
 
 
 def _list(args: Namespace, out: Output) -> int:
@@ -22,7 +28,7 @@ def _list(args: Namespace, out: Output) -> int:
             action.name,
             action.permission,
             "yes" if action.needs_agent else "-",
-            " ".join(_names(action.params)) or "-",
+            " ".join(parameters(action.params)) or "-",
             action.summary,
         )
         for action in table.actions
@@ -35,30 +41,66 @@ def _list(args: Namespace, out: Output) -> int:
     return 0
 
 
-def _names(schema: dict[str, Any]) -> list[str]:
-    """The parameters a JSON Schema names, at its top or where that refers to."""
-    _, _, name = schema.get("$ref", "").rpartition("/")
-    found: dict[str, Any] = schema.get("$defs", {}).get(name, schema)
-    return list(found.get("properties", ()))
-
-
 def _run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="as 'action list' shows it")
     parser.add_argument(
         "params", metavar="K=V", nargs="*", help="a parameter: text as K=V, any JSON as K:=JSON"
     )
     parser.add_argument("--agent", metavar="ID", help=f"the agent it is about: {ID_HELP}")
-    parser.add_argument("--idem", metavar="KEY", help="once only, however often this is repeated")
+    parser.add_argument(
+        "--idem",
+        metavar="KEY",
+        help="once only, however often this is repeated, and to its end even if nobody waits",
+    )
 
 
 def _run(args: Namespace, out: Output) -> int:
     params = _params(args.params)
     with connect(args) as client:
-        done = client.action.run(name=args.name, params=params, agent=args.agent, idem=args.idem)
+        if args.idem is None:
+            done = _followed(client, args, params)
+        else:
+            done = client.action.run(
+                name=args.name, params=params, agent=args.agent, idem=args.idem
+            )
     out.document(
         done, ids=[] if done.agent_id is None else [done.agent_id], lines=_lines(done.result)
     )
     return 0
+
+
+def _followed(client: Client, args: Namespace, params: dict[str, Any]) -> ActionResult:
+    """Run it as long as somebody waits here, and show how far it is."""
+    items = client.action.follow(
+        name=args.name, params=params, agent=args.agent, deadline_s=args.timeout
+    )
+    with progress(wanted=not (args.json or args.quiet)) as show:
+        for item in items:
+            if item.result is not None:
+                return item.result
+            done = int(item.done or 0)
+            show(item.text or args.name, done, int(item.total or done))
+    raise AbortedError(f"action '{args.name}' ended without a result")
+
+
+def _explain(args: Namespace) -> list[str]:
+    """What is known of the action that is named, for the help."""
+    try:
+        with connect(args) as client:
+            actions = {each.name: each for each in client.action.list().actions}
+    except DescartesError as exc:
+        return ["", f"the parameters of '{args.name}' are known to a server: {exc.message}"]
+    action = actions.get(args.name)
+    if action is None:
+        known = suggest(args.name, actions, "see them: descartesctl action list")
+        return ["", f"the server has no action '{args.name}': {known}"]
+    return [
+        "",
+        f"{action.name}: {action.summary}",
+        f"  role {action.permission}, at most {action.timeout_s:g} s"
+        + (", on an agent (--agent)" if action.needs_agent else ""),
+        *parameter_lines(action.params),
+    ]
 
 
 def _params(words: Iterable[str]) -> dict[str, Any]:
@@ -107,5 +149,6 @@ COMMANDS = {
         examples=("action run echo text=hello", "action run echo 'text:=[1, 2]' --agent build-7"),
         run=_run,
         arguments=_run_arguments,
+        explain=_explain,
     ),
 }

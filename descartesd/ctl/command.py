@@ -123,6 +123,8 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace, Output], int]
     arguments: Callable[[argparse.ArgumentParser], None] = no_arguments
     takes_command: bool = False
+    # Lines to add to the help, where words say what about.
+    explain: Callable[[argparse.Namespace], list[str]] | None = None
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -175,6 +177,8 @@ def parse(
     Raises InvalidArgumentError; HelpAsked for `--help`.
     """
     parser = build_parser(title, command)
+    if command.explain is not None and (asked := _without_help(words)) != words:
+        _explain(parser, command.explain, asked)
     if command.takes_command or after is None:
         # Options may also stand between the words of a list, as in 'stop a --grace 5 b'.
         args, extra = parser.parse_known_intermixed_args(words)
@@ -191,6 +195,23 @@ def parse(
     if command.takes_command:
         args.command = after
     return args
+
+
+def _without_help(words: list[str]) -> list[str]:
+    return [word for word in words if word not in ("-h", "--help")]
+
+
+def _explain(
+    parser: argparse.ArgumentParser,
+    explain: Callable[[argparse.Namespace], list[str]],
+    words: list[str],
+) -> NoReturn:
+    """Show the help, with what it is about where words say so."""
+    try:
+        args, _ = parser.parse_known_intermixed_args(words)
+    except InvalidArgumentError:
+        raise HelpAsked(parser.format_help().rstrip("\n")) from None
+    raise HelpAsked("\n".join([parser.format_help().rstrip("\n"), *explain(args)]))
 
 
 def build_parser(title: str, command: Command) -> argparse.ArgumentParser:

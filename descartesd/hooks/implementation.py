@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from descartesd.errors import DescartesError
 from descartesd.hooks.checks import SPECS
 from descartesd.hooks.record import PluginRecord, kind_of, named, now_ns
 from descartesd.hooks.threads import Threads
+from descartesd.hooks.within import CAUGHT, TooLateError, within
 
 # What a plugin that hangs may hold at once; further questions to it wait, and fail in time.
 _MOST_THREADS = 16
-# A coroutine that is cancelled may tidy up for so long before nobody waits for it any more.
-_LAST_S = 0.2
 
 
 class PluginFault(Exception):  # noqa: N818  # it names the fault of another
@@ -63,8 +61,8 @@ class Implementation:
         """Call it in the loop, with a fact."""
         began_ns = now_ns()
         try:
-            answer = await _within(self.bound(given)(), timeout_s)
-        except _CAUGHT as exc:
+            answer = await within(self.bound(given)(), timeout_s)
+        except CAUGHT as exc:
             self._note(began_ns, exc)
             return
         fault = _junk(answer)
@@ -84,11 +82,11 @@ class Implementation:
         call = self.bound(given)
         work = call() if self.is_async else self._threads.run(f"plugin {self.record.name}", call)
         try:
-            answer = await _within(work, timeout_s)
+            answer = await within(work, timeout_s)
         except DescartesError:
             self.record.went_well(began_ns)
             raise
-        except _CAUGHT as exc:
+        except CAUGHT as exc:
             raise PluginFault(self._note(began_ns, exc)) from exc
         if answer is not None and not isinstance(answer, kind):
             fault = unawaited(answer) or f"it answered {kind_of(answer)}"
@@ -100,49 +98,10 @@ class Implementation:
     def _note(self, began_ns: int, exc: BaseException) -> str:
         fault = named(exc)
         cause: BaseException | None = exc
-        if isinstance(exc, _TooLateError):
+        if isinstance(exc, TooLateError):
             fault, cause = f"it took more than {exc}", None
         self.record.went_wrong(self.hook, began_ns, fault, cause)
         return fault
-
-
-class _TooLateError(Exception):
-    """The time of a call is over."""
-
-
-# A plugin may raise SystemExit, which is no Exception, and a CancelledError that is not ours.
-_CAUGHT = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
-
-
-async def _within(work: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
-    """Wait for so long and no longer, whether or not the work lets itself be cancelled.
-
-    Raises what it raises; _TooLateError. When this is cancelled, so is the work.
-    """
-    # Of no TaskGroup: what ignores its cancellation must not keep the server from ending.
-    task = asyncio.get_running_loop().create_task(_settled(work))
-    try:
-        await asyncio.wait({task}, timeout=timeout_s)
-    finally:
-        if not task.done():
-            task.cancel()
-    if not task.done():
-        await asyncio.wait({task}, timeout=_LAST_S)
-        raise _TooLateError(f"{timeout_s:g} s")
-    answer, error = task.result()
-    if error is not None:
-        raise error
-    return answer
-
-
-async def _settled(work: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
-    """What it returns or raises; a task that raised SystemExit would end the loop."""
-    try:
-        return await work, None
-    except asyncio.CancelledError:
-        return None, RuntimeError("it was cancelled")
-    except _CAUGHT as exc:
-        return None, exc
 
 
 def _junk(answer: Any) -> str | None:

@@ -5,34 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
 
-class NoThreadLeftError(Exception):
-    """As many run as may, some of them maybe for ever."""
-
-
 class Threads:
-    """At most so many at once; one that nobody waits for any more counts until it ends."""
+    """At most so many by `run` at once; one that nobody waits for any more counts until it ends."""
 
     def __init__(self, most: int) -> None:
         self._free = asyncio.Semaphore(most)
+        # How many have not ended, whether or not somebody waits for them.
+        self.running = 0
 
-    async def run(self, name: str, work: Callable[[], Any], *, at_once: bool = False) -> Any:
+    async def run(self, name: str, work: Callable[[], Any]) -> Any:
         """Wait for what it returns or raises; when cancelled, the thread goes on alone.
 
-        Where too many run it waits for one to end, or raises NoThreadLeftError with `at_once`.
+        Where too many run it waits for one to end first.
         """
-        if at_once and self._free.locked():
-            raise NoThreadLeftError
         await self._free.acquire()
+        return await self.start(name, work, self._free.release)
+
+    def start(
+        self, name: str, work: Callable[[], Any], on_end: Callable[[], None] | None = None
+    ) -> Coroutine[Any, Any, Any]:
+        """Begin now, however many run; what is returned waits as `run` does."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Callable[[], Any]] = loop.create_future()
 
         def finish(outcome: Callable[[], Any]) -> None:
-            self._free.release()
+            self.running -= 1
+            if on_end is not None:
+                on_end()
             if not done.done():
                 done.set_result(outcome)
 
@@ -42,8 +46,13 @@ class Threads:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(finish, outcome)
 
+        self.running += 1
         threading.Thread(target=thread, name=name, daemon=True).start()
-        return (await done)()
+        return _result(done)
+
+
+async def _result(done: asyncio.Future[Callable[[], Any]]) -> Any:
+    return (await done)()
 
 
 def _outcome(work: Callable[[], Any]) -> Callable[[], Any]:

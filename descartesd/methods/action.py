@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
 from descartesd.agents.book import Book
 from descartesd.api import Action, ActionContext
+from descartesd.api.action import Progress, nobody_watches
 from descartesd.errors import (
     DeadlineExceededError,
     DescartesError,
@@ -25,10 +26,12 @@ from descartesd.errors import (
     ResourceExhaustedError,
 )
 from descartesd.hooks.relay import Registered
-from descartesd.hooks.threads import NoThreadLeftError, Threads
+from descartesd.hooks.threads import Threads
+from descartesd.hooks.within import CAUGHT, TooLateError, within
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.grants import RANKS
-from descartesd.methods.outcomes import incident
+from descartesd.methods.news import News
+from descartesd.methods.outcomes import incident, settled
 from descartesd.methods.params import inner
 from descartesd.methods.policy import Caller
 from descartesd.methods.sight import find
@@ -36,26 +39,71 @@ from descartesd.wire import codec
 from descartesd.wire.action import ActionInfo, ActionResult, ActionRun, ActionTable
 from descartesd.wire.server import Empty
 
-_MOST_THREADS = 32
+
+class _Job(NamedTuple):
+    """An action that may be run as it was asked for."""
+
+    plugin: str
+    action: Action
+    context: ActionContext
+    params: Struct | dict[str, Any]
+    agent_id: str | None
 
 
 class ActionMethods:
-    """One function per method."""
+    """One function per method; at most `at_once` actions run."""
 
-    def __init__(self, book: Book, actions: Mapping[str, Registered]) -> None:
+    def __init__(
+        self,
+        book: Book,
+        actions: Mapping[str, Registered],
+        *,
+        at_once: int = 32,
+        max_message_bytes: int = 1 << 20,
+    ) -> None:
         self._book = book
         self._actions = actions
-        self._threads = Threads(_MOST_THREADS)
+        self._at_once = at_once
+        self._max_message_bytes = max_message_bytes
+        self._threads = Threads(at_once)
+        # Coroutines that have not ended.
+        self._awaited = 0
         self._table = ActionTable(actions=[_describe(actions[name]) for name in sorted(actions)])
 
     def handlers(self) -> Mapping[str, Handler]:
         """The functions by method name."""
-        return {"action.list": self.list, "action.run": self.run}
+        return {"action.list": self.list, "action.run": self.run, "action.follow": self.follow}
 
     def list(self, _call: Call, _params: Empty) -> ActionTable:
         return self._table
 
     async def run(self, call: Call, params: ActionRun) -> ActionResult:
+        return await self._done(self._prepared(call, params, nobody_watches))
+
+    async def follow(self, call: Call, params: ActionRun) -> None:
+        stream = call.stream
+        if stream is None:
+            raise InternalError("action.follow was called without a stream")
+        news = News()
+        job = self._prepared(call, params, news.progress)
+        stream.open()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(news.tell(stream))
+            outcome = await settled(self._done(job), "action.follow")
+            news.end()
+        if isinstance(outcome, DescartesError):
+            raise outcome
+        last = Raw(codec.encode(_Last(result=outcome)))
+        size = len(memoryview(last))
+        if size > self._max_message_bytes:
+            raise ResourceExhaustedError(
+                f"the result has {size} bytes, more than network.max_message_size"
+                f" ({self._max_message_bytes})",
+                retryable=False,
+            )
+        await stream.push(last, size)
+
+    def _prepared(self, call: Call, params: ActionRun, progress: Progress) -> _Job:
         plugin, action = self._find(params.name)
         _check_granted(call.caller, action)
         if action.needs_agent and params.agent is None:
@@ -72,13 +120,48 @@ class ActionMethods:
             role=call.caller.role,
             agent=None if agent is None else self._book.views.info(agent),
             log=logging.getLogger(f"descartesd.plugins.{plugin}"),
+            progress=progress,
         )
-        result = await self._within_time(plugin, action, partial(action.run, context, given))
+        return _Job(plugin, action, context, given, None if agent is None else agent.id)
+
+    async def _done(self, job: _Job) -> ActionResult:
+        if self._awaited + self._threads.running >= self._at_once:
+            raise ResourceExhaustedError(
+                f"{self._at_once} actions run now (plugins.actions_at_once), and one more cannot",
+                hint="those whose time is over still count until they end",
+            )
+        result = await self._within_time(job)
         return ActionResult(
-            action=action.name,
-            result=_encoded(plugin, action, result),
-            agent_id=None if agent is None else agent.id,
+            action=job.action.name,
+            result=_encoded(job.plugin, job.action, result),
+            agent_id=job.agent_id,
         )
+
+    async def _within_time(self, job: _Job) -> Any:
+        action = job.action
+        call = partial(action.run, job.context, job.params)
+        try:
+            if inspect.iscoroutinefunction(action.run):
+                self._awaited += 1
+                return await within(call(), action.timeout_s, self._ended)
+            work = self._threads.start(f"action {action.name}", call)
+            return await within(work, action.timeout_s)
+        except DescartesError:
+            raise
+        except TooLateError as exc:
+            job.context.cancelled.set()
+            raise DeadlineExceededError(
+                f"action '{action.name}' was not done within {action.timeout_s:g} s, its time",
+                hint=f"look at what it left; it is of plugin '{job.plugin}'",
+            ) from exc
+        except CAUGHT as exc:
+            raise incident(exc, f"action {action.name} of plugin {job.plugin}") from exc
+        except asyncio.CancelledError:
+            job.context.cancelled.set()
+            raise
+
+    def _ended(self) -> None:
+        self._awaited -= 1
 
     def _find(self, name: str) -> Registered:
         found = self._actions.get(name)
@@ -90,26 +173,11 @@ class ActionMethods:
             )
         return found
 
-    async def _within_time(self, plugin: str, action: Action, work: Callable[[], Any]) -> Any:
-        try:
-            async with asyncio.timeout(action.timeout_s) as limit:
-                if inspect.iscoroutinefunction(action.run):
-                    return await work()
-                return await self._threads.run(f"action {action.name}", work, at_once=True)
-        except DescartesError:
-            raise
-        except NoThreadLeftError as exc:
-            raise ResourceExhaustedError(
-                f"{_MOST_THREADS} actions run in threads now, and one more cannot",
-                hint="those whose time is over still count until they end",
-            ) from exc
-        except (Exception, SystemExit) as exc:
-            if isinstance(exc, TimeoutError) and limit.expired():
-                raise DeadlineExceededError(
-                    f"action '{action.name}' was not done within {action.timeout_s:g} s, its time",
-                    hint=f"look at what it left; it is of plugin '{plugin}'",
-                ) from exc
-            raise incident(exc, f"action {action.name} of plugin {plugin}") from exc
+
+class _Last(Struct, frozen=True, kw_only=True):
+    """The ActionItem that ends a stream."""
+
+    result: Struct
 
 
 def _check_granted(caller: Caller, action: Action) -> None:

@@ -72,7 +72,7 @@ def audited(handlers: Mapping[str, Handler], log: AuditLog, roster: Roster) -> d
 
 def _changes(name: str) -> bool:
     method = METHODS[name]
-    return method.resend != "read" and not method.stream and not name.startswith("stream.")
+    return method.resend != "read" and not name.startswith("stream.")
 
 
 class _Audited:

@@ -45,3 +45,12 @@ class ActionResult(Struct, frozen=True, kw_only=True):
     action: str
     result: Any
     agent_id: str | None = None
+
+
+class ActionItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far an action is: so much of `total`, or of nobody knows how much; last its result."""
+
+    done: float | None = None
+    total: float | None = None
+    text: str | None = None
+    result: ActionResult | None = None

@@ -155,6 +155,11 @@ ACTION_RUN = Method(
     "action.run", action.ActionRun, action.ActionResult, "observer", "idem",
     "Run a custom action; the role needed is the action's.",
 )  # fmt: skip
+ACTION_FOLLOW = Method(
+    "action.follow", action.ActionRun, action.ActionItem, "observer", "never",
+    "Run a custom action as long as the stream: how far it is, and last its result.",
+    stream=True,
+)  # fmt: skip
 PLUGIN_LIST = Method(
     "plugin.list", server.Empty, plugin.PluginTable, "observer", "read",
     "List the plugins: what each takes part in, and how it fares.",
@@ -261,6 +266,7 @@ METHODS: dict[str, Method[Any, Any]] = {
         BATCH_SPAWN,
         ACTION_LIST,
         ACTION_RUN,
+        ACTION_FOLLOW,
         PLUGIN_LIST,
         EVENT_FOLLOW,
         SERVER_STATS,

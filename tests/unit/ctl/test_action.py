@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from descartesd.ctl.action import _lines, _names, _params
+from descartesd.ctl.action import _lines, _params
+from descartesd.ctl.parameters import parameters
 from descartesd.errors import InvalidArgumentError
 
 
@@ -63,4 +64,4 @@ def test_result_is_shown_as_lines_and_escaped(result: object, lines: list[str]) 
 def test_names_of_parameters_come_from_the_schema(
     schema: dict[str, object], names: list[str]
 ) -> None:
-    assert _names(schema) == names
+    assert parameters(schema) == names
