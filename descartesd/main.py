@@ -44,11 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: DescartesError) -> int:
-    print(f"error: {shown(error.message)}", file=sys.stderr)  # noqa: T201
+    print(f"error: {_lines(error.message)}", file=sys.stderr)  # noqa: T201
     if error.hint:
-        hint = "\n".join(map(shown, error.hint.split("\n")))
-        print(f"hint: {hint}", file=sys.stderr)  # noqa: T201
+        print(f"hint: {_lines(error.hint)}", file=sys.stderr)  # noqa: T201
     return error.exit_status
+
+
+def _lines(text: str) -> str:
+    """Every fault of a configuration has a line of its own; nothing else moves a cursor."""
+    return "\n".join(map(shown, text.split("\n")))
 
 
 def _parser() -> argparse.ArgumentParser:

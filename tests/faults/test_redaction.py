@@ -252,7 +252,7 @@ def _fields(kind: type) -> list[str]:
 
 
 def _is_sensitive(name: str) -> bool:
-    if name.startswith(("public", "server_key", "max_", "key")):
+    if name.startswith(("public", "max_", "key")) or "server_key" in name:
         return False
     return name in SENSITIVE or (is_secret(name) and "tokens" not in name)
 
