@@ -32,7 +32,8 @@ def alice(shared_server: Server) -> Keys:
 
 @pytest.fixture(scope="module")
 def mallory(shared_server: Server) -> Keys:
-    return keys_of(shared_server.issue("mallory", "observer"))
+    # Nobody but an administrator may connect as often as some of these attacks need.
+    return keys_of(shared_server.issue("mallory", "admin"))
 
 
 def name_of(answer: dict[str, object]) -> object:

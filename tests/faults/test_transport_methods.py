@@ -111,6 +111,7 @@ WISHES: dict[str, dict[str, Any]] = {
     "cert.list": {},
     "cert.show": {"name": "admin"},
     "cert.revoke": {"name": "admin"},
+    "policy.explain": {"identity": "admin", "method": "agent.kill"},
     "server.drain": {},
     "stream.credit": {"stream": 77},
     "stream.cancel": {"stream": 77},
