@@ -158,6 +158,12 @@ class TrustStore:
         now = self._clock()
         return sum(now < each.not_after <= moment for each in self._by_key.values())
 
+    def knows(self, public_key: bytes) -> bool:
+        """Whether a key has a certificate, of whatever time, or was revoked."""
+        if public_key in self._by_key:
+            return True
+        return self.revoked.find("", fingerprint(public_key)) is not None
+
     def explain(self, public_key: bytes) -> str:
         """Why `lookup` finds nobody, for the log: a peer is not told."""
         identity = self._by_key.get(public_key)

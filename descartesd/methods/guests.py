@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from descartesd.errors import UnauthenticatedError
 from descartesd.keys.keyfile import fingerprint
@@ -14,6 +15,7 @@ from descartesd.methods.policy import Caller
 
 log = logging.getLogger(__name__)
 
+_TOLD_EVERY_S = 60.0
 _GRANTS: dict[Kind, Grants] = {"token": ENROLLING, "introduction": PRESENTING}
 
 
@@ -28,11 +30,13 @@ class Guests:
         self._failures = failures or Failures()
         self._keys: dict[str, bytes] = {}
         self._addresses: dict[str, str] = {}
+        self._told: dict[bytes, float] = {}
 
     def enter(self, address: str, key: bytes) -> str | None:
         """The user id of a guest, or None to refuse who is none."""
         token = self._find(key)
         if token is None:
+            self._tell_why(key)
             # Where there is nothing to guess it is no guess.
             if self.tokens.all():
                 self._note_failure(address)
@@ -66,6 +70,14 @@ class Guests:
         if token is None or self._trust.revoked.find("", token.fingerprint) is not None:
             return None
         return token
+
+    def _tell_why(self, key: bytes) -> None:
+        """Log, once a minute, why somebody known is not let in; strangers are only counted."""
+        now = time.monotonic()
+        if not self._trust.knows(key) or now - self._told.get(key, -_TOLD_EVERY_S) < _TOLD_EVERY_S:
+            return
+        self._told[key] = now
+        log.warning("key.refused", extra={"cause": self._trust.explain(key)})
 
     def _note_failure(self, address: str) -> None:
         if self._failures.note(address):

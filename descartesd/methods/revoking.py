@@ -85,6 +85,8 @@ class Revoking:
         )
 
     def _revoked(self, params: wire.CertRevoke) -> Revocation:
+        # It may have been issued a moment ago, without this server.
+        self._trust.reload_if_changed()
         identity = find(self._trust.identities(), params)
         if identity is not None:
             return self._trust.revoke(

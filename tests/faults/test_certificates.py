@@ -19,6 +19,9 @@ from descartesd.errors import AbortedError, DescartesError, NotFoundError, Unaut
 from descartesd.keys.authority import load_authority
 from descartesd.keys.certificate import armour
 from descartesd.keys.curve import generate
+from descartesd.keys.files import create_secret
+from descartesd.keys.keyfile import fingerprint
+from descartesd.keys.profile import Profile
 from tests.faults.peers import Peers, keys_of, logged
 from tests.support.agents import SLEEP, spec
 from tests.support.eventually import eventually
@@ -281,6 +284,34 @@ def test_certificates_that_end_soon_are_counted_and_told(server: Server) -> None
     [found] = [each for each in told if each["name"] == "certificates"]
     assert found["ok"] is True
     assert found["detail"].startswith("1 certificate has less than a third")
+
+
+def test_fault_36_why_a_known_key_is_refused_is_in_the_log_and_not_told_to_the_peer(
+    server: Server,
+) -> None:
+    authority = load_authority(str(server.directory / "keys/authority.key"))
+    now = time.time()
+    trust = server.directory / "state/trust"
+    pairs = {"late": generate(), "early": generate(), "gone": generate()}
+    for name, start in (("late", now - 90_000), ("early", now + 90_000), ("gone", now)):
+        signed = authority.issue(name, pairs[name].public, "observer", now=start, days=1)
+        create_secret(str(trust / f"{name}.cert"), armour(signed).encode())
+    with server.client(server.local) as admin:
+        admin.cert.revoke(name="gone")
+
+    said = set()
+    for pair in (*pairs.values(), generate()):
+        keys = (pair.public_text, pair.secret_text)
+        stranger = Profile((server.endpoint,), (server.public_key,), *keys)
+        with Client(stranger) as client, pytest.raises(UnauthenticatedError) as caught:
+            client.server.hello()
+        said.add(caught.value.message.replace(fingerprint(pair.public), "KEY"))
+
+    assert len(said) == 1
+    causes = [each["cause"] for each in logged(server, "key.refused")]
+    assert len(causes) == 3
+    for cause, expected in zip(causes, ("expired at", "not valid before", "revoked"), strict=True):
+        assert expected in cause
 
 
 def test_fault_45_a_malformed_certificate_is_skipped_and_told_and_the_rest_load(
