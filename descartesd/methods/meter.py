@@ -43,18 +43,19 @@ class Meter:
 
     __slots__ = (
         "_identity",
-        "_quotas",
         "_refusal",
         "_refused_ms",
         "_spawns",
         "_streams",
+        "quotas",
         "requests",
     )
 
     def __init__(self, identity: str, quotas: Quotas) -> None:
         self._identity = identity
-        self._quotas = quotas
-        self._streams = 0
+        self.quotas = quotas
+        # Shared with the meter that takes this one's place: a stream is closed where it was opened.
+        self._streams = [0]
         self.requests = _bucket(quotas.requests_per_second, 1.0)
         self._spawns = _bucket(quotas.spawns_per_minute, 60.0)
         self._refused_ms = -1
@@ -67,7 +68,7 @@ class Meter:
         """
         wait_ms = wait_ns // _MS
         if wait_ms != self._refused_ms:
-            rule = f"it may send {self._quotas.requests_per_second} requests a second"
+            rule = f"it may send {self.quotas.requests_per_second} requests a second"
             error = self._over(f"{rule} (requests_per_second)", (wait_ms + 1) / 1000)
             self._refused_ms, self._refusal = wait_ms, Raw(codec.encode(codec.wire_error(error)))
         return self._refusal
@@ -77,21 +78,20 @@ class Meter:
         wait_ns = 0 if self._spawns is None else self._spawns.take(now_ns)
         if wait_ns:
             raise self._over(
-                f"it may start {self._quotas.spawns_per_minute} agents a minute"
-                " (spawns_per_minute)",
+                f"it may start {self.quotas.spawns_per_minute} agents a minute (spawns_per_minute)",
                 wait_ns / _NS,
             )
 
     def open_stream(self) -> None:
         """Count one stream more; raises ResourceExhaustedError."""
-        most = self._quotas.streams
-        if most is not None and self._streams >= most:
+        most = self.quotas.streams
+        if most is not None and self._streams[0] >= most:
             raise self._over(f"it may have {most} streams open (streams)", SOON_S)
-        self._streams += 1
+        self._streams[0] += 1
 
     def close_stream(self) -> None:
         """Count one stream less."""
-        self._streams -= 1
+        self._streams[0] -= 1
 
     def inherit(self, before: Meter) -> None:
         """Go on with what is open since before the roles changed."""

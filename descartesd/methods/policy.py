@@ -190,6 +190,10 @@ class Policy:
                     return self._admit(
                         user_id, identity.roles, name=identity.name, certified=identity
                     )
+                raise UnauthenticatedError(
+                    f"{user_id} has no role this server knows: {', '.join(identity.roles)}",
+                    hint=f"the roles there are: {', '.join(self.roles.names)}",
+                )
         raise UnauthenticatedError(
             f"{user_id} is not authorised any more",
             hint="ask an administrator for a new certificate",
@@ -205,7 +209,11 @@ class Policy:
         return caller
 
     def _measure(self, user_id: str, quotas: Quotas) -> Meter | None:
-        before = self.meters.pop(user_id, None)
+        before = self.meters.get(user_id)
+        if before is not None and before.quotas == quotas:
+            # A new certificate with the same roles is no way to new tokens.
+            return before
+        self.meters.pop(user_id, None)
         if quotas == _UNLIMITED:
             return None
         meter = self.meters[user_id] = Meter(user_id, quotas)

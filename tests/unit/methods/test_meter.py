@@ -78,6 +78,8 @@ def test_streams_are_counted_by_what_is_open() -> None:
     after.inherit(meter)
     with pytest.raises(ResourceExhaustedError):
         after.open_stream()
+    meter.close_stream()
+    after.open_stream()
 
 
 def test_what_has_no_quota_is_not_limited() -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from descartesd.config.role import Quotas, Role
 from descartesd.errors import UnauthenticatedError
 from descartesd.keys.authority import Authority, create_authority
 from descartesd.keys.certificate import Certificate, sign
 from descartesd.keys.curve import generate
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.trust import TrustStore
-from descartesd.methods.grants import BUILTIN, RANKS
+from descartesd.methods.grants import BUILTIN, RANKS, Roles
 from descartesd.methods.policy import Caller, LocalRoles, Policy, refusal
 from descartesd.wire.methods import METHODS, ROLES
 
@@ -213,3 +214,36 @@ def test_a_refusal_names_the_method_the_role_needed_and_the_role_there_is() -> N
 
     assert error.message == "agent.kill needs the role operator; uid:1 is observer"
     assert not error.retryable
+
+
+def test_a_certificate_whose_roles_are_not_defined_here_is_told_so(
+    policy: Policy, trust: TrustStore, authority: Authority
+) -> None:
+    user_id = policy.authenticate(TCP, issue(trust, authority, "elsewhere"))
+    assert user_id is not None
+
+    with pytest.raises(UnauthenticatedError, match="has no role this server knows: elsewhere"):
+        policy.identify(user_id)
+
+
+def test_a_new_certificate_with_the_same_roles_gives_no_new_tokens(
+    trust: TrustStore, authority: Authority, tmp_path: Path
+) -> None:
+    limited = Roles({"ci": Role(quotas=Quotas(requests_per_second=1))})
+    policy = Policy(trust, LocalRoles({}, {}), limited)
+    user_id = policy.authenticate(TCP, issue(trust, authority, "ci"))
+    assert user_id is not None
+    meter = policy.identify(user_id).meter
+    assert meter is not None
+    assert policy.meters == {user_id: meter}
+
+    path = tmp_path / "trust" / "alice.cert"
+    text = path.read_bytes()
+    path.unlink()
+    policy.refresh()
+    path.write_bytes(text)
+    path.chmod(0o600)
+    policy.refresh()
+
+    assert policy.identify(user_id).meter is meter
+    assert policy.quotas_of(user_id) == Quotas(requests_per_second=1)
