@@ -1,0 +1,242 @@
+"""Makes worktrees, and removes them without losing what was done in them."""
+
+from __future__ import annotations
+
+import grp
+import os
+import re
+import secrets
+import shutil
+import stat
+import threading
+import time
+from typing import NamedTuple
+
+from descartesd.api import (
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from descartesd_worktree.book import Book, Record
+from descartesd_worktree.git import Git, Place
+from descartesd_worktree.repository import (
+    check_branch,
+    check_owner,
+    check_pointer,
+    commit_of,
+    common_of,
+    find,
+)
+from descartesd_worktree.settings import Config
+
+_INDEX_BYTES = 256 * 1024 * 1024
+
+
+class Wanted(NamedTuple):
+    """What is asked for: a repository, a branch to make, and where that begins."""
+
+    repo: str
+    owner: str
+    branch: str | None = None
+    base: str | None = None
+    agent_name: str | None = None
+
+
+class Worktrees:
+    """All worktrees of the plugin, in one directory. Raises OSError where that cannot be used."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._directory = _prepared(config)
+        self._umask = 0o002 if config.group else 0o022
+        # Two who remove the same one must not be in each other's way.
+        self._removing = threading.Lock()
+        self.book = Book(os.path.join(self._directory, ".book"))
+
+    def git(self, record: Record, deadline: float) -> Git:
+        """Git for a worktree there is.
+
+        Raises NotFoundError, PermissionDeniedError, ConflictError.
+        """
+        if common_of(record.repo) != record.common:
+            raise NotFoundError(f"worktree '{record.name}': its repository is gone: {record.repo}")
+        if not self.config.other_owners:
+            check_owner(record.common)
+        check_pointer(record.own)
+        return Git(Place(record.common, record.own, record.path), deadline, self._umask)
+
+    def find(self, name: str) -> Record:
+        """The worktree of this name. Raises NotFoundError."""
+        record = self.book.get(name)
+        if record is None:
+            raise NotFoundError(
+                f"there is no worktree '{name}'",
+                hint="see them: descartesctl action run worktree.list",
+            )
+        return record
+
+    def at(self, path: str | None) -> Record | None:
+        """The worktree that is at this path."""
+        return next((each for each in self.book.all() if each.path == path), None)
+
+    # -- making one
+
+    def create(self, wanted: Wanted, deadline: float) -> Record:
+        """Make a worktree with a branch of its own.
+
+        Raises what is wrong with the names, and UnavailableError where git fails.
+        """
+        record, git = self._planned(wanted, deadline)
+        self.book.put(record)
+        try:
+            done = git.run(
+                *("worktree", "add", "--quiet", "--no-track", "-b", record.branch, "--"),
+                *(record.path, record.base),
+            )
+        except UnavailableError:
+            self._discard(record)
+            raise
+        if done.status != 0:
+            self._discard(record)
+            raise UnavailableError(f"git cannot make the worktree: {done.err}")
+        return record
+
+    def _planned(self, wanted: Wanted, deadline: float) -> tuple[Record, Git]:
+        repo, common = find(wanted.repo, self.config.roots)
+        if not self.config.other_owners:
+            check_owner(common)
+        git = Git(Place(common), deadline, self._umask)
+        name = f"{_slug(os.path.basename(repo))}-{secrets.token_hex(4)}"
+        branch = wanted.branch or f"agent/{wanted.agent_name or name}"
+        if wanted.branch is None and wanted.agent_name is not None:
+            # Its name may have been another agent's before, whose branch is there still.
+            branch = f"{branch}-{name[-8:]}"
+        check_branch(git, branch)
+        record = Record(
+            name=name,
+            path=os.path.join(self._directory, name),
+            repo=repo,
+            common=common,
+            branch=branch,
+            base=commit_of(git, wanted.base or "HEAD"),
+            owner=wanted.owner,
+            created_at=time.time(),
+            agent_name=wanted.agent_name,
+        )
+        return record, git
+
+    def _discard(self, record: Record) -> None:
+        """Take back what was begun, in a time of its own."""
+        self._delete(record)
+        _drop_branch(Git(Place(record.common), time.monotonic() + 5, self._umask), record)
+
+    # -- removing one
+
+    def remove(self, name: str, deadline: float, *, force: bool = False) -> bool:
+        """Remove a worktree; its branch too, where it has nothing of its own. Tells the latter.
+
+        Raises ConflictError where something would be lost and that is not forced.
+        """
+        with self._removing:
+            record = self.find(name)
+            has_repository = common_of(record.repo) == record.common
+            if not force and (has_repository or os.path.lexists(record.path)):
+                self._check_loss(record, deadline)
+            self._delete(record)
+            if not has_repository:
+                return False
+            return _drop_branch(Git(Place(record.common), deadline, self._umask), record)
+
+    def _check_loss(self, record: Record, deadline: float) -> None:
+        loss = self._loss(record, self.git(record, deadline))
+        if loss is not None:
+            raise ConflictError(
+                f"worktree '{record.name}' {loss}",
+                hint=f"look at {record.path}; remove it all the same: force:=true",
+            )
+
+    def _loss(self, record: Record, git: Git) -> str | None:
+        """What would be lost with a worktree, as the end of a sentence."""
+        if not os.path.isdir(record.path):
+            return None
+        if os.path.lexists(os.path.join(record.own, "locked")):
+            return "is locked by git worktree lock"
+        if (inner := _inner_repository(record, git)) is not None:
+            return f"has another repository in it: '{inner}'"
+        status = git.run("status", "--porcelain=v1", "-z", "--ignore-submodules=all")
+        if status.status != 0 or status.is_cut:
+            return f"cannot be looked at: {status.err}"
+        if status.out:
+            return f"has {_counted(status.out)} uncommitted"
+        if git.run("symbolic-ref", "--quiet", "HEAD").status != 0:
+            kept = git.run("for-each-ref", "--count=1", "--contains=HEAD", "refs/heads/")
+            if not kept.out:
+                return "has commits that are on no branch"
+        return None
+
+    def _delete(self, record: Record) -> None:
+        """Delete its files, and then what the repository knows of it, as git does."""
+        try:
+            for path in (record.path, record.own):
+                if os.path.lexists(path):
+                    shutil.rmtree(path)
+        except OSError as exc:
+            raise PermissionDeniedError(
+                f"worktree '{record.name}' cannot be deleted: '{exc.filename}': {exc.strerror}",
+                hint="where agents run as other users, see group in [plugins.worktree]",
+            ) from exc
+        self.book.drop(record.name)
+
+
+def _inner_repository(record: Record, git: Git) -> str | None:
+    """The first submodule that is there. Git, when it looks into one, does as that one says."""
+    listed = git.run("ls-files", "--stage", "-z", most=_INDEX_BYTES)
+    for line in listed.out.split(b"\0"):
+        about, _, name = line.partition(b"\t")
+        if about.startswith(b"160000 "):
+            path = os.path.join(os.fsencode(record.path), name)
+            if os.path.isdir(path) and os.listdir(path):
+                return name.decode("utf-8", "replace")
+    return "its list of files is too long to look at" if listed.is_cut else None
+
+
+def _drop_branch(git: Git, record: Record) -> bool:
+    """Delete a branch on which nothing was done; whether it is gone."""
+    branch = f"refs/heads/{record.branch}"
+    used = git.run("for-each-ref", "--format=%(worktreepath)", branch).out.strip()
+    # Git compares and deletes at once: what has been committed since then is kept.
+    return not used and git.run("update-ref", "-d", branch, record.base).status == 0
+
+
+def _prepared(config: Config) -> str:
+    """The directory for worktrees, made if need be, and its group handed on to what is in it."""
+    directory = os.path.realpath(config.directory)
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    if config.group:
+        try:
+            gid = grp.getgrnam(config.group).gr_gid
+        except KeyError as exc:
+            raise InvalidArgumentError(f"group: there is no group '{config.group}'") from exc
+        os.chown(directory, -1, gid)
+        os.chmod(directory, 0o2755)  # noqa: S103  # every worktree is to be of the group
+    about = os.stat(directory)
+    if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidArgumentError(
+            f"directory: others than the server's user can put something into '{directory}'",
+            hint="name one that is not there yet, or that belongs to the server's user alone",
+        )
+    return directory
+
+
+def _slug(name: str) -> str:
+    """The name of a repository in the letters a worktree's may have."""
+    slug = re.sub(r"[^a-z0-9._-]", "-", name.removesuffix(".git").lower()).lstrip("._-")
+    return slug[:40] or "repo"
+
+
+def _counted(status: bytes) -> str:
+    # A renamed file has a second field, its old name, which is counted too: 'at least'.
+    count = status.count(b"\0")
+    return "a file" if count == 1 else f"up to {count} files"
