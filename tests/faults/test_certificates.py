@@ -84,9 +84,9 @@ def test_fault_37_revoked_while_connected_is_refused_at_the_next_message_and_cut
     assert not is_let_in(server, profile)
 
 
-def test_fault_37_open_logs_of_a_revoked_client_end_within_a_second(server: Server) -> None:
-    profile = server.issue("ci", "operator")
-    with server.client() as admin:
+def test_fault_37_open_logs_of_a_revoked_client_end_within_a_second(shared_server: Server) -> None:
+    profile = shared_server.issue("ci-logs", "operator")
+    with shared_server.client() as admin:
         agent = admin.agent.spawn(spec=spec("/bin/sh", "-c", "echo begun; exec sleep 300"))
         reading = subprocess.Popen(
             [BIN / "descartesctl", "--profile", profile, "agent", "logs", "-f", agent.id],
@@ -98,7 +98,7 @@ def test_fault_37_open_logs_of_a_revoked_client_end_within_a_second(server: Serv
             assert reading.stdout.readline() == b"begun\n"
             began = time.monotonic()
 
-            revoked = server.ctl("--json", "cert", "revoke", "ci", "--kill-agents")
+            revoked = shared_server.ctl("--json", "cert", "revoke", "ci-logs", "--kill-agents")
 
             _, said = reading.communicate(timeout=5)
         assert time.monotonic() - began < 3
@@ -108,13 +108,13 @@ def test_fault_37_open_logs_of_a_revoked_client_end_within_a_second(server: Serv
         assert admin.agent.get(id=agent.id).state == "running"
 
 
-def test_agents_of_the_revoked_are_killed_where_that_is_asked_for(server: Server) -> None:
-    profile = server.issue("ci", "operator")
-    with server.client(profile) as ci, server.client() as admin:
+def test_agents_of_the_revoked_are_killed_where_that_is_asked_for(shared_server: Server) -> None:
+    profile = shared_server.issue("ci-agents", "operator")
+    with shared_server.client(profile) as ci, shared_server.client() as admin:
         theirs = ci.agent.spawn(spec=spec(*SLEEP))
         ours = admin.agent.spawn(spec=spec(*SLEEP))
 
-        done = admin.cert.revoke(name="ci", kill_agents=True)
+        done = admin.cert.revoke(name="ci-agents", kill_agents=True)
 
         assert done.killed == 1
         assert admin.agent.get(id=theirs.id).state == "terminated"
@@ -161,18 +161,19 @@ def test_a_name_is_free_after_its_certificate_was_revoked(server: Server) -> Non
 
 
 def test_a_revocation_names_one_certificate_that_is_known_or_meant_in_advance(
-    server: Server,
+    shared_server: Server,
 ) -> None:
     serial = "0123456789abcdef"
-    with server.client() as admin:
+    with shared_server.client() as admin:
         for nobody in ({"name": "nobody"}, {"serial": serial}):
             with pytest.raises(NotFoundError):
                 admin.cert.revoke(**nobody)
         for unclear in ({}, {"name": "admin", "serial": serial}):
             with pytest.raises(DescartesError, match="expected one of name"):
                 admin.cert.revoke(**unclear)
-        assert admin.cert.revoke(serial=serial, even_unknown=True).generation == 1
-        assert admin.cert.revoke(serial=serial).generation == 1
+        known = admin.cert.list().generation
+        assert admin.cert.revoke(serial=serial, even_unknown=True).generation == known + 1
+        assert admin.cert.revoke(serial=serial).generation == known + 1
 
 
 def test_fault_46_a_crash_right_after_a_revocation_forgets_nothing(server: Server) -> None:

@@ -35,6 +35,12 @@ def admin(server: Server) -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture
+def shared_admin(shared_server: Server) -> Iterator[Client]:
+    with shared_server.client(shared_server.local) as client:
+        yield client
+
+
 def login(home: Path, join: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Log in as somebody with an empty home on another host."""
     return subprocess.run(
@@ -115,8 +121,10 @@ def test_no_secret_of_a_token_stays_on_the_server(server: Server, admin: Client)
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
-def test_a_token_lets_its_holder_enroll_and_do_nothing_else(server: Server, admin: Client) -> None:
-    join = admin.cert.token(role="admin").join
+def test_a_token_lets_its_holder_enroll_and_do_nothing_else(
+    shared_server: Server, shared_admin: Client
+) -> None:
+    join = shared_admin.cert.token(role="admin").join
 
     with Client(guest(join)) as client:
         for refused in (client.server.hello, client.server.health, client.cert.list):
@@ -128,18 +136,18 @@ def test_a_token_lets_its_holder_enroll_and_do_nothing_else(server: Server, admi
             client.cert.enroll(public_key=new_key(), name="admin")
         # None of it used the token up.
         assert client.cert.enroll(public_key=new_key(), name="second").role == "admin"
-    with server.client() as other, pytest.raises(InvalidArgumentError, match="join string"):
+    with shared_server.client() as other, pytest.raises(InvalidArgumentError, match="join string"):
         other.cert.enroll(public_key=new_key(), name="third")
 
 
-def test_a_token_for_somebody_names_him(admin: Client) -> None:
-    join = admin.cert.token(role="observer", name="alice", days=3, renew_days=30).join
+def test_a_token_for_somebody_names_him(shared_admin: Client) -> None:
+    join = shared_admin.cert.token(role="observer", name="alice", days=3, renew_days=30).join
 
     with pytest.raises(InvalidArgumentError, match="expected 'alice'"):
         enroll(join, new_key(), name="mallory")
     enroll(join, new_key(), suggestion="mallory")
 
-    shown = admin.cert.show(name="alice")
+    shown = shared_admin.cert.show(name="alice")
     assert shown.not_after - shown.not_before == 3 * 86_400
     assert shown.renew_until - shown.not_before == 30 * 86_400
 
@@ -234,15 +242,15 @@ def test_an_answer_lost_at_login_is_asked_for_again_with_the_same_key(
 
 
 def test_force_replaces_a_profile_and_only_when_the_new_one_is_there(
-    server: Server, admin: Client, tmp_path: Path
+    shared_server: Server, shared_admin: Client, tmp_path: Path
 ) -> None:
     out = tmp_path / "team.toml"
     out.write_text("mine", encoding="ascii")
-    join = admin.cert.token(role="observer", name="alice").join
+    join = shared_admin.cert.token(role="observer", name="forced").join
 
     def attempt(*more: str) -> int:
         words = ("login", "-", "--out", str(out), *more)
-        return server.ctl(*words, stdin=join.encode()).returncode
+        return shared_server.ctl(*words, stdin=join.encode()).returncode
 
     assert attempt() == 7
     assert out.read_text() == "mine"
