@@ -5,20 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 LOCK := packaging/requirements/dev.txt
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 WORKERS ?= 2
 
-.PHONY: help venv demo test test-slow test-vm test-container test-agents check bench docs docs-check package lock clean
+.PHONY: help venv demo test test-plugins test-slow test-vm test-container test-agents check bench docs docs-check package lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 venv: $(STAMP) ## make the virtual environment in .venv from the lock
 
-$(STAMP): pyproject.toml $(LOCK)
+$(STAMP): pyproject.toml $(LOCK) $(PLUGINS:%=%/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "descartesd needs Python 3.11 or newer"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . $(PLUGINS:%=-e %)
 	$(BIN)/python -m compileall -q descartesd
 	touch $(STAMP)
 
@@ -26,10 +27,13 @@ demo: $(STAMP) ## play the ten scenarios on a server of its own
 	$(BIN)/descartesctl demo
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' tests plugins
+
+test-plugins: $(STAMP) ## run the tests of the plugins alone
+	$(BIN)/python -m pytest -m 'not slow' plugins
 
 test-slow: $(STAMP) ## run the tests that take over 20 s each
-	$(BIN)/python -m pytest -m slow tests
+	$(BIN)/python -m pytest -m slow tests plugins
 
 test-agents: $(STAMP) ## drive the real coding agents, installed with npm, against a model on loopback
 	$(BIN)/python -m pytest -m real_agents tests/agents
@@ -58,7 +62,9 @@ package: $(STAMP) ## build wheel and source archive into dist/
 	$(BIN)/python -m hatchling build -d dist
 
 lock: ## renew the lock (needs uv)
-	uv pip compile pyproject.toml --group dev --extra cli --generate-hashes --no-header --python-version 3.11 -o $(LOCK)
+	uv pip compile pyproject.toml $(PLUGINS:%=%/pyproject.toml) --group dev --extra cli \
+		--overrides <(echo "descartesd @ file://$(CURDIR)") --no-emit-package descartesd \
+		--generate-hashes --no-header --python-version 3.11 -o $(LOCK)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

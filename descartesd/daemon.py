@@ -48,7 +48,7 @@ from descartesd.methods.spawning import spawning
 from descartesd.methods.stats import Stats
 from descartesd.methods.talk import TalkMethods
 from descartesd.places import lock_state, refusing
-from descartesd.plugins import Contributions, connect, stopping
+from descartesd.plugins import Contributions, connect, exporting, stopping
 from descartesd.systemd.service import Service
 from descartesd.systemd.status import sentence
 from descartesd.systemd.telling import Telling
@@ -183,6 +183,7 @@ class Daemon:
             await self._keeping.end()
             await dispatcher.finish(work_s=_LAST_WORK_S, answers_s=_LAST_ANSWERS_S)
             dispatcher.stop()
+            await self._exporting.stop()
             await self._plugins.relay.close()
             listening.cancel()
 
@@ -250,6 +251,7 @@ class Daemon:
         log.info("server.ready", extra={"listeners": about.endpoints, "pid": os.getpid()})
         self._plugins.relay.daemon_started(about)
         telling.ready()
+        self._exporting.start()
         await self._stopping.wait()
         log.info("server.stopping")
         telling.stopping(self._book.roster.longest_grace_s() if self._keeping.is_own else 0)
@@ -282,9 +284,10 @@ class Daemon:
             max_message_bytes=config.network.max_message_size,
         )
         stats = Stats(config.server.server_id, self._book, self._fleet, dispatcher, router.traffic)
-        self.readings = readings_of(
-            Measured(config, version(), self._health, dispatcher, router, zap, self._who.trust)
-        )
+        notifier = self._service.notifier
+        parts = (self._health, dispatcher, router, zap, self._who.trust)
+        measured = Measured(config, version(), *parts, lambda: notifier.watchdog_at)
+        self._exporting = exporting(self._plugins, readings_of(measured))
         reports = Reports(self._health.report, stats.report, self._who.upkeep)
         asks = spawning(self._plugins.relay)
         verbs = AgentMethods(self._book, self._fleet, talk, asks).handlers()

@@ -13,10 +13,15 @@ from descartesd.errors import DescartesError, InvalidArgumentError
 from descartesd.wire.printable import shown
 
 if TYPE_CHECKING:
+    import asyncio
+    from typing import Any
+
     from descartesd.config.schema import Config
     from descartesd.plugins import Contributions
     from descartesd.systemd.service import Service
 
+# Seconds for what is left at the end.
+_LEFT_S = 1.0
 _GARBAGE_LOOKED_FOR_AFTER = 20_000
 _EPILOG = """examples:
   descartesd init /srv/descartes
@@ -146,11 +151,26 @@ def _run(path: str | None, service: Service) -> None:
 
     async def serve() -> None:
         await Daemon(config, contributed, service).run()
+        await _leave_behind(asyncio.all_tasks() - {asyncio.current_task()})
 
     # Requests leave hardly any cycles: looking for them as often as usual costs a spawn 4 %.
     gc.set_threshold(_GARBAGE_LOOKED_FOR_AFTER)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())
+
+
+async def _leave_behind(tasks: set[asyncio.Task[Any]]) -> None:
+    """End a process in which something of a plugin does not let itself be ended."""
+    import asyncio  # noqa: PLC0415  # only the server itself needs it
+    import logging  # noqa: PLC0415
+
+    for task in tasks:
+        task.cancel()
+    if tasks and (await asyncio.wait(tasks, timeout=_LEFT_S))[1]:
+        # Everything of the server's own is closed; the loop would wait for them for ever.
+        logging.getLogger(__name__).warning("server.left_tasks_behind")
+        logging.shutdown()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,11 @@ from descartesd.agents.record import Agent
 from descartesd.api import Event, Exporter, Metric, ServerInfo, State
 from descartesd.builtin import actions, backends
 from descartesd.config.load import Loaded
+from descartesd.hooks.exporting import Exporting
 from descartesd.hooks.load import load
 from descartesd.hooks.record import Options, Origin, PluginRecord
 from descartesd.hooks.relay import Registered, Relay
+from descartesd.observe.readings import Readings
 from descartesd.wire.event import EventKind
 
 
@@ -63,6 +65,19 @@ def contributions(loaded: Loaded) -> Contributions:
         relay.register_metrics(),
         relay.register_exporters(),
     )
+
+
+def exporting(contributed: Contributions, readings: Readings) -> Exporting:
+    """Add the metrics of the plugins, and have their exporters ready to be started.
+
+    Raises StartupRefusedError when a metric has the name of one of the server's own.
+    """
+    for plugin, metric in contributed.metrics.values():
+        readings.add([metric], plugin)
+    relay = contributed.relay
+    if relay.has("metrics_collected"):
+        readings.on_collected = relay.metrics_collected
+    return Exporting(relay.records, contributed.exporters, readings)
 
 
 # The states in which a program of an agent runs.

@@ -8,7 +8,8 @@ from descartesd.observe.declared import DECLARED, Declared
 
 _INTRO = """
 What a server counts and measures of itself.
-Nothing is computed until somebody asks: the numbers are read when an exporter wants them.
+Nothing is computed until somebody asks: the numbers are read when an
+[exporter](../how-to/export-metrics.md) wants them.
 Names, units and types are those of Prometheus: a counter only grows, sizes are bytes,
 times are seconds.
 

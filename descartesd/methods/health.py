@@ -64,14 +64,6 @@ class Health:
         self._answered_at = self._started
         # Whether a key nobody knows has been turned away.
         self.refuses_strangers = False
-        # When the service manager was last told that all is well, on the monotonic clock.
-        self.watchdog_pinged_at: float | None = None
-
-    @property
-    def watchdog_ping_age_s(self) -> float | None:
-        """Seconds since then; None without a watchdog."""
-        pinged_at = self.watchdog_pinged_at
-        return None if pinged_at is None else time.monotonic() - pinged_at
 
     def keeper_answered(self) -> None:
         """There is a keeper, and it answers."""

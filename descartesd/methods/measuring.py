@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 from descartesd.agents.book import Book
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.lifecycle import TRANSITIONS
 from descartesd.agents.spending import Spending
 from descartesd.config.schema import Config
+from descartesd.hooks.relay import Relay
 from descartesd.keys.trust import Identity, TrustStore
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.health import OK, Health, Parts
@@ -23,6 +25,7 @@ from descartesd.observe.declared import Read, with_readers
 from descartesd.observe.readings import Readings
 from descartesd.transport.server import RouterServer
 from descartesd.transport.zap import ZapHandler
+from descartesd.wire.plugin import PluginState
 
 Readers = Mapping[str, Read]
 Samples = list[Sample]
@@ -43,6 +46,8 @@ class Measured:
     router: RouterServer
     zap: ZapHandler
     trust: TrustStore
+    # When systemd's watchdog was last told that all is well, on the monotonic clock.
+    watchdog_at: Callable[[], float | None]
     started_at: float = field(default_factory=time.time)
 
 
@@ -69,6 +74,7 @@ def readers_of(measured: Measured) -> Readers:
         **_sums(parts.book),
         **_state(measured.health, measured.config.server.state_dir),
         **_security(measured.trust, parts.audit),
+        **_plugins(parts.plugins),
     }
 
 
@@ -82,12 +88,17 @@ def known(value: float | None) -> Samples:
     return [] if value is None else [Sample(value=value)]
 
 
+def since(moment: float | None) -> Samples:
+    """Seconds since then, on the monotonic clock."""
+    return known(None if moment is None else time.monotonic() - moment)
+
+
 def _server(measured: Measured) -> Readers:
     health = measured.health
     server = measured.config.server
     about = {"version": measured.version, "server_id": server.server_id}
     return {
-        "descartesd_info": lambda: [Sample(value=1, labels=about)],
+        "descartesd_build_info": lambda: [Sample(value=1, labels=about)],
         "descartesd_start_time_seconds": lambda: measured.started_at,
         "descartesd_healthy": lambda: all(found == OK for found in health.checks().values()),
         "descartesd_part_healthy": lambda: by(
@@ -95,7 +106,7 @@ def _server(measured: Measured) -> Readers:
         ),
         "descartesd_draining": lambda: health.parts.fleet.starts.closed is not None,
         "descartesd_event_loop_lag_seconds": lambda: health.lag_s,
-        "descartesd_watchdog_ping_age_seconds": lambda: known(health.watchdog_ping_age_s),
+        "descartesd_watchdog_ping_age_seconds": lambda: since(measured.watchdog_at()),
         "descartesd_state_free_bytes": lambda: _free(server.state_dir),
     }
 
@@ -269,6 +280,27 @@ def _security(trust: TrustStore, audit: AuditLog) -> Readers:
         "descartesd_trust_store_problems": lambda: len(trust.problems),
         "descartesd_audit_lines_total": lambda: audit.seq,
         "descartesd_audit_failures_total": lambda: audit.failures,
+    }
+
+
+def _plugins(relay: Relay) -> Readers:
+    records = relay.records
+
+    def states() -> Samples:
+        found = Counter(record.state for record in records.values())
+        return by("state", {state: found[state] for state in get_args(PluginState)})
+
+    return {
+        "descartesd_plugins": states,
+        "descartesd_plugin_calls_total": lambda: by(
+            "plugin", {name: record.calls for name, record in records.items()}
+        ),
+        "descartesd_plugin_failures_total": lambda: by(
+            "plugin", {name: record.errors for name, record in records.items()}
+        ),
+        "descartesd_plugin_facts_dropped_total": lambda: by(
+            "plugin", {name: record.dropped for name, record in records.items()}
+        ),
     }
 
 

@@ -21,7 +21,10 @@ class Declared(NamedTuple):
 
 SERVER = (
     Declared(
-        "descartesd_info", "gauge", "Always 1; the labels say what runs.", ("version", "server_id")
+        "descartesd_build_info",
+        "gauge",
+        "Always 1; the labels say what runs.",
+        ("version", "server_id"),
     ),
     Declared("descartesd_start_time_seconds", "gauge", "When the server started, since the epoch."),
     Declared("descartesd_healthy", "gauge", "1 while every part of the server works, else 0."),
@@ -219,11 +222,34 @@ STATE = (
     ),
 )
 
+PLUGINS = (
+    Declared(
+        "descartesd_plugins",
+        "gauge",
+        "Plugins: `loaded`, `benched` (not called for a while) or `failed`.",
+        ("state",),
+    ),
+    Declared("descartesd_plugin_calls_total", "counter", "Calls of a plugin's hooks.", ("plugin",)),
+    Declared(
+        "descartesd_plugin_failures_total",
+        "counter",
+        "Those that raised, took too long or answered what they may not.",
+        ("plugin",),
+    ),
+    Declared(
+        "descartesd_plugin_facts_dropped_total",
+        "counter",
+        "Facts a plugin was not told because too many waited for it.",
+        ("plugin",),
+    ),
+)
+
 DECLARED: Mapping[str, tuple[Declared, ...]] = {
     "The server": SERVER,
     "Requests": REQUESTS,
     "Agents": AGENTS,
     "State and security": STATE,
+    "Plugins": PLUGINS,
 }
 
 

@@ -34,6 +34,8 @@ class Notifier:
         self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._status: str | None = None
         self._has_failed = False
+        # When it was last told that this process works, on the monotonic clock.
+        self.watchdog_at: float | None = None
 
     @classmethod
     def from_environment(cls) -> Notifier:
@@ -92,6 +94,7 @@ class Notifier:
     def watchdog(self) -> None:
         """This process works."""
         self._tell(WATCHDOG="1")
+        self.watchdog_at = time.monotonic()
 
     def store(self, name: str, fd: int) -> None:
         """Have systemd keep a descriptor for the next start of this service."""

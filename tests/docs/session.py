@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from tests.docs.pages import ROOT, Step
-from tests.support.server import BIN
+from tests.support.server import BIN, free_port
 
 _MARK = re.compile(r"\n@@(\d+) (\d+)@@\n")
 # What differs from run to run stands in a page as an example of its kind.
@@ -34,7 +34,7 @@ def run(steps: Sequence[Step], directory: Path, port: int, environ: Mapping[str,
     output = directory / ".output"
     with output.open("wb") as sink:
         shell = subprocess.Popen(
-            ["bash", "-c", _script(steps, port)],
+            ["bash", "-c", _script(steps, {"5555": port, "9464": free_port()})],
             cwd=directory,
             env={**environ, "HOME": str(directory), "PATH": f"{BIN}:/usr/bin:/bin"},
             stdin=subprocess.DEVNULL,
@@ -50,26 +50,28 @@ def run(steps: Sequence[Step], directory: Path, port: int, environ: Mapping[str,
     return list(_faults(steps, said))
 
 
-def _script(steps: Sequence[Step], port: int) -> str:
+def _script(steps: Sequence[Step], ports: Mapping[str, int]) -> str:
     lines = ["status=0"]
     for number, step in enumerate(steps):
         lines += [
             "(exit $status)",
-            _adapted(step.command, port),
+            _adapted(step.command, ports),
             f"status=$?; printf '\\n@@%d %d@@\\n' {number} $status",
         ]
     lines += ["kill $(jobs -p) 2> /dev/null", "wait"]
     return "\n".join(lines)
 
 
-def _adapted(command: str, port: int) -> str:
+def _adapted(command: str, ports: Mapping[str, int]) -> str:
     """The command as it can run here: on a free port, and without making what makes us."""
     if command.startswith("make "):
         target = command.removeprefix("make ")
         return f"make --dry-run --directory {shlex.quote(str(ROOT))} {target} > /dev/null"
     if command.startswith("descartesd init ") and "--endpoint" not in command:
         command += " --endpoint tcp://127.0.0.1:5555"
-    return command.replace(":5555", f":{port}")
+    for shown, real in ports.items():
+        command = command.replace(f":{shown}", f":{real}")
+    return command
 
 
 def _end(shell: subprocess.Popen[bytes], directory: Path) -> None:

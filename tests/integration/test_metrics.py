@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -18,24 +16,46 @@ from descartesd.observe.declared import DECLARED
 from tests.faults.peers import Peers, unknown_keys
 from tests.support.agents import SLEEP, left_empty, sh, spec, until_state
 from tests.support.eventually import eventually
-from tests.support.server import Server
+from tests.support.plugins import PluggedServer
+
+# An exporter: it writes all metrics to a file whenever its process gets SIGUSR1.
+LOOKER = """
+import asyncio, json, os, signal
+from dataclasses import asdict
+from descartesd.api import Exporter, Struct, hookimpl
+
+class Plugin:
+    class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        path: str
+
+    def __init__(self, config):
+        self.path = config.path
+
+    @hookimpl
+    def register_exporters(self):
+        return [Exporter(name="looker", run=self.run)]
+
+    async def run(self, source):
+        def write():
+            with open(self.path + ".new", "w") as file:
+                json.dump([asdict(family) for family in source.collect()], file)
+            os.rename(self.path + ".new", self.path)
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, write)
+        await asyncio.Event().wait()
+"""
 
 
-class Measured(Server):
+class Measured(PluggedServer):
     """A server whose metrics can be looked at."""
 
-    def start(self, *, wait: bool = True) -> None:
+    def __init__(self, settings: Mapping[str, object] | None = None, **sources: str) -> None:
+        super().__init__(
+            {"looker": LOOKER, **sources}, targets={"looker": "Plugin"}, settings=settings
+        )
         self.metrics = self.root / "metrics.json"
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.measured", self.config, self.metrics],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self.environ,
-            )
-        if wait:
-            self.wait_until_serving()
+        with self.config.open("a") as file:
+            file.write(f'[plugins.looker]\npath = "{self.metrics}"\n')
 
     def read(self) -> dict[str, list[dict[str, Any]]]:
         """Everything as it is now: the samples by metric."""
@@ -89,7 +109,7 @@ def test_nothing_is_broken_in_a_server_that_is_well(measured: Measured, client: 
     assert found["descartesd_metric_failures_total"] == []
     assert found["descartesd_keeper_up"] == [{"value": 1.0, "labels": {}}]
     assert found["descartesd_watchdog_ping_age_seconds"] == []
-    (info,) = found["descartesd_info"]
+    (info,) = found["descartesd_build_info"]
     assert info["labels"] == {
         "version": client.server.hello().version,
         "server_id": client.server.hello().server_id,
@@ -218,3 +238,85 @@ def test_keeper_that_is_gone_is_seen_and_so_is_the_next_one() -> None:
 
         eventually(lambda: (server.value("descartesd_keeper_connections_total") or 0) > connections)
         assert server.reaches(1, "descartesd_keeper_up")
+
+
+METERED = """
+from descartesd.api import Metric, Sample, hookimpl
+
+@hookimpl
+def register_metrics():
+    yield Metric(name="metered_trees_total", kind="counter", help="Trees.", read=lambda: 7)
+    yield Metric(name="metered_broken", kind="gauge", help="Broken.", read=lambda: 1 / 0)
+"""
+LISTENER = """
+from descartesd.api import hookimpl
+
+@hookimpl
+def metrics_collected(metrics):
+    open(__file__ + ".told", "w").write(" ".join(family.name for family in metrics))
+"""
+BROKEN = """
+from descartesd.api import Exporter, hookimpl
+
+async def run(source):
+    raise RuntimeError("no room")
+
+@hookimpl
+def register_exporters():
+    yield Exporter(name="broken", run=run)
+"""
+STUBBORN = """
+import asyncio
+from descartesd.api import Exporter, hookimpl
+
+async def run(source):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            continue
+
+@hookimpl
+def register_exporters():
+    yield Exporter(name="stubborn", run=run)
+"""
+TAKEN = """
+from descartesd.api import Metric, hookimpl
+
+@hookimpl
+def register_metrics():
+    yield Metric(name="descartesd_healthy", kind="gauge", help="Mine.", read=lambda: 1)
+"""
+
+
+def test_plugins_add_metrics_and_a_broken_one_is_named_by_another() -> None:
+    with Measured(metered=METERED, listener=LISTENER) as server:
+        server.start()
+
+        assert server.reaches(7, "metered_trees_total")
+        assert server.reaches(1, "descartesd_metric_failures_total", metric="metered_broken")
+        assert server.value("descartesd_healthy") == 1
+        told = server.packages / "descartesd_listener_module.py.told"
+        eventually(lambda: told.exists() and "metered_trees_total" in told.read_text())
+        assert server.value("descartesd_plugins", state="loaded") == 5
+        assert (server.value("descartesd_plugin_calls_total", plugin="listener") or 0) > 0
+
+
+def test_exporter_that_fails_is_named_and_harms_no_other() -> None:
+    with Measured(broken=BROKEN, stubborn=STUBBORN) as server:
+        server.start()
+
+        assert server.reaches(1, "descartesd_plugins", state="failed")
+        assert server.value("descartesd_plugin_failures_total", plugin="broken") == 1
+        assert server.plugin("broken").state == "failed"
+        assert "no room" in str(server.plugin("broken").last_error)
+        assert server.stop() == 0
+
+
+def test_plugin_with_a_metric_of_the_servers_own_is_refused() -> None:
+    with Measured(taken=TAKEN) as server:
+        server.start(wait=False)
+        assert server.process is not None
+
+        assert server.process.wait(timeout=20) == 78
+        assert "plugin 'taken' registers the metric 'descartesd_healthy'" in server.log_text()

@@ -18,13 +18,17 @@ from descartesd.errors import ERRORS
 from descartesd.wire.methods import METHODS
 from tests.docs.pages import PAGES, ROOT, name_of, prose
 
-SOURCE = "\n".join(path.read_text() for path in (ROOT / "descartesd").rglob("*.py"))
+SOURCE = "\n".join(
+    path.read_text()
+    for folder in ("descartesd", "plugins")
+    for path in (ROOT / folder).rglob("*.py")
+)
 TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
 WORDS = {*re.findall(r"\w+", SOURCE), *re.findall(r"def (test_\w+)", TESTS)}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 FILES = {
     path.name
-    for folder in ("descartesd", "tests", "docs", "packaging")
+    for folder in ("descartesd", "tests", "docs", "packaging", "plugins")
     for path in (ROOT / folder).rglob("*.*")
 } | {path.name for path in ROOT.iterdir()}
 

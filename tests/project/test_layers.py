@@ -114,6 +114,16 @@ def test_library_is_imported_only_in_its_place(path: Path) -> None:
         assert places is None or relative.startswith(places), f"{relative} imports {name}"
 
 
+PLUGIN_MODULES = sorted((ROOT / "plugins").glob("*/descartesd_*/**/*.py"))
+
+
+@pytest.mark.parametrize("path", PLUGIN_MODULES, ids=lambda path: path.stem)
+def test_plugin_imports_of_the_server_its_api_alone(path: Path) -> None:
+    for name in imports(path):
+        inner = name.partition(".")[0] == "descartesd"
+        assert not inner or name.startswith("descartesd.api"), f"{path.name} imports {name}"
+
+
 def test_keeper_needs_nothing_but_the_standard_library_and_msgpack() -> None:
     allowed = sys.stdlib_module_names | {"msgpack", "descartesd"}
 
