@@ -41,8 +41,9 @@ test-agents: $(STAMP) ## drive the real coding agents, installed with npm, again
 test-vm: $(STAMP) ## run the tests that need a whole host, in a virtual machine
 	$(BIN)/python -m tests.vm
 
-test-container: $(STAMP) ## run the tests of control groups in a booted container, as root
+test-container: $(STAMP) ## run the tests of control groups and of the package in booted containers, as root
 	$(BIN)/python -m tests.container
+	$(BIN)/python -m pytest -n 0 tests/container/check_package.py
 
 check: $(STAMP) ## lint, types, generated files
 	$(BIN)/ruff check .
@@ -58,8 +59,9 @@ docs: $(STAMP) ## generate the reference pages
 	$(BIN)/python packaging/generate_client.py
 	$(BIN)/python packaging/generate_docs.py
 
-package: $(STAMP) ## build wheel and source archive into dist/
+package: $(STAMP) ## build wheel, source archive and Debian package into dist/
 	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python packaging/build_deb.py dist
 
 lock: ## renew the lock (needs uv)
 	uv pip compile pyproject.toml $(PLUGINS:%=%/pyproject.toml) --group dev --extra cli \

@@ -9,6 +9,7 @@ import os
 import signal
 from importlib import metadata
 
+from descartesd.agents.accounts import account_of_agents
 from descartesd.agents.book import Book
 from descartesd.agents.expiry import Expiry
 from descartesd.agents.facts import Facts
@@ -78,7 +79,7 @@ class Daemon:
         self._service = service
         self._lock = lock_state(server.state_dir)
         self._registry = Registry(os.path.join(server.state_dir, "registry.sqlite"))
-        self._who = Identities(config, self._registry)
+        self._who = Identities(config, self._registry, service.key_files(server))
         self._audit = open_log(config, self._who.sealing_key, self._registry)
         self._output_dir = output_dir = server.output_dir
         self._keeping = Keeping(server)
@@ -88,6 +89,7 @@ class Daemon:
             working_dir=server.runner.working_dir or None,
             path=server.runner.path,
             output_bytes=config.limits.max_output_buffer_bytes,
+            account=account_of_agents(server.runner.user),
             backends=contributed.backends,
         )
         self._book = Book(

@@ -35,6 +35,7 @@ from descartesd.methods.rotating import Rotating
 from descartesd.methods.server import Upkeep
 from descartesd.methods.signing import Introduction, Signing
 from descartesd.places import publish
+from descartesd.systemd.credentials import KeyFiles
 from descartesd.transport.server import RouterOptions
 from descartesd.wire.methods import ROLES
 
@@ -44,16 +45,17 @@ log = logging.getLogger(__name__)
 class Identities:
     """Keys, trust store and policy of one server. Raises StartupRefusedError."""
 
-    def __init__(self, config: Config, registry: Registry) -> None:
+    def __init__(self, config: Config, registry: Registry, files: KeyFiles) -> None:
         server = config.server
         self._server = server
+        self._files = files
         self._clock = clock = SteadyClock(clock_file(server.state_dir))
-        self._host = HostKeys(server.host_key_file)
-        self.sealing_key = load_sealing_key(server.host_key_file)
+        self._host = HostKeys(files.host)
+        self.sealing_key = load_sealing_key(files.host)
         # Has new connections meet another key of this server.
         self.rekey: Callable[[bytes, bytes], None] = lambda _public, _secret: None
         roles = (*ROLES, *config.policy.roles)
-        self._authority = replace(load_authority(server.authority_key_file), roles=roles)
+        self._authority = replace(load_authority(files.authority), roles=roles)
         self.trust = TrustStore(server.trust_dir, [self._authority.public], clock=clock)
         self._authorities = Authorities(server.authorities_dir, self._authority.public, clock=clock)
         self._authorities.load()
@@ -132,7 +134,7 @@ class Identities:
         expel = dispatcher.tidy
         self._renewing = Renewing(self.trust, signing, self._authorities, clock=self._clock)
         believed = AuthorityMethods(self._authorities, self.trust, self.guests, expel)
-        key_file = self._server.authority_key_file
+        key_file = self._files.authority
         rotating = Rotating(self._host, key_file, self._authorities, self.trust, signing)
         revoking = Revoking(self.trust, self.guests.tokens, book, fleet, expel)
         return {

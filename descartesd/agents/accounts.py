@@ -7,7 +7,7 @@ import os
 import pwd
 from typing import Any
 
-from descartesd.errors import InvalidArgumentError, PermissionDeniedError
+from descartesd.errors import InvalidArgumentError, PermissionDeniedError, StartupRefusedError
 
 _LOCAL = "uid:"
 
@@ -18,22 +18,55 @@ def own_account() -> pwd.struct_passwd:
     return _by_uid(os.getuid(), os.getgid())
 
 
-def account_for(user: str | None, owner: str) -> pwd.struct_passwd:
-    """The account of an agent: the one asked for, else a local owner's own, else the server's.
+def account_of_agents(user: str) -> pwd.struct_passwd:
+    """The account of server.runner.user, the server's own where it names none.
 
-    Only a server of root can start programs as others: elsewhere every agent is the server's. There
-    a local user gets no account but its own.
+    Raises StartupRefusedError for a user that does not exist, or that no agent may be.
+    """
+    if not user:
+        return own_account()
+    try:
+        account = _named(user)
+    except InvalidArgumentError as exc:
+        raise StartupRefusedError(
+            f"server.runner.user: this host has no user '{user}'", hint=exc.hint
+        ) from exc
+    if account.pw_uid in (0, os.getuid()):
+        raise StartupRefusedError(
+            f"server.runner.user: agents are not to run as '{account.pw_name}'",
+            hint="give them an account of their own, or leave it out",
+        )
+    return account
+
+
+def account_for(
+    user: str | None, owner: str, shared: pwd.struct_passwd | None = None
+) -> pwd.struct_passwd:
+    """The account of an agent: the one asked for, else a local owner's own, else the shared one.
+
+    Where `shared` is the server's own account, only a server of root can start programs as others,
+    and a local user gets no account but its own. Otherwise the keeper can, and who may ask for
+    which is the policy's to say: none gets the server's own, and root's only by its name.
     Raises InvalidArgumentError for a user that does not exist, PermissionDeniedError.
     """
     own = own_account()
-    theirs = own
-    if own.pw_uid == 0 and owner.startswith(_LOCAL):
+    shared = shared or own
+    is_apart = shared.pw_uid != own.pw_uid
+    theirs = shared
+    if (is_apart or own.pw_uid == 0) and owner.startswith(_LOCAL):
         uid = int(owner.removeprefix(_LOCAL))
-        theirs = own if uid == own.pw_uid else _by_uid(uid, uid)
+        if uid not in (0, own.pw_uid):
+            theirs = _by_uid(uid, uid)
     if user is None:
         return theirs
     wanted = _named(user)
-    if theirs.pw_uid not in (0, wanted.pw_uid):
+    if is_apart:
+        if wanted.pw_uid == own.pw_uid:
+            raise PermissionDeniedError(
+                f"spec.user: '{user}' is the server's own account, and no agent's",
+                hint="leave the user out",
+            )
+    elif theirs.pw_uid not in (0, wanted.pw_uid):
         whose = "this server runs as" if theirs is own else "the local user is"
         raise PermissionDeniedError(
             f"spec.user: {whose} '{theirs.pw_name}', and starts nothing as '{user}'",

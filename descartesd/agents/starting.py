@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import pwd
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from descartesd.agents import spec
-from descartesd.agents.accounts import account_for
+from descartesd.agents.accounts import account_for, own_account
 from descartesd.agents.backend import Backends, without_program
 from descartesd.agents.book import Book
 from descartesd.agents.bounds import Bounds
@@ -125,9 +126,23 @@ class Starts:
         self.secrets.keep(agent.id, secrets)
         return agent
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether agents run under accounts that are not this server's."""
+        return self._options.runner.account.pw_uid != own_account().pw_uid
+
+    @property
+    def may_be_others(self) -> bool:
+        """Whether an agent may run as another user than the next one."""
+        return self.is_apart or own_account().pw_uid == 0
+
+    def account(self, wanted: AgentSpec, owner: str) -> pwd.struct_passwd:
+        """The account of the host an agent of this owner runs under; raises as `account_for`."""
+        return account_for(wanted.user, owner, self._options.runner.account)
+
     def _reserve(self, wanted: AgentSpec, owner: str, bounds: Bounds | None) -> Agent:
         spec.check(wanted, self.backends)
-        account_for(wanted.user, owner)
+        self.account(wanted, owner)
         waits = self.admit(owner)
         agent_id = self._id_source.next()
         name = wanted.name or self._free_name(wanted.backend or wanted.command[0])
@@ -307,7 +322,7 @@ class Starts:
     async def launch(self, agent: Agent) -> None:
         """Have the keeper start an agent now; raises what the keeper says."""
         attempt = agent.attempt
-        account = account_for(agent.spec.user, agent.owner)
+        account = self.account(agent.spec, agent.owner)
         given = spec.Given(agent.resume, self.secrets.of(agent), account, agent.bounds)
         fields = spec.launch_fields(agent.spec, agent.id, agent.name, self._options.runner, given)
         with self._naming_backend(agent.spec):
@@ -332,7 +347,7 @@ class Starts:
         """Find out whether this could be started, starting nothing; raises as `start` does."""
         spec.check(wanted, self.backends)
         check_given(wanted, secrets)
-        given = spec.Given(None, secrets, account_for(wanted.user, owner), bounds)
+        given = spec.Given(None, secrets, self.account(wanted, owner), bounds)
         fields = spec.launch_fields(wanted, "0" * 20, "trial", self._options.runner, given)
         with self._naming_backend(wanted):
             await self._keeper.spawn(attempt=1, trial=True, **fields)

@@ -58,6 +58,15 @@ class Runner(Section, frozen=True):
             title="a path, or nothing",
         ),
     ] = ""
+    user: Annotated[
+        str,
+        Meta(
+            description="Account an agent runs under when neither its spec nor a local caller's "
+            "own is one; empty: the server's. A keeper that is a service of its own needs one.",
+            pattern=r"^[^\x00]*$(?!\n)",
+            title="a user of this host, or nothing",
+        ),
+    ] = ""
     path: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^(/|~/)[^:\x00]*$(?!\n)")], ...],
         Meta(

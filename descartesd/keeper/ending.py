@@ -31,6 +31,8 @@ class Ending:
         self._control = control
         self._spawning = spawning
         self._requests: list[Request] = []
+        # Called once, before anything is ended.
+        self.on_begin: Callable[[], None] = _nothing
 
     def shutdown(self, request: Request) -> None:
         """The operation `shutdown`: answered right before the keeper exits."""
@@ -41,6 +43,7 @@ class Ending:
         """Start nothing more, end all agents, leave the loop."""
         if not self._spawning.is_refusing:
             self._spawning.is_refusing = True
+            self.on_begin()
             self._loop.start(self._ending())
 
     def _ending(self) -> Steps:
@@ -72,3 +75,7 @@ class Ending:
         for pid, start_time in strays:
             signal_process(pid, start_time, signal.SIGKILL)
         return not strays
+
+
+def _nothing() -> None:
+    return None

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from descartesd.errors import ConflictError, UnimplementedError
 from descartesd.keeper import fields, procfs
@@ -35,20 +35,37 @@ from descartesd.keeper.wait import Reaper
 PAGE_MAX: Final = 100
 STRAYS_MAX: Final = 100
 FORGET_LIMIT_S: Final = 5.0
+# What an end takes beside the agents' own time.
+STOP_MARGIN_S: Final = 15.0
 Say = Callable[[str], None]
+
+
+class Notices(NamedTuple):
+    """Where what this process says goes: `say` to its log, `tell` to systemd."""
+
+    say: Say
+    tell: Say
 
 
 class Keeper:
     """Parent of all agents."""
 
     def __init__(
-        self, listener: socket.socket, output_dir: str, *, idle_exit_s: float | None, say: Say
+        self,
+        listener: socket.socket,
+        output_dir: str,
+        *,
+        idle_exit_s: float | None,
+        daemon_uid: int | None,
+        notices: Notices,
     ) -> None:
+        say = notices.say
         self._loop = Loop()
         self._agents = Agents()
         self._pump = Pump(self._loop, output_dir, say)
-        self._server = Server(self._loop, listener, say=say)
-        users = Users()
+        trusted = os.geteuid() if daemon_uid is None else daemon_uid
+        self._server = Server(self._loop, listener, trusted=trusted, say=say)
+        users = Users(daemon_uid)
         self._host = Host(_own_groups(say), users, TmpDirs(self._loop, self._agents, users))
         for group in self._host.groups.left:
             self._loop.start(remove_when_empty(group))
@@ -58,7 +75,9 @@ class Keeper:
         spawning = Spawning(
             self._loop, self._agents, self._pump, reaper, server=self._server, host=self._host
         )
+        self._tell = notices.tell
         self._ending = Ending(self._loop, self._agents, self._tree, control, spawning=spawning)
+        self._ending.on_begin = self._tell_stopping
         Signals(self._loop, on_child=reaper.reap_orphans, on_end=self._ending.begin)
         self._server.operations = {
             **self._operations(),
@@ -75,9 +94,15 @@ class Keeper:
 
     def run(self) -> None:
         """Serve until shutdown, a signal or idleness ends it; then no agent is left."""
+        self._tell("READY=1")
         self._loop.run()
         self._server.flush()
         self._server.close()
+
+    def _tell_stopping(self) -> None:
+        grace_s = max((agent.stop_grace_s for agent in self._agents if agent.runs), default=0.0)
+        usec = int((grace_s + STOP_MARGIN_S) * 1e6)
+        self._tell(f"STOPPING=1\nSTATUS=ending its agents\nEXTEND_TIMEOUT_USEC={usec}")
 
     def _operations(self) -> dict[str, Operation]:
         return {

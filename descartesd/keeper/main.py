@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import resource
 import socket
 import sys
@@ -11,13 +12,16 @@ from typing import Final, NamedTuple, NoReturn
 
 from descartesd.errors import InvalidArgumentError, StartupRefusedError
 from descartesd.keeper import kernel
-from descartesd.keeper.keeper import Keeper
+from descartesd.keeper.keeper import Keeper, Notices
 from descartesd.keeper.launch import HOME
+from descartesd.keeper.notify import take_notifier
 from descartesd.keeper.signals import reset_inherited
 
 USAGE: Final = (
     "usage: descartes-keeper --socket PATH --output-dir DIR [--idle-exit SECONDS] [--open-files N]"
+    " [--daemon-user NAME]"
 )
+_OPTIONS: Final = ("--socket", "--output-dir", "--idle-exit", "--open-files", "--daemon-user")
 AGENTS_UMASK: Final = 0o022  # they inherit it; what the keeper makes has a mode of its own
 SOCKET_PATH_MAX: Final = 107  # unix(7)
 
@@ -30,6 +34,8 @@ class Options(NamedTuple):
     idle_exit_s: float | None
     # The soft limit that agents are started with; that of this process where none is given.
     open_files: int | None = None
+    # The only one, beside root, that may connect; this process's own where none is given.
+    daemon_uid: int | None = None
 
 
 def main() -> NoReturn:
@@ -43,8 +49,15 @@ def main() -> NoReturn:
     try:
         _pass_on(options.open_files)
         os.makedirs(options.output_dir, mode=0o750, exist_ok=True)
-        listener = _listen(options.socket)
-        keeper = Keeper(listener, options.output_dir, idle_exit_s=options.idle_exit_s, say=_say)
+        # Of another user the group may connect; who that may be, the kernel's word decides.
+        listener = _listen(options.socket, 0o600 if options.daemon_uid is None else 0o660)
+        keeper = Keeper(
+            listener,
+            options.output_dir,
+            idle_exit_s=options.idle_exit_s,
+            daemon_uid=options.daemon_uid,
+            notices=Notices(_say, take_notifier(_say)),
+        )
     except StartupRefusedError as error:
         _say(error.message)
         sys.exit(error.exit_status)
@@ -61,7 +74,7 @@ def _read_options(arguments: list[str]) -> Options:
     left = iter(arguments)
     for argument in left:
         name, joined, value = argument.partition("=")
-        if name not in ("--socket", "--output-dir", "--idle-exit", "--open-files"):
+        if name not in _OPTIONS:
             raise InvalidArgumentError(f"no option '{argument}'")
         values[name] = value if joined else next(left, "")
     for name in ("--socket", "--output-dir"):
@@ -72,6 +85,7 @@ def _read_options(arguments: list[str]) -> Options:
         os.path.abspath(values["--output-dir"]),
         _read_seconds(values["--idle-exit"]) if "--idle-exit" in values else None,
         _read_number(values["--open-files"]) if "--open-files" in values else None,
+        _read_user(values["--daemon-user"]) if "--daemon-user" in values else None,
     )
 
 
@@ -90,6 +104,13 @@ def _read_number(text: str) -> int:
     if not text.removeprefix("-").isdecimal() or int(text) < resource.RLIM_INFINITY:
         raise InvalidArgumentError(f"--open-files: expected a number of files, got '{text}'")
     return int(text)
+
+
+def _read_user(name: str) -> int:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise InvalidArgumentError(f"--daemon-user: this host has no user '{name}'") from None
 
 
 def _pass_on(open_files: int | None) -> None:
@@ -117,7 +138,7 @@ def _prepare() -> None:
     kernel.clear_ambient_capabilities()
 
 
-def _listen(path: str) -> socket.socket:
+def _listen(path: str, mode: int) -> socket.socket:
     if len(os.fsencode(path)) > SOCKET_PATH_MAX:
         raise StartupRefusedError(
             f"socket path '{path}' is {len(os.fsencode(path))} bytes: at most {SOCKET_PATH_MAX}"
@@ -132,7 +153,7 @@ def _listen(path: str) -> socket.socket:
     listener.setblocking(False)
     if os.path.lexists(path):
         os.unlink(path)
-    umask = os.umask(0o177)
+    umask = os.umask(0o777 & ~mode)
     try:
         listener.bind(path)
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
 import struct
@@ -141,8 +140,11 @@ class Connection:
 class Server:
     """Accepts the daemon, dispatches its requests, tells it what happened to its agents."""
 
-    def __init__(self, loop: Loop, listener: socket.socket, *, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, loop: Loop, listener: socket.socket, *, trusted: int, say: Callable[[str], None]
+    ) -> None:
         self.loop = loop
+        self._trusted = trusted
         self.say = say
         self.operations: dict[str, Operation] = {}
         self.on_connection: Callable[[], None] = _nothing
@@ -228,7 +230,7 @@ class Server:
                 self.loop.call_later(ACCEPT_RETRY_S, self._accept_again)
             return
         pid, uid = peer_of(sock)
-        if uid not in (os.geteuid(), 0):
+        if uid not in (self._trusted, 0):
             self.say(f"connection of process {pid} refused: its user is {uid}")
             sock.close()
             return

@@ -31,8 +31,10 @@ class User(NamedTuple):
 class Users:
     """Knows who this process is, and whether it may start programs as others."""
 
-    def __init__(self) -> None:
+    def __init__(self, daemon_uid: int | None = None) -> None:
         self.uid = os.getuid()
+        # Where the daemon is another user than this process, no agent is either of the two.
+        self._daemon_uid = daemon_uid
         self.may_change = _may_change()
 
     def read(self, request: fields.Fields) -> User | None:
@@ -41,6 +43,8 @@ class Users:
         Raises InvalidArgumentError, and PermissionDeniedError for one it may not start.
         """
         asked = fields.mapping(request, "user")
+        if self._daemon_uid not in (None, self.uid):
+            self._refuse_servers(asked)
         if not asked:
             return None
         uid = fields.number(asked, "uid", most=_ID_MAX)
@@ -53,6 +57,14 @@ class Users:
                 hint="it needs the capabilities chown, kill, setgid and setuid, or to be root",
             )
         return User(uid, gid, fields.numbers(asked, "groups", most=_ID_MAX))
+
+    def _refuse_servers(self, asked: fields.Fields) -> None:
+        uid = fields.number(asked, "uid", most=_ID_MAX) if asked else self.uid
+        if uid in (self.uid, self._daemon_uid):
+            raise PermissionDeniedError(
+                f"user of uid {uid}: it is the server's own account, and no agent's",
+                hint="set server.runner.user to an account for agents, or name one in the spec",
+            )
 
 
 def become(user: User) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 
 from msgspec import Raw, Struct, structs
 
-from descartesd.agents.accounts import account_for
 from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.record import Agent
@@ -147,7 +145,7 @@ class AgentMethods:
 
     async def respawn(self, call: Call, params: AgentRespawn) -> wire.AgentInfo:
         agent = self._find(call, params.id, "agent.respawn")
-        _refuse_elevation(call.caller.uid, agent)
+        self._refuse_elevation(call.caller.uid, agent)
         if params.task is not None:
             # It is given other work: as a spec of its own it must be allowed.
             check_spec(call.caller.grants, "agent.respawn", agent.spec)
@@ -187,15 +185,15 @@ class AgentMethods:
         await self._fleet.remove(self._find(call, params.id, "agent.remove"))
         return Done()
 
-
-def _refuse_elevation(uid: int | None, agent: Agent) -> None:
-    """Refuse a local user other than root an agent that would run as somebody else."""
-    if uid in (None, 0) or os.getuid() != 0:
-        return
-    account = account_for(agent.spec.user, agent.owner)
-    if account.pw_uid != uid:
-        raise PermissionDeniedError(
-            f"agent '{agent.name}' runs as '{account.pw_name}': the local user of uid {uid} may not"
-            " start it again",
-            hint="have it respawned by its owner or by root",
-        )
+    def _refuse_elevation(self, uid: int | None, agent: Agent) -> None:
+        """Refuse a local user other than root an agent that would run as somebody else."""
+        starts = self._fleet.starts
+        if uid in (None, 0) or not starts.may_be_others:
+            return
+        account = starts.account(agent.spec, agent.owner)
+        if account.pw_uid != uid:
+            raise PermissionDeniedError(
+                f"agent '{agent.name}' runs as '{account.pw_name}': the local user of uid {uid} may"
+                " not start it again",
+                hint="have it respawned by its owner or by root",
+            )

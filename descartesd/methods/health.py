@@ -115,7 +115,9 @@ class Health:
             server_id=self._server_id,
             version=self._version,
             uptime_s=round(time.monotonic() - self._started, 3),
-            isolation="none",
+            isolation="user"
+            if self.parts.fleet.starts.is_apart and keeper.has("users")
+            else "none",
             keeper=KeeperHealth(
                 connected=keeper.connected,
                 pid=keeper.pid,

@@ -27,7 +27,11 @@ def check_spec(grants: Grants, method: str, spec: AgentSpec) -> Bounds | None:
     first: str | None = None
     for role in grants.granting(method):
         if role.rank >= 0:
-            return None
+            refused = _refused_builtin(role, spec)
+            if refused is None:
+                return None
+            first = first or refused
+            continue
         refused = next(_refusals(role, spec), None)
         if refused is None:
             return Bounds(cwd=role.definition.cwd if spec.cwd is not None else ())
@@ -36,6 +40,22 @@ def check_spec(grants: Grants, method: str, spec: AgentSpec) -> Bounds | None:
         first or f"spec: no role grants {method}",
         hint="ask an administrator for a role that allows it",
     )
+
+
+def _refused_builtin(role: NamedRole, spec: AgentSpec) -> str | None:
+    """What not even a built-in role may: root is handed out by name only, others by an admin.
+
+    A server of root, which is one in the foreground, has but one account to give.
+    """
+    own = os.getuid()
+    account = _account(spec.user) if spec.user is not None and own != 0 else None
+    if account is None or account.pw_uid == own:
+        return None
+    if account.pw_uid == 0:
+        return f"spec.user: '{spec.user}' needs a role that lists it in policy.roles.NAME.users"
+    if role.name != "admin":
+        return f"spec.user: role {role.name} names no user; agents have the caller's, or their own"
+    return None
 
 
 def _refusals(role: NamedRole, spec: AgentSpec) -> Iterator[str]:

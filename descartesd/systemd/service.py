@@ -7,7 +7,9 @@ import logging
 import os
 from collections.abc import Iterator, MutableMapping
 
+from descartesd.config.schema import Server
 from descartesd.errors import DescartesError
+from descartesd.systemd.credentials import KeyFiles, key_files, make_missing
 from descartesd.systemd.inherited import Inherited
 from descartesd.systemd.notify import NOTIFY_SOCKET, Notifier
 from descartesd.systemd.watchdog import watchdog_s
@@ -54,6 +56,17 @@ class Service:
     def is_managed(self) -> bool:
         """Whether systemd runs this process and waits to be told of it."""
         return self.notifier.is_there
+
+    def key_files(self, server: Server) -> KeyFiles:
+        """Where the server's keys are; a service makes those that are missing.
+
+        Raises the error of the family that fits the kernel's.
+        """
+        files = key_files(server)
+        if self.is_managed:
+            os.makedirs(server.trust_dir, mode=0o700, exist_ok=True)
+            make_missing(files)
+        return files
 
     @contextlib.contextmanager
     def telling(self) -> Iterator[None]:

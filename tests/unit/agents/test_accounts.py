@@ -7,8 +7,8 @@ import pwd
 
 import pytest
 
-from descartesd.agents.accounts import account_for, keeper_fields, own_account
-from descartesd.errors import InvalidArgumentError, PermissionDeniedError
+from descartesd.agents.accounts import account_for, account_of_agents, keeper_fields, own_account
+from descartesd.errors import InvalidArgumentError, PermissionDeniedError, StartupRefusedError
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may start agents as others")
 needs_another = pytest.mark.skipif(os.getuid() == 0, reason="root may start agents as anybody")
@@ -66,3 +66,28 @@ def test_local_user_of_a_server_of_root_gets_no_other_account() -> None:
 def test_other_user_is_refused_where_the_server_is_not_root() -> None:
     with pytest.raises(PermissionDeniedError, match="starts nothing as 'root'"):
         account_for("root", f"uid:{os.getuid()}")
+
+
+@pytest.fixture
+def shared() -> pwd.struct_passwd:
+    """The account of agents of a server whose keeper is another user than it is."""
+    name = "daemon" if os.getuid() == 0 else "nobody"
+    return pwd.getpwnam(name)
+
+
+def test_agents_of_a_service_are_the_local_owner_or_the_shared_account(
+    shared: pwd.struct_passwd,
+) -> None:
+    for owner in ("key:SHA256:abc", "uid:0", f"uid:{os.getuid()}"):
+        assert account_for(None, owner, shared) == shared
+    assert account_for(None, "uid:54321", shared).pw_uid == 54321
+    assert account_for("games", "uid:54321", shared).pw_name == "games"
+
+
+def test_no_agent_of_a_service_is_the_server_itself(shared: pwd.struct_passwd) -> None:
+    with pytest.raises(PermissionDeniedError, match="the server's own account"):
+        account_for(own_account().pw_name, "uid:0", shared)
+    with pytest.raises(StartupRefusedError, match="agents are not to run as"):
+        account_of_agents(own_account().pw_name)
+    with pytest.raises(StartupRefusedError, match="has no user 'nobody-at-all'"):
+        account_of_agents("nobody-at-all")

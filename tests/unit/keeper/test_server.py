@@ -190,7 +190,7 @@ def test_what_has_happened_is_told_before_a_later_request_is_answered(tmp_path: 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
-        server = Server(loop, listener, say=print)
+        server = Server(loop, listener, trusted=os.geteuid(), say=print)
         server.operations = {
             "end": lambda _: server.tell("exited", Ended()) or {},  # type: ignore[func-returns-value,arg-type]
             "leave": lambda _: loop.stop() or {},  # type: ignore[func-returns-value]

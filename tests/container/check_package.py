@@ -1,0 +1,155 @@
+"""The package on a real systemd, step by step as an administrator would use it.
+
+The tests build on one another: each leaves the service as the next one needs it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.container.host import Host, with_package
+from tests.support.eventually import eventually
+
+DAEMON, KEEPER = "descartesd.service", "descartes-keeper.service"
+SLEEPER = "agent spawn --name sleeper -- sleep 300"
+CONFIG = "/etc/descartesd/descartesd.toml"
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with with_package() as made:
+        yield made
+
+
+def test_it_starts_and_says_so(host: Host) -> None:
+    assert not host.is_active(DAEMON)
+    host.run("systemctl start descartesd")
+
+    assert host.is_active(DAEMON)
+    assert host.is_active(KEEPER)
+    assert host.unit(DAEMON, "StatusText") == "serving 0 agents, 0 clients"
+    health = host.ctl("server health")
+    assert (health["status"], health["isolation"]) == ("ok", "user")
+
+
+def test_root_needs_no_key_and_its_agent_no_capability(host: Host) -> None:
+    host.run(f"descartesctl {SLEEPER}")
+
+    pid = host.agent("sleeper")["pid"]
+    status = dict(re.findall(r"(\w+):\t(.*)", host.run(f"cat /proc/{pid}/status")))
+    agents = host.run("id -u descartes-agent")
+    assert status["Uid"].split() == [agents] * 4
+    for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert int(status[name], 16) == 0
+    assert "/descartes-keeper.service/agent-" in host.run(f"cat /proc/{pid}/cgroup")
+
+
+def test_agent_reads_neither_keys_nor_registry_nor_output_of_others(host: Host) -> None:
+    secrets = (
+        "/var/lib/descartesd/keys/host.key", "/var/lib/descartesd/registry.sqlite",
+        "/var/lib/descartes-keeper/output", "/run/descartes-keeper/keeper.sock",
+    )  # fmt: skip
+    tries = "; ".join(f"ls {path} && echo got {path}" for path in secrets)
+    host.run(f"descartesctl agent spawn --name thief --wait -- sh -c '{tries}'", status=None)
+
+    told = host.run("descartesctl agent logs thief 2>&1")
+    assert "got" not in told
+    assert told.count("Permission denied") == len(secrets)
+    for path in secrets:
+        host.run(f"ls {path}")
+
+
+def test_nobody_gets_in_who_has_no_role(host: Host) -> None:
+    host.run("useradd --create-home --uid 2000 alice")
+
+    told = host.run("runuser -u alice -- descartesctl agent list 2>&1", status=4)
+    assert "[policy.local_uids]" in told or '2000 = "' in told
+
+
+def test_mapped_user_needs_no_key_and_its_agents_are_its_own(host: Host) -> None:
+    host.run(f"printf '[policy.local_uids]\\n2000 = \"operator\"\\n' >> {CONFIG}")
+    host.run("systemctl restart descartesd")
+
+    host.ctl("agent spawn --name hers -- sh -c 'id -un; pwd; exec sleep 300'", user="alice")
+    eventually(lambda: host.run("descartesctl agent logs hers") == "alice\n/home/alice")
+    told = host.run("runuser -u alice -- descartesctl agent spawn --user root -- id 2>&1", status=4)
+    assert "spec.user: 'root'" in told
+    host.run("descartesctl agent kill hers")
+
+
+def test_issued_profile_works_over_tcp(host: Host) -> None:
+    host.run("cd /root && descartesctl cert issue carol --role operator --out /root/carol.toml")
+
+    assert "tcp://127.0.0.1:5555" in host.run("cat /root/carol.toml")
+    told = host.ctl("--profile /root/carol.toml agent spawn --name carols -- id -un")
+    assert told["owner"].startswith("key:SHA256:")
+    host.run("descartesctl agent wait carols")
+    assert host.run("descartesctl agent logs carols") == "descartes-agent"
+
+
+def test_restart_touches_neither_keeper_nor_agent(host: Host) -> None:
+    before = host.agent("sleeper")["pid"], host.unit(KEEPER, "MainPID")
+    for verb in ("systemctl restart", "systemctl kill --signal=KILL"):
+        host.run(f"{verb} descartesd")
+        eventually(lambda: host.unit(DAEMON, "ActiveState") == "active", timeout=10)
+        assert (host.agent("sleeper")["pid"], host.unit(KEEPER, "MainPID")) == before
+        assert host.agent("sleeper")["state"] == "running"
+
+
+def test_fault_66_hung_daemon_is_shot_by_the_watchdog_and_no_agent_notices(host: Host) -> None:
+    drop_in = "/run/systemd/system/descartesd.service.d/watchdog.conf"
+    host.put(drop_in, "[Service]\nWatchdogSec=3s")
+    host.run("systemctl daemon-reload && systemctl restart descartesd")
+    agent = host.agent("sleeper")["pid"]
+    hung = host.unit(DAEMON, "MainPID")
+
+    host.run(f"kill -STOP {hung}")
+    eventually(lambda: host.unit(DAEMON, "MainPID") not in (hung, "0"), timeout=3 + 5)
+    eventually(lambda: host.is_active(DAEMON), timeout=5)
+
+    assert "Watchdog timeout" in host.run("journalctl --no-pager -u descartesd -n 50")
+    assert (host.agent("sleeper")["state"], host.agent("sleeper")["pid"]) == ("running", agent)
+    host.run(f"rm {drop_in} && systemctl daemon-reload && systemctl restart descartesd")
+
+
+def test_start_that_fails_says_why_in_its_status(host: Host) -> None:
+    host.run(f"cp {CONFIG} /root/good && printf '[network]\\nmax_message = 3\\n' >> {CONFIG}")
+    host.run("systemctl restart descartesd", status=1)
+
+    why = "network.max_message: unknown key"
+    eventually(lambda: why in host.unit(DAEMON, "StatusText"), timeout=10)
+    # It is tried again, and the reason stands there all the time.
+    eventually(lambda: int(host.unit(DAEMON, "NRestarts")) > 1, timeout=10)
+    eventually(lambda: why in host.unit(DAEMON, "StatusText"), timeout=10)
+    host.run(f"cp /root/good {CONFIG}")
+    eventually(lambda: host.is_active(DAEMON), timeout=10)
+    assert host.agent("sleeper")["state"] == "running"
+
+
+def test_exposure_is_what_is_promised(host: Host) -> None:
+    told = host.run("systemd-analyze security --no-pager descartesd.service | tail -n 1")
+
+    assert float(told.split(":")[1].split()[0]) <= 1.8
+
+
+def test_stop_ends_every_agent_in_order_and_leaves_nothing(host: Host) -> None:
+    pid = host.agent("sleeper")["pid"]
+    host.run("systemctl stop descartesd")
+
+    eventually(lambda: host.unit(KEEPER, "ActiveState") == "inactive", timeout=20)
+    assert host.run(f"ls /proc/{pid}", status=2)
+    assert host.run("pgrep -u descartesd,descartes-keeper,descartes-agent", status=1) == ""
+    assert host.unit(DAEMON, "ActiveState") == "inactive"
+
+
+def test_purge_leaves_what_it_says(host: Host) -> None:
+    told = host.run("dpkg --purge descartesd 2>&1")
+
+    assert "left: the users" in told
+    left = (
+        "/usr/lib/descartesd /etc/descartesd /var/lib/descartesd /run/descartes /usr/bin/descartes*"
+    )
+    assert host.run(f"ls -d {left} 2>/dev/null", status=2) == ""
