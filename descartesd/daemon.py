@@ -36,6 +36,7 @@ from descartesd.methods.agent import AgentMethods
 from descartesd.methods.attach import AttachMethods
 from descartesd.methods.audit import AuditMethods
 from descartesd.methods.audited import Refusals, audited, open_log
+from descartesd.methods.authorizing import authorizer
 from descartesd.methods.batch import BatchMethods
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.event import EventMethods
@@ -292,11 +293,20 @@ class Daemon:
         self._exporting = exporting(self._plugins, readings_of(measured))
         reports = Reports(self._health.report, stats.report, self._who.upkeep)
         asks = spawning(self._plugins.relay)
+        self._who.ask(self._plugins.relay)
+        dispatcher.authorizer = authorizer(
+            self._plugins.relay, config.plugins.auth_cache_s, self._book.roster
+        )
         verbs = AgentMethods(self._book, self._fleet, talk, asks).handlers()
         handlers = {
             **verbs,
             **BatchMethods(
-                self._book, self._fleet, verbs, config.network.max_message_size, asks
+                self._book,
+                self._fleet,
+                verbs,
+                config.network.max_message_size,
+                asks,
+                dispatcher.authorizer,
             ).handlers(),
             **ActionMethods(
                 self._book,

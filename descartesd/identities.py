@@ -13,6 +13,7 @@ from descartesd.agents.fleet import Fleet
 from descartesd.agents.registry import Registry
 from descartesd.config.endpoint import seen_from_elsewhere
 from descartesd.config.schema import Config, Network
+from descartesd.hooks.relay import Relay
 from descartesd.keys.authorities import Authorities
 from descartesd.keys.authority import load_authority
 from descartesd.keys.clock import SteadyClock, clock_file
@@ -28,6 +29,7 @@ from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.enrolling import Enrolling
 from descartesd.methods.explaining import PolicyMethods
 from descartesd.methods.guests import Guests
+from descartesd.methods.outsiders import outsiders
 from descartesd.methods.policy import Caller, policy_of
 from descartesd.methods.renewing import Renewing
 from descartesd.methods.revoking import Revoking, agree_on_revoked
@@ -49,6 +51,7 @@ class Identities:
         server = config.server
         self._server = server
         self._files = files
+        self._auth_cache_s = config.plugins.auth_cache_s
         self._clock = clock = SteadyClock(clock_file(server.state_dir))
         self._host = HostKeys(files.host)
         self.sealing_key = load_sealing_key(files.host)
@@ -68,6 +71,10 @@ class Identities:
         self._skipped: set[str] = set()
         self._tell_skipped()
         self._look_at_clock()
+
+    def ask(self, relay: Relay) -> None:
+        """Let in whom plugins vouch for, too; where none does, nothing is asked."""
+        self.policy.outsiders = outsiders(relay, self._auth_cache_s, self.trust.revoked)
 
     def router_options(self, network: Network) -> RouterOptions:
         """How the control socket proves who the server is, and its bounds."""

@@ -35,6 +35,7 @@ FLAT_KEYS = {
     "log_level": "monitoring.log_level",
 }
 
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -178,6 +179,8 @@ def _take_text_entry(layer: Layer, section: str, parts: list[str], text: str) ->
 def _typed(text: str, leaf: Leaf) -> Any:
     if leaf.base is int and _INTEGER.fullmatch(text):
         return int(text)
+    if leaf.base is float and _NUMBER.fullmatch(text):
+        return float(text)
     if isinstance(leaf.default, tuple):
         try:
             return tomllib.loads(f"value = {text}")["value"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from operator import attrgetter
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -22,6 +21,7 @@ from descartesd.keys.seal import sealer_of
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.policy import Policy
+from descartesd.methods.targets import target_of
 from descartesd.observe.audit import AuditLog, AuditOptions
 from descartesd.observe.audit_head import HeadStore
 from descartesd.observe.audit_line import Entry
@@ -31,9 +31,6 @@ from descartesd.wire.agent import AgentInfo
 from descartesd.wire.batch import BatchItem, BatchResult, BatchRun
 from descartesd.wire.methods import METHODS, Method
 
-# What names the one it is about, in this order; never a key, a token or a value.
-_TARGETS = ("id", "name", "fingerprint", "serial", "role", "ttl_s")
-_TARGET_MOST = 256
 # Lines about the agents of a batch written at once; others get their turn in between.
 _PORTION = 500
 _REFUSED = frozenset({"permission_denied", "unauthenticated", "resource_exhausted"})
@@ -85,7 +82,7 @@ class _Audited:
         self._call: Callable[[Call, Any], Any] = handler
         self._log = log
         self._roster = roster
-        self._target_of = _target_of(method)
+        self._target_of = target_of(method)
         self._names_agents = method.name.startswith("agent.")
         self.handler: Handler = self._wait if inspect.iscoroutinefunction(handler) else self._do
 
@@ -192,21 +189,6 @@ def _of_item(line: Entry, item: BatchItem, words: Mapping[str, str]) -> Entry:
     target = words.get(item.id, item.id) if item.agent is None else item.agent.id
     error = item.error
     return replace(line, target=target, outcome="ok" if error is None else error.code)
-
-
-def _target_of(method: Method[Any, Any]) -> Callable[[Any], str | None]:
-    """How to tell from the params whom a method is about."""
-    fields = method.request.__struct_fields__
-    if "spec" in fields:
-        return attrgetter("spec.name")
-    if "verb" in fields:
-        return lambda params: f"agent.{params.verb}"
-    known = [attrgetter(name) for name in _TARGETS if name in fields]
-    return lambda params: _first(get(params) for get in known)
-
-
-def _first(values: Iterable[object]) -> str | None:
-    return next((str(value)[:_TARGET_MOST] for value in values if value is not None), None)
 
 
 def _number(params: Struct) -> int | None:

@@ -20,6 +20,7 @@ from descartesd.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
+from descartesd.methods.authorizing import Authorizer
 from descartesd.methods.call import Call, Handler, count_start
 from descartesd.methods.outcomes import bare, settled
 from descartesd.methods.params import inner
@@ -60,12 +61,14 @@ class BatchMethods:
         verbs: Mapping[str, Handler],
         max_message_bytes: int,
         spawning: Spawning | None = None,
+        authorizer: Authorizer | None = None,
     ) -> None:
         self._book = book
         self._fleet = fleet
         self._verbs = verbs
         self._max_message_bytes = max_message_bytes
         self._spawning = spawning
+        self._authorizer = authorizer
 
     def handlers(self) -> Mapping[str, Handler]:
         """The functions by method name."""
@@ -134,6 +137,8 @@ class BatchMethods:
     ) -> Struct:
         if isinstance(target, DescartesError):
             raise target
+        if self._authorizer is not None:
+            await self._authorizer.decide(call.caller, f"agent.{params.verb}", target.id)
         if params.dry_run:
             self._fleet.check(target, params.verb)
         else:
@@ -211,10 +216,14 @@ class BatchMethods:
         self, call: Call, specs: Sequence[AgentSpec]
     ) -> Sequence[AgentSpec | DescartesError]:
         """What plugins make of the specs."""
-        ask = self._spawning
-        if ask is None:
+        if self._spawning is None and self._authorizer is None:
             return specs
-        return await asyncio.gather(*(settled_spec(ask(spec, call.caller)) for spec in specs))
+        return await asyncio.gather(*(settled_spec(self._ask(call, spec)) for spec in specs))
+
+    async def _ask(self, call: Call, spec: AgentSpec) -> AgentSpec:
+        if self._authorizer is not None:
+            await self._authorizer.decide(call.caller, "agent.spawn", spec.name)
+        return spec if self._spawning is None else await self._spawning(spec, call.caller)
 
     def _reserve_one(
         self, call: Call, params: BatchSpawn, spec: AgentSpec | DescartesError

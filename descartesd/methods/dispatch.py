@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from time import perf_counter_ns
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -20,6 +20,8 @@ from descartesd.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from descartesd.methods.asked import Asked, asked_of
+from descartesd.methods.authorizing import Authorizer
 from descartesd.methods.call import Call, Handler
 from descartesd.methods.idempotency import Answer, Answers
 from descartesd.methods.limiting import Limits
@@ -39,14 +41,6 @@ from descartesd.wire.envelope import VERSION, Request, Result
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class _Asked(NamedTuple):
-    """What is kept of a request beside its decoded params; `digest` of them if it has a key."""
-
-    id: str | int
-    deadline_s: float | None
-    digest: bytes | None
 
 
 class Dispatcher:
@@ -75,6 +69,8 @@ class Dispatcher:
         self.shed = Shed(self._send_now)
         self.metrics = RequestMetrics()
         self.limits = Limits(self.streams, self._send_now, self.metrics.unknown)
+        # Plugins that may refuse what a role allows; None while there are none.
+        self.authorizer: Authorizer | None = None
         # Told of each request that was not let in.
         self.on_refused: Callable[[Peer, str, DescartesError], None] = _nobody_asks
 
@@ -135,7 +131,11 @@ class Dispatcher:
         row.metrics.requests += 1
         try:
             call, params = self._admit(row, peer, request, began_ns)
-            if row.waits or (peer.fd in self.unread.windows and self.unread.is_full(peer.fd)):
+            waits = row.waits
+            if self.authorizer is not None:
+                # A plugin that has to be asked is waited for, however quick the method is.
+                waits |= not self.authorizer.is_allowed(call.caller, request.method, params)
+            if waits or (peer.fd in self.unread.windows and self.unread.is_full(peer.fd)):
                 self._begin(row, call, request, params, len(payload))
             else:
                 # What is answered at once was never open.
@@ -171,11 +171,13 @@ class Dispatcher:
                 self._break_off(pending, error)
         self.shed.settle()
 
-    def _check_granted(self, row: Row, call: Call) -> None:
-        """Raise PermissionDeniedError when a stream was opened under greater rights than now."""
-        grants = self._policy.identify(call.peer.user_id).grants
-        if grants is not call.caller.grants:
-            check_unchanged(call.caller, grants, row.method)
+    def _check_granted(self, row: Row, call: Call, params: Struct) -> None:
+        """Raise DescartesError when a stream was opened under greater rights than now."""
+        caller = self._policy.identify(call.peer.user_id)
+        if caller.grants is not call.caller.grants:
+            check_unchanged(call.caller, caller.grants, row.method)
+        if self.authorizer is not None:
+            self.authorizer.recheck(caller, row.method.name, params)
 
     def on_shed(self, peer: Peer, payload: bytes) -> None:
         """A peer does not read: its streams end and its requests are dropped until it does."""
@@ -211,7 +213,7 @@ class Dispatcher:
         self._pending.admit(key, size)
         if self._group is None:
             raise _stopping()
-        asked = _asked(row, call, request, self._answers)
+        asked = asked_of(row, call, request, self._answers)
         name = f"{request.method} {request.id}"
         if row.method.stream:
             meter = call.caller.meter
@@ -219,7 +221,7 @@ class Dispatcher:
                 meter.open_stream()
             stream = self.streams.make(call.peer, request.id, request.credit)
             stream.on_open = partial(row.metrics.answered, call.began_ns)
-            stream.check = partial(self._check_granted, row, call)
+            stream.check = partial(self._check_granted, row, call, params)
             work = self._stream(row, call._replace(stream=stream), asked, params)
             task = self._group.create_task(work, name=name)
             if meter is not None:
@@ -236,9 +238,10 @@ class Dispatcher:
         self._pending.close(pending.key, pending.task)
         self._refuse(pending.row, pending.call.began_ns, pending.call.peer, pending.key[1], error)
 
-    async def _wait(self, row: Row, call: Call, asked: _Asked, params: Struct) -> None:
+    async def _wait(self, row: Row, call: Call, asked: Asked, params: Struct) -> None:
         try:
             async with asyncio.timeout(row.limit_s(asked.deadline_s, self._request_timeout_s)):
+                await self._authorize(row, call, params)
                 await self._answer(row, call, asked, params)
             return
         except TimeoutError:
@@ -255,7 +258,17 @@ class Dispatcher:
         # It knows this frame: known to it, too, it would keep the whole request.
         del error
 
-    async def _answer(self, row: Row, call: Call, asked: _Asked, params: Struct) -> None:
+    async def _authorize(self, row: Row, call: Call, params: Struct) -> None:
+        """Wait for what plugins have to say, if any is to be asked."""
+        if self.authorizer is None:
+            return
+        try:
+            await self.authorizer.allow(call.caller, row.method.name, params)
+        except DescartesError as exc:
+            self.on_refused(call.peer, row.method.name, exc)
+            raise
+
+    async def _answer(self, row: Row, call: Call, asked: Asked, params: Struct) -> None:
         room = row.room(params)
         if room:
             # Not before there is room: nothing that large is kept for who does not read.
@@ -276,14 +289,14 @@ class Dispatcher:
         self._send(call.peer, answer)
         row.metrics.answered(call.began_ns)
 
-    async def _result(self, row: Row, call: Call, asked: _Asked, params: Struct) -> Any:
+    async def _result(self, row: Row, call: Call, asked: Asked, params: Struct) -> Any:
         if not row.waits:
             return row.handler(call, params)
         if row.is_unrecorded(params):
             return await row.handler(call, params)
         return await self._finish(row, call, asked, params)
 
-    async def _finish(self, row: Row, call: Call, asked: _Asked, params: Struct) -> Any:
+    async def _finish(self, row: Row, call: Call, asked: Asked, params: Struct) -> Any:
         """Let work that changes something run to its end, whoever still waits for it."""
         method = row.method.name
         if asked.digest is not None and call.idem is not None:
@@ -322,13 +335,14 @@ class Dispatcher:
             await self._answers.begun()
         return await row.handler(call, params)
 
-    async def _stream(self, row: Row, call: Call, asked: _Asked, params: Struct) -> None:
+    async def _stream(self, row: Row, call: Call, asked: Asked, params: Struct) -> None:
         stream = call.stream
         if stream is None:
             raise ValueError("a stream's method was called without one")
         error: DescartesError | None = None
         try:
             async with asyncio.timeout(asked.deadline_s):
+                await self._authorize(row, call, params)
                 await row.handler(call, params)
         except ConnectionResetError:
             log.debug("stream.client_gone", extra={"stream": stream.id})
@@ -367,15 +381,6 @@ class Dispatcher:
     def _fail(self, peer: Peer, request_id: str | int | None, error: DescartesError) -> None:
         self.metrics.unknown[error.code] += 1
         self._send(peer, codec.failure(request_id, error))
-
-
-def _asked(row: Row, call: Call, request: Request, answers: Answers) -> _Asked:
-    has_key = row.keyed and call.idem is not None
-    return _Asked(
-        id=request.id,
-        deadline_s=request.deadline_s if isinstance(request.deadline_s, float) else None,
-        digest=answers.digest(request.params) if has_key else None,
-    )
 
 
 def _stopping() -> UnavailableError:

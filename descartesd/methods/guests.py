@@ -47,6 +47,10 @@ class Guests:
         self._keys[user_id], self._addresses[user_id] = key, address
         return user_id
 
+    def knows(self, key: bytes) -> bool:
+        """Whether it is the key of a guest."""
+        return self._find(key) is not None
+
     def caller(self, user_id: str) -> Caller:
         """Who a guest is; raises UnauthenticatedError when his time is over."""
         token = self.token(user_id)

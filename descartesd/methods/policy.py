@@ -8,17 +8,20 @@ import os
 import pwd
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from descartesd.api import KeyHolder
 from descartesd.config.role import Quotas
 from descartesd.config.schema import Policy as PolicyConfig
 from descartesd.errors import PermissionDeniedError, StartupRefusedError, UnauthenticatedError
+from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.trust import Identity, TrustStore
 from descartesd.methods.grants import RANKS, Grants, Roles
 from descartesd.methods.knocks import Knocks
 from descartesd.methods.meter import Meter
+from descartesd.methods.outsiders import Outsiders
 from descartesd.wire.methods import Method
 from descartesd.wire.server import RoleName
 
@@ -40,7 +43,7 @@ class Caller:
     name: str | None = None
     uid: int | None = None
     # What it was made of: the same object, or the same roles, make the same caller.
-    certified: Identity | tuple[RoleName, ...] | None = field(
+    certified: Identity | KeyHolder | tuple[RoleName, ...] | None = field(
         default=None, compare=False, repr=False
     )
     # None where nothing is limited.
@@ -52,6 +55,9 @@ class Strangers(Protocol):
 
     def enter(self, address: str, key: bytes, /) -> str | None:
         """The user id one enters under, or None to refuse it."""
+
+    def knows(self, key: bytes, /) -> bool:
+        """Whether it would let the holder of this key in."""
 
     def caller(self, user_id: str, /) -> Caller:
         """Who sent a message; raises UnauthenticatedError when he is let in no longer."""
@@ -123,9 +129,14 @@ class Policy:
         self.certificates_expiring = 0
         # Who is let in without a certificate, to get one.
         self.guests: Strangers | None = None
+        # Whom only plugins know; None while no plugin vouches for keys.
+        self.outsiders: Outsiders | None = None
 
-    def authenticate(self, address: str, key: bytes) -> str | None:
-        """Return the user id a peer enters under, or None to refuse it."""
+    def authenticate(self, address: str, key: bytes) -> str | Awaitable[str | None] | None:
+        """Return the user id a peer enters under, or None to refuse it.
+
+        What a plugin has to say is waited for.
+        """
         peer = _LOCAL.fullmatch(address)
         if peer is not None:
             user_id = f"uid:{int(peer[1])}"
@@ -136,8 +147,19 @@ class Policy:
         self._reload()
         identity = self._trust.lookup(key)
         if identity is None:
+            if self.outsiders is not None and not (self.guests and self.guests.knows(key)):
+                return self._vouched(self.outsiders, address, key)
             return None if self.guests is None else self.guests.enter(address, key)
         user_id = f"key:{identity.fingerprint}"
+        self._keys[user_id] = key
+        self._take_in(user_id)
+        return user_id
+
+    async def _vouched(self, outsiders: Outsiders, address: str, key: bytes) -> str | None:
+        holder = await outsiders.enter(address, key)
+        if holder is None or not self.roles.defined((holder.role,)):
+            return None
+        user_id = f"key:{fingerprint(key)}"
         self._keys[user_id] = key
         self._take_in(user_id)
         return user_id
@@ -194,10 +216,24 @@ class Policy:
                     f"{user_id} has no role this server knows: {', '.join(identity.roles)}",
                     hint=f"the roles there are: {', '.join(self.roles.names)}",
                 )
+            if key is not None and (vouched := self._outsider(user_id, key)) is not None:
+                return vouched
         raise UnauthenticatedError(
             f"{user_id} is not authorised any more",
             hint="ask an administrator for a new certificate",
         )
+
+    def _outsider(self, user_id: str, key: bytes) -> Caller | None:
+        """Who a plugin says that it is, None where none does any more."""
+        holder = None if self.outsiders is None else self.outsiders.holder(key)
+        if holder is None:
+            return None
+        known = self._callers.get(user_id)
+        if known is not None and known.certified is holder:
+            return known
+        if not self.roles.defined((holder.role,)):
+            return None
+        return self._admit(user_id, (holder.role,), name=holder.name, certified=holder)
 
     def _admit(self, user_id: str, roles: Iterable[RoleName], **facts: Any) -> Caller:
         """Take in who sends its first message, or its first one with other roles than before."""

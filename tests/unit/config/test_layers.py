@@ -75,6 +75,11 @@ def test_a_variable_sets_a_key_with_the_key_s_type(
         ("DESCARTES_SERVER__RUNNER__PATH", "/bin:/usr/bin", "server.runner.path: expected a list"),
         ("DESCARTES_FOO__BAR", "x", "foo.bar: unknown key"),
         ("DESCARTES_SERVER__", "x", "server.: unknown key"),
+        (
+            "DESCARTES_PLUGINS__HOOK_TIMEOUT_S",
+            "soon",
+            "plugins.hook_timeout_s: expected a number, got 'soon'",
+        ),
         ("DESCARTES_POLICY__LOCAL_UIDS", "x", "policy.local_uids: expected a table, got 'x'"),
         ("DESCARTES_POLICY__LOCAL_UIDS__ann", "admin", "policy.local_uids.ann: expected a uid"),
         ("DESCARTES_POLICY__LOCAL_UIDS__7", "@int 3", "policy.local_uids.7: expected a value that"),
