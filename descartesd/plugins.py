@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -95,7 +96,7 @@ def connect(relay: Relay, book: Book, loop: asyncio.AbstractEventLoop) -> None:
         kind: EventKind = "plugin_benched" if benched else "plugin_restored"
         data = {"plugin": record.name, "last_error": record.last_error}
         # A plugin's own thread may outlive the loop.
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(partial(book.journal.record, kind, data=data))
 
     for record in relay.records.values():

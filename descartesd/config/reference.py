@@ -26,6 +26,15 @@ A key that is not listed here is refused, and so is a value that begins with `@`
 Relative paths are relative to the directory of the file.
 """
 
+_PLUGIN = f"""\
+## [plugins.NAME]
+
+The settings of the plugin NAME, which has to be enabled; which ones there are is up to the plugin.
+They are checked as all others are, when the plugin is loaded.
+`{PREFIX}PLUGINS__NAME__KEY` is `plugins.NAME.key`; where a plugin's name has a `-`, the variable
+has a `_`.
+"""
+
 
 def reference() -> str:
     """The text of docs/reference/configuration.md."""
@@ -34,7 +43,7 @@ def reference() -> str:
     sections = groupby(plain, key=lambda leaf: leaf.key.rpartition(".")[0])
     tables = [_section(name, list(members)) for name, members in sections]
     entries = [_entry(leaf, leaf.entry) for leaf in settings if leaf.entry is not None]
-    return "\n".join([_HEAD, *tables, *entries, _environments(), _variables()])
+    return "\n".join([_HEAD, *tables, *entries, _PLUGIN, _environments(), _variables()])
 
 
 def _entry(leaf: Leaf, kind: type[Struct]) -> str:

@@ -119,7 +119,7 @@ def test_fault_14_a_plugin_that_gives_no_answer_lets_nobody_in(door: Door, answe
         assert client.server.hello().identity.role == "admin"
 
 
-def test_authenticate_key_lets_in_with_the_role_it_says_and_only_as_long(door: Door) -> None:
+def test_hook_authenticate_key_lets_in_with_the_role_it_says_and_only_as_long(door: Door) -> None:
     with Client(str(door.profile("observer"))) as client:
         hello = client.server.hello()
         with pytest.raises(PermissionDeniedError):
@@ -278,7 +278,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         yield made
 
 
-def test_authorize_request_narrows_and_its_decision_is_kept(watched: Watched) -> None:
+def test_hook_authorize_request_narrows_and_its_decision_is_kept(watched: Watched) -> None:
     watcher = watched.server.issue("watcher", "observer")
     with watched.server.client() as client:
         agent = client.agent.spawn(spec=spec(*SLEEP, name="web"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from descartesd.errors import InvalidArgumentError
+from descartesd.wire.agent import AgentSpec
 from descartesd.wire.plugin import PluginInfo
 from tests.support.agents import SLEEP, spec
 from tests.support.eventually import eventually
@@ -19,7 +20,9 @@ from tests.support.server import BIN
 WITNESS = """
     import asyncio
     from msgspec.structs import replace
-    from descartesd.api import Action, Empty, InvalidArgumentError, Struct, hookimpl
+    from descartesd.api import (
+        Action, Backend, Exporter, InvalidArgumentError, Metric, Struct, hookimpl,
+    )
 
     class Witness:
         class Config(Struct, frozen=True):
@@ -65,8 +68,31 @@ WITNESS = """
             self.note("daemon_stopping")
 
         @hookimpl
+        def metrics_collected(self, metrics):
+            names = [family.name for family in metrics]
+            self.note("metrics_collected", "witness_notes" in names, len(names) > 10)
+
+        @hookimpl
         def register_actions(self):
             return [Action(name="witness.ping", summary="Answer.", run=lambda c, p: "here")]
+
+        @hookimpl
+        def register_backends(self):
+            yield Backend(name="witness", start=("true", "--", "{task}"))
+
+        @hookimpl
+        def register_metrics(self):
+            return [Metric(name="witness_notes", kind="gauge", help="Nothing.", read=lambda: 7)]
+
+        @hookimpl
+        def register_exporters(self):
+            return [Exporter(name="witness", run=self.export)]
+
+        async def export(self, source):
+            for family in source.collect():
+                if family.name == "witness_notes":
+                    self.note("exported", family.samples[0].value)
+            await asyncio.Event().wait()
 """
 
 
@@ -90,17 +116,65 @@ def has(book: Path, line: str) -> None:
     eventually(lambda: line in book.read_text().splitlines())
 
 
-def test_facts_about_agents_are_told(server: PluggedServer, book: Path) -> None:
+@pytest.fixture(scope="module")
+def brief(server: PluggedServer) -> None:
+    """An agent that has come and gone."""
     with server.client() as client:
         agent = client.agent.spawn(spec=spec("sh", "-c", "exit 3", name="brief"))
         client.agent.wait(id=agent.id)
 
+
+def test_hook_daemon_started(server: PluggedServer, book: Path) -> None:
     has(book, "daemon_started True")
+
+
+@pytest.mark.usefixtures("brief")
+def test_hook_agent_started(book: Path) -> None:
     has(book, "agent_started brief True")
+
+
+@pytest.mark.usefixtures("brief")
+def test_hook_agent_state_changed(book: Path) -> None:
     has(book, "agent_state_changed starting running")
-    has(book, "agent_exited failed 3")
     has(book, "agent_state_changed running failed")
+
+
+@pytest.mark.usefixtures("brief")
+def test_hook_agent_event(book: Path) -> None:
+    has(book, "agent_event status_changed")
     has(book, "agent_event error")
+
+
+@pytest.mark.usefixtures("brief")
+def test_hook_agent_exited(book: Path) -> None:
+    has(book, "agent_exited failed 3")
+
+
+def test_hook_metrics_collected(server: PluggedServer, book: Path) -> None:
+    has(book, "metrics_collected True True")
+
+
+def test_hook_register_metrics_and_their_values(server: PluggedServer, book: Path) -> None:
+    assert server.plugin("witness").metrics == ["witness_notes"]
+    has(book, "exported 7")
+
+
+def test_hook_register_exporters(server: PluggedServer, book: Path) -> None:
+    assert server.plugin("witness").exporters == ["witness"]
+    has(book, "exported 7")
+
+
+def test_hook_register_backends(server: PluggedServer) -> None:
+    with server.client() as client:
+        assert "witness" in client.server.hello().backends
+        agent = client.agent.spawn(spec=AgentSpec(backend="witness", task="nothing"))
+
+        assert client.agent.wait(id=agent.id).state == "completed"
+
+
+def test_hook_register_actions(server: PluggedServer) -> None:
+    with server.client() as client:
+        assert client.action.run(name="witness.ping").result == "here"
 
 
 def test_a_plugin_is_listed_with_what_it_does(server: PluggedServer) -> None:
@@ -124,7 +198,7 @@ def test_a_plugin_is_listed_with_what_it_does(server: PluggedServer) -> None:
     assert seen.config is None
 
 
-def test_a_plugin_changes_or_refuses_what_is_about_to_be_started(server: PluggedServer) -> None:
+def test_hook_agent_spawning_changes_or_refuses(server: PluggedServer) -> None:
     wanted = [spec(*SLEEP, labels={"changed": "yes"}), spec(*SLEEP, labels={"refused": ""})]
     with server.client() as client:
         alone = client.agent.spawn(spec=wanted[0])
@@ -240,7 +314,7 @@ def test_a_variable_is_a_setting_of_a_plugin(book: Path) -> None:
     assert fault in checked.stderr
 
 
-def test_the_last_fact_is_told_before_the_server_is_gone(server: PluggedServer, book: Path) -> None:
+def test_hook_daemon_stopping(server: PluggedServer, book: Path) -> None:
     assert server.stop() == 0
 
     assert "daemon_stopping" in book.read_text().splitlines()

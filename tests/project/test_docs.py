@@ -15,6 +15,7 @@ from descartesd.agents.lifecycle import TRANSITIONS
 from descartesd.config.leaves import leaves
 from descartesd.ctl.command import GLOBAL_FLAGS, GLOBAL_VALUES, NOUNS, SINGLE
 from descartesd.errors import ERRORS
+from descartesd.hooks.checks import SPECS
 from descartesd.wire.methods import METHODS
 from tests.docs.pages import PAGES, ROOT, name_of, prose
 
@@ -136,6 +137,13 @@ def test_errors_page_has_every_code() -> None:
     text = (ROOT / "docs/reference/errors.md").read_text()
 
     assert [code for code in ERRORS if f"| `{code}` |" not in text] == []
+
+
+def test_every_hook_has_a_test_and_a_place_in_the_reference() -> None:
+    text = (ROOT / "docs/reference/hooks.md").read_text()
+
+    assert [name for name in SPECS if f"### {name}\n" not in text] == []
+    assert [name for name in SPECS if f"def test_hook_{name}" not in TESTS] == []
 
 
 def test_lifecycle_page_explains_every_state() -> None:
