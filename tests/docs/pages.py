@@ -10,6 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
+# Their commands install something: they are run in an environment of their own.
+INSTALLING = [
+    ROOT / "docs" / page
+    for page in ("tutorial/first-plugin.md", "how-to/keep-agents-in-worktrees.md")
+]
+
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -41,6 +47,17 @@ def languages(page: Path) -> set[str]:
     """The languages of the fenced blocks of a page."""
     text = page.read_text(encoding="utf-8")
     return {found["language"] for found in _FENCE.finditer(text)}
+
+
+_FILE = re.compile(
+    r"^`(?P<path>[\w./-]+)`[^\n]*:\n\n```\w+\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+
+
+def files(page: Path) -> dict[str, str]:
+    """The blocks that are files: their path stands in a line before that begins with it."""
+    text = page.read_text(encoding="utf-8")
+    return {found["path"]: found["text"] for found in _FILE.finditer(text)}
 
 
 def prose(page: Path) -> str:

@@ -29,14 +29,20 @@ _KIND = re.compile("|".join(f"({each})" for each in _KINDS))
 _JOB_NOTICE = re.compile(r"^[^\n]*: line \d+: +\d+ Killed .*$\n?", re.MULTILINE)
 
 
-def run(steps: Sequence[Step], directory: Path, port: int, environ: Mapping[str, str]) -> list[str]:
+def run(
+    steps: Sequence[Step],
+    directory: Path,
+    port: int,
+    environ: Mapping[str, str],
+    programs: Path = BIN,
+) -> list[str]:
     """Run the steps in `directory`; the faults found, each naming its line."""
     output = directory / ".output"
     with output.open("wb") as sink:
         shell = subprocess.Popen(
             ["bash", "-c", _script(steps, {"5555": port, "9464": free_port()})],
             cwd=directory,
-            env={**environ, "HOME": str(directory), "PATH": f"{BIN}:/usr/bin:/bin"},
+            env={**environ, "HOME": str(directory), "PATH": f"{programs}:/usr/bin:/bin"},
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,

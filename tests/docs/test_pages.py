@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests.docs import session
-from tests.docs.pages import PAGES, ROOT, blocks, languages, name_of, steps
+from tests.docs.pages import INSTALLING, PAGES, ROOT, blocks, languages, name_of, steps
 from tests.support.server import Server, free_port
 
-WITH_COMMANDS = [page for page in PAGES if steps(page)]
-WITH_PROGRAMS = [page for page in PAGES if blocks(page, "python")]
+HERE = [page for page in PAGES if page not in INSTALLING]
+WITH_COMMANDS = [page for page in HERE if steps(page)]
+WITH_PROGRAMS = [page for page in HERE if blocks(page, "python")]
 
 
 @pytest.fixture

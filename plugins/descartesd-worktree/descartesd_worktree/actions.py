@@ -26,10 +26,11 @@ class Create(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Diff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A worktree by its name, unless an agent is named; bytes the diff may have."""
+    """A worktree by its name, unless an agent is named; `plain` answers nothing but the diff."""
 
     name: str | None = None
     max_bytes: Annotated[int, Meta(ge=1, le=4_194_304)] = 1_048_576
+    plain: bool = False
 
 
 class Remove(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,10 +88,11 @@ class Actions:
     def list(self, context: ActionContext, _params: Empty) -> list[dict[str, Any]]:
         return [_told(each) for each in self._worktrees.book.all() if _may_see(context, each)]
 
-    def diff(self, context: ActionContext, params: Diff) -> dict[str, Any]:
+    def diff(self, context: ActionContext, params: Diff) -> dict[str, Any] | str:
         record = self._meant(context, params.name)
         git = self._worktrees.git(record, self._deadline())
-        return difference(git, record, params.max_bytes)
+        told = difference(git, record, params.max_bytes)
+        return str(told["diff"]) if params.plain else told
 
     def remove(self, context: ActionContext, params: Remove) -> dict[str, Any]:
         record = self._meant(context, params.name)

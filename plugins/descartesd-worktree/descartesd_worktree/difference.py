@@ -42,7 +42,8 @@ def _with_new_files(git: Git, record: Record, directory: str) -> str:
     index = os.path.join(directory, "index")
     own = os.path.join(record.own, "index")
     if os.path.isfile(own):
-        shutil.copyfile(own, index, follow_symlinks=False)
+        # With its time: git looks again at files that are not older than the index.
+        shutil.copy2(own, index, follow_symlinks=False)
     more = {"GIT_INDEX_FILE": index}
     new = _must(git.run("ls-files", "--others", "--exclude-standard", "-z", more=more))
     # A repository in the worktree ends with '/', and is not this one's affair.

@@ -135,7 +135,9 @@ def test_labels_name_the_branch_and_where_it_begins(forest: Forest, client: Clie
 def test_difference_of_an_agent_is_told(forest: Forest, client: Client) -> None:
     agent = grown(client, "sh", "-c", "echo more >> file; exec sleep 300")
 
-    eventually(lambda: "+more" in run(client, "diff", agent=agent.id)["diff"])
+    eventually(lambda: "+more\n" in run(client, "diff", agent=agent.id, plain=True))
+    told = run(client, "diff", agent=agent.id)
+    assert (told["files"], told["commits"]) == (["file"], 0)
     with pytest.raises(NotFoundError, match="does not run in a worktree"):
         run(client, "diff", agent=client.agent.spawn(spec=spec(*SLEEP)).id)
 

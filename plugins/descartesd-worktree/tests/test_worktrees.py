@@ -361,3 +361,17 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         made(tmp_path, directory=str(tmp_path / "open"))
     with pytest.raises(DescartesError, match="there is no group 'nobody-has-this'"):
         made(tmp_path, group="nobody-has-this")
+
+
+def test_change_within_the_same_moment_is_seen(trees: Worktrees, repo: Path) -> None:
+    git(repo, "config", "core.trustctime", "false")
+    record = create(trees)
+    file, index = files(record) / "file", Path(record.own, "index")
+    # Long ago, all within one tick of the clock: git writes the index, the agent the file.
+    os.utime(file, (1e9, 1e9))
+    git(files(record), "update-index", "--refresh")
+    file.write_text("two\n")
+    for path in (file, index):
+        os.utime(path, (1e9, 1e9))
+
+    assert "+two" in difference(trees.git(record, soon()), record, 1000)["diff"]
