@@ -63,18 +63,19 @@ class Worker:
         self._see_to_thread()
 
     def look(self) -> None:
-        """Give up the present call if its time is over."""
+        """Give up the present call if its time is over, and see that the next one is made."""
         with self._lock:
             turn = self._turn
-            if turn is None or time.monotonic() - turn.began < self._timeout_s:
-                return
-            turn.is_given_up = True
-            self._turn = None
-            self._has_thread = False
-        self._items.task_done()
-        self._record.went_wrong(
-            turn.implementation.hook, turn.began_ns, f"it took more than {self._timeout_s:g} s"
-        )
+            is_late = turn is not None and time.monotonic() - turn.began >= self._timeout_s
+            if turn is not None and is_late:
+                turn.is_given_up = True
+                self._turn = None
+                self._has_thread = False
+        if turn is not None and is_late:
+            self._items.task_done()
+            self._record.went_wrong(
+                turn.implementation.hook, turn.began_ns, f"it took more than {self._timeout_s:g} s"
+            )
         if not self._items.empty():
             self._see_to_thread()
 

@@ -134,9 +134,8 @@ class PluginRecord:
             self._metrics.answered(began_ns)
             self.last_error = f"{hook}: {fault}"
             self._outcomes.append(False)
-            benched = (
-                self._benched_until is None
-                and self._outcomes.count(False) >= self._options.bench_failures
+            benched = self._benched_until is None and self._outcomes.count(False) >= min(
+                self._options.bench_failures, self._options.bench_calls
             )
             if benched:
                 self._benched_until = self._clock() + self._options.bench_s

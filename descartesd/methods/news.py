@@ -11,6 +11,8 @@ from descartesd.transport.streams import Stream
 from descartesd.wire import codec
 from descartesd.wire.action import ActionItem
 
+_MOST_TEXT = 1000
+
 
 class News:
     """Keeps the last that was told; who reads slowly misses what came in between.
@@ -27,7 +29,8 @@ class News:
     def progress(self, done: float, total: float | None = None, text: str = "", /) -> None:
         """Tell how far it is."""
         known = None if total is None else float(total)
-        item = ActionItem(done=float(done), total=known, text=str(text) or None)
+        shown = str(text)[:_MOST_TEXT].encode(errors="replace").decode()
+        item = ActionItem(done=float(done), total=known, text=shown or None)
         # The loop may have ended before the action does.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._put, item)

@@ -22,9 +22,9 @@ _MOST_ASKED = 64
 
 
 class _Known(NamedTuple):
-    """Who holds a key, None for one nobody knows, and until when (`time.monotonic`) that holds."""
+    """Who holds a key, and until when (`time.monotonic`) that holds."""
 
-    holder: KeyHolder | None
+    holder: KeyHolder
     until: float
 
 
@@ -44,6 +44,8 @@ class Outsiders:
         self._revoked = revoked
         self._clock = clock
         self._known: dict[bytes, _Known] = {}
+        # Until when a key is refused; apart, so that strangers in numbers displace nobody known.
+        self._refused: dict[bytes, float] = {}
         self._addresses: dict[bytes, str] = {}
         self._asking: dict[bytes, asyncio.Task[KeyHolder | None]] = {}
 
@@ -53,7 +55,7 @@ class Outsiders:
         Of a decision that has become old another one is asked for, and it holds until then.
         """
         known = self._known.get(key)
-        if known is None or known.holder is None or self._is_revoked(key):
+        if known is None or self._is_revoked(key):
             return None
         if known.until <= self._clock():
             self._ask(key)
@@ -63,9 +65,11 @@ class Outsiders:
         """Who holds the key of a peer that wants to come in; None to refuse it."""
         if self._is_revoked(key):
             return None
-        known = self._known.get(key)
-        if known is not None and known.until > self._clock():
+        known, now = self._known.get(key), self._clock()
+        if known is not None and known.until > now:
             return known.holder
+        if self._refused.get(key, now) > now:
+            return None
         if key not in self._asking and len(self._asking) >= _MOST_ASKED:
             return None
         self._addresses[key] = address
@@ -88,18 +92,30 @@ class Outsiders:
     async def _answer(self, key: bytes) -> KeyHolder | None:
         address = self._addresses.get(key, "")
         holder = await self._relay.authenticate_key(encode_key(key), address)
-        while len(self._known) >= _MOST_KEPT:
-            oldest: Any = next(iter(self._known))
-            del self._known[oldest]
-            self._addresses.pop(oldest, None)
-        # The latest last; the same answer stays the same object, and its holder the same caller.
+        until = self._clock() + self._kept_s
+        # The latest last.
         before = self._known.pop(key, None)
-        if before is not None and before.holder == holder:
-            holder = before.holder
-        self._known[key] = _Known(holder, self._clock() + self._kept_s)
         if holder is None:
             self._addresses.pop(key, None)
+            self._refused.pop(key, None)
+            self._refused[key] = until
+            _shorten(self._refused)
+            return None
+        if before is not None and before.holder == holder:
+            # The same object, and so the same caller.
+            holder = before.holder
+        self._known[key] = _Known(holder, until)
+        for forgotten in _shorten(self._known):
+            self._addresses.pop(forgotten, None)
         return holder
+
+
+def _shorten(kept: dict[bytes, Any]) -> list[bytes]:
+    """Forget the oldest of too many; those."""
+    forgotten = list(kept)[: max(len(kept) - _MOST_KEPT, 0)]
+    for key in forgotten:
+        del kept[key]
+    return forgotten
 
 
 def outsiders(relay: Relay, kept_s: float, revoked: RevocationList) -> Outsiders | None:
