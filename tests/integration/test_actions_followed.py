@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 import threading
@@ -126,6 +129,34 @@ def test_an_action_is_cancelled_when_its_client_is_gone_or_interrupted(
 
         assert status == (130 if number == signal.SIGINT else -9)
         has(book, "begun", "cancelled")
+
+
+def test_progress_is_a_bar_on_a_terminal(server: PluggedServer, tmp_path: Path) -> None:
+    reader, writer = pty.openpty()
+    words = ("action", "run", "slow.counted", f"path={tmp_path}/book", "steps:=9")
+    with subprocess.Popen(
+        [BIN / "descartesctl", "--profile", server.admin, *words],
+        env={**server.environ, "TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=writer,
+    ) as running:
+        os.close(writer)
+        shown = _read_to_end(reader)
+        assert running.stdout is not None
+        answer = running.stdout.read()
+    os.close(reader)
+
+    assert b"counting" in shown
+    assert answer == b"counted  9\n"
+
+
+def _read_to_end(reader: int) -> bytes:
+    read = b""
+    # The end of a terminal is EIO.
+    with contextlib.suppress(OSError):
+        while data := os.read(reader, 65536):
+            read += data
+    return read
 
 
 def test_only_so_many_actions_run_at_once(server: PluggedServer, tmp_path: Path) -> None:
