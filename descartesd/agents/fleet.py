@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal as signals
+from collections.abc import Callable
 from functools import partial
 
 from msgspec.structs import replace
@@ -48,11 +49,12 @@ class Fleet:
         # Ids of agents that are being removed.
         self._going: set[str] = set()
 
-    async def renew(self, agent: Agent) -> None:
+    async def renew(self, agent: Agent, check: Callable[[], None]) -> None:
         """Begin a further attempt of an ended agent, not yet durable: id, name and output stay.
 
         Raises ConflictError while it lives, NotFoundError when it is removed meanwhile,
-        AbortedError, ResourceExhaustedError, UnavailableError.
+        AbortedError, ResourceExhaustedError, UnavailableError, and what `check` raises right before
+        it begins.
         """
         self.check(agent, "respawn")
         self.starts.admit(agent.owner)
@@ -62,6 +64,7 @@ class Fleet:
         await self._book.registry.durable()
         await self._keeper.request("forget", agent_id=agent.id)
         self.check(agent, "respawn")
+        check()
         self.starts.renew(agent)
 
     def check(self, agent: Agent, verb: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 
 from msgspec import Raw, Struct, structs
 
@@ -19,7 +20,7 @@ from descartesd.errors import (
     NotFoundError,
     PermissionDeniedError,
 )
-from descartesd.methods.call import Call, Handler, count_start
+from descartesd.methods.call import Call, Handler, check_still, count_start
 from descartesd.methods.sight import check_name, find, seen_by
 from descartesd.methods.spawning import Spawning
 from descartesd.methods.specrules import check_spec
@@ -82,8 +83,10 @@ class AgentMethods:
             await self._registry.durable()
             await self._fleet.starts.try_out(spec, call.caller.id, params.secrets, bounds)
             check_name(self._book.roster, call.caller, spec.name, replace=True)
+            check_still(call, "agent.spawn")
             await self._clear(spec.name, call.caller.id)
             check_name(self._book.roster, call.caller, spec.name)
+        check_still(call, "agent.spawn")
         agent = self._fleet.starts.reserve(spec, call.caller.id, params.secrets, bounds)
         return await self._start(call, agent)
 
@@ -157,7 +160,7 @@ class AgentMethods:
             # Told before a further attempt is begun that could never be started.
             self._fleet.starts.secrets.of(agent)
         resume = conversation(agent, params, self._fleet.starts.backends)
-        await self._fleet.renew(agent)
+        await self._fleet.renew(agent, partial(check_still, call, "agent.respawn"))
         agent.resume = resume
         if params.task is not None:
             agent.spec = structs.replace(agent.spec, task=params.task)

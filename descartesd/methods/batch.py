@@ -21,7 +21,7 @@ from descartesd.errors import (
     UnavailableError,
 )
 from descartesd.methods.authorizing import Authorizer
-from descartesd.methods.call import Call, Handler, count_start
+from descartesd.methods.call import Call, Handler, check_still, count_start
 from descartesd.methods.outcomes import bare, settled
 from descartesd.methods.params import inner
 from descartesd.methods.policy import Caller, refusal
@@ -139,6 +139,7 @@ class BatchMethods:
             raise target
         if self._authorizer is not None:
             await self._authorizer.decide(call.caller, f"agent.{params.verb}", target.id)
+        check_still(call, f"agent.{params.verb}")
         if params.dry_run:
             self._fleet.check(target, params.verb)
         else:
@@ -232,6 +233,7 @@ class BatchMethods:
             return spec
         secrets = {name: params.secrets[name] for name in spec.secret_env if name in params.secrets}
         try:
+            check_still(call, "batch.spawn")
             count_start(call)
             bounds = check_spec(call.caller.grants, "batch.spawn", spec)
             check_name(self._book.roster, call.caller, spec.name)

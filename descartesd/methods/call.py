@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 from msgspec import Raw, Struct
 
 from descartesd.methods.policy import Caller
+from descartesd.methods.sight import check_unchanged
 from descartesd.transport.server import Peer
 from descartesd.transport.streams import Stream
+from descartesd.wire.methods import METHODS
 
 
 class Call(NamedTuple):
     """One request: who asks, over which connection, when, and under which idempotency key.
 
-    `began_ns` is the `perf_counter_ns` it came at.
+    `began_ns` is the `perf_counter_ns` it came at; `identify` tells who a user id is now.
     """
 
     caller: Caller
@@ -24,12 +26,26 @@ class Call(NamedTuple):
     began_ns: int
     idem: str | None = None
     stream: Stream | None = None
+    identify: Callable[[str], Caller] | None = None
 
 
 def count_start(call: Call) -> None:
     """Count one start against the caller's quota; raises ResourceExhaustedError."""
     if call.caller.meter is not None:
         call.caller.meter.spawn(perf_counter_ns())
+
+
+def check_still(call: Call, method: str) -> None:
+    """Refuse to begin one more thing for who may not any more.
+
+    Work goes on when nobody waits for its answer: without this it would go on for who has been
+    revoked meanwhile. Raises UnauthenticatedError, PermissionDeniedError.
+    """
+    if call.identify is None:
+        return
+    now = call.identify(call.peer.user_id).grants
+    if now is not call.caller.grants:
+        check_unchanged(call.caller, now, METHODS[method])
 
 
 # A function answers at once, or is a coroutine; a stream's coroutine pushes into `call.stream`.

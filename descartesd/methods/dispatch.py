@@ -199,7 +199,7 @@ class Dispatcher:
         if self._is_stopping and not row.is_harmless(params):
             raise _stopping()
         idem = request.idem if isinstance(request.idem, str) else None
-        return Call(caller, peer, began_ns, idem), params
+        return Call(caller, peer, began_ns, idem, identify=self._policy.identify), params
 
     def _unknown(self, name: str) -> UnimplementedError:
         near = codec.nearest(name, self._rows)

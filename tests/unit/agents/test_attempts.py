@@ -18,7 +18,7 @@ def ended(number: int = 1, **fields: object) -> Agent:
 
 
 async def respawn(scene: Scene, agent: Agent) -> None:
-    await scene.fleet.renew(agent)
+    await scene.fleet.renew(agent, lambda: None)
     await scene.fleet.starts.start(agent)
 
 
