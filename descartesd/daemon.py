@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Callable
 from importlib import metadata
 
 from descartesd.agents.accounts import account_of_agents
@@ -20,12 +21,10 @@ from descartesd.agents.monitor import Monitor
 from descartesd.agents.output import OutputFiles
 from descartesd.agents.registry import Registry
 from descartesd.agents.sampler import Sampler
-from descartesd.agents.spec import RunnerDefaults
-from descartesd.agents.starting import FleetOptions
 from descartesd.agents.talk import Talk
 from descartesd.agents.use import Use
 from descartesd.api import ServerInfo
-from descartesd.config.schema import Config
+from descartesd.config.load import Loaded
 from descartesd.errors import StartupRefusedError
 from descartesd.identities import Identities
 from descartesd.keeping import Agreeing, Keeping
@@ -51,6 +50,7 @@ from descartesd.methods.stats import Stats
 from descartesd.methods.talk import TalkMethods
 from descartesd.places import lock_state, refusing
 from descartesd.plugins import Contributions, connect, exporting, stopping
+from descartesd.reloading import Reloading, Takers, fleet_options
 from descartesd.systemd.service import Service
 from descartesd.systemd.status import sentence
 from descartesd.systemd.telling import Telling
@@ -74,9 +74,15 @@ class Daemon:
     """One server. `run` returns after an orderly stop."""
 
     @refusing()
-    def __init__(self, config: Config, contributed: Contributions, service: Service) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        contributed: Contributions,
+        service: Service,
+        load: Callable[[], Loaded],
+    ) -> None:
+        self._config = config = loaded.config
         server = config.server
-        self._config = config
         self._service = service
         self._lock = lock_state(server.state_dir)
         self._registry = Registry(os.path.join(server.state_dir, "registry.sqlite"))
@@ -86,25 +92,21 @@ class Daemon:
         self._keeping = Keeping(server)
         self._link = self._keeping.link
         self._plugins = contributed
-        runner = RunnerDefaults(
-            working_dir=server.runner.working_dir or None,
-            path=server.runner.path,
-            output_bytes=config.limits.max_output_buffer_bytes,
-            account=account_of_agents(server.runner.user),
-            backends=contributed.backends,
-        )
         self._book = Book(
             self._registry, Journal(self._registry), OutputFiles(output_dir), server.server_id
         )
         self._book.load(self._registry.agents())
         self._facts = Facts(self._book, self._link)
+        account = account_of_agents(server.runner.user)
         quotas_of = self._who.policy.quotas_of
-        options = FleetOptions(server.max_agents, runner, config.limits.max_queued, quotas_of)
+        options = fleet_options(config, account, contributed.backends, quotas_of)
         self._fleet = Fleet(self._book, self._link, options)
         self._expiry = Expiry(self._book, self._fleet, config.limits.keep_ended_secs)
         self._answers = Answers(
             self._registry, random_secret(os.path.join(server.state_dir, "digest.key"))
         )
+        takers = Takers(self._fleet, self._expiry, self._who, contributed, account)
+        self._reloading = Reloading(loaded, load, takers.live(), service.notifier)
         self._stopping = asyncio.Event()
 
     # -- life
@@ -114,8 +116,9 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
-        # A terminal that is closed: only a crash leaves agents behind.
-        loop.add_signal_handler(signal.SIGHUP, self._stopping.set)
+        # In the foreground a terminal that is closed: only a crash leaves agents behind.
+        hang_up = self._reloading.ask if self._service.is_managed else self._stopping.set
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
         with contextlib.ExitStack() as parts:
             parts.callback(self._registry.close)
             parts.callback(self._audit.close)
@@ -224,7 +227,8 @@ class Daemon:
 
     def _telling(self, context: Context, unix: str, router: RouterServer) -> Telling:
         def now() -> str:
-            return sentence(self._health.report(), len(router.traffic.clients))
+            refused = self._reloading.problem
+            return sentence(self._health.report(), len(router.traffic.clients), refused)
 
         async def ask() -> None:
             await ask_own_socket(context, unix, self._who.host_key.public_text.encode())
@@ -241,6 +245,7 @@ class Daemon:
             group.create_task(self._sampler().run(), name="sampling"),
             group.create_task(self._fleet.turns.run(), name="turns"),
             group.create_task(telling.run(), name="telling systemd"),
+            group.create_task(self._reloading.run(), name="reloading"),
         ]
 
     async def _until_told_to_stop(self, telling: Telling) -> None:
@@ -320,6 +325,7 @@ class Daemon:
             **TalkMethods(self._book, talk).handlers(),
             **EventMethods(self._book.journal).handlers(),
             **ServerMethods(about, reports, self._book, self._fleet, dispatcher.streams).handlers(),
+            **self._reloading.handlers(),
             **AuditMethods(self._audit, self._book.roster).handlers(),
             **self._who.handlers(dispatcher, self._book, self._fleet, self._health.endpoints),
         }

@@ -12,7 +12,7 @@ from descartesd.agents.book import Book
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.registry import Registry
 from descartesd.config.endpoint import seen_from_elsewhere
-from descartesd.config.schema import Config, Network
+from descartesd.config.schema import Config, Network, Policy
 from descartesd.hooks.relay import Relay
 from descartesd.keys.authorities import Authorities
 from descartesd.keys.authority import load_authority
@@ -107,6 +107,12 @@ class Identities:
         introduction = self._signing.introduction
         self._signing.introduction = replace(introduction, server_key=key.public_text)
         log.warning("host_key.turned", extra={"fingerprint": fingerprint(key.public)})
+
+    def reconfigure(self, policy: Policy) -> None:
+        """Have other roles, and let in who has one now."""
+        self.policy.reconfigure(policy)
+        roles = (*ROLES, *policy.roles)
+        self._signing.authority = replace(self._signing.authority, roles=roles)
 
     def _tell_skipped(self) -> None:
         """Log each file that is not what it should be, once."""

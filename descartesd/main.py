@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from descartesd.errors import DescartesError, InvalidArgumentError
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import asyncio
     from typing import Any
 
-    from descartesd.config.schema import Config
+    from descartesd.config.load import Loaded
     from descartesd.plugins import Contributions
     from descartesd.systemd.service import Service
 
@@ -129,16 +130,21 @@ def _serve(path: str | None, *, check: bool) -> int:
     return 0
 
 
-def _configured(path: str | None) -> tuple[Config, Contributions]:
+def _load(path: str | None) -> Loaded:
     from descartesd.config.load import load  # noqa: PLC0415  # not for `init`
+
+    return load(path, environ=os.environ)
+
+
+def _configured(path: str | None) -> tuple[Loaded, Contributions]:
+    loaded = _load(path)
     from descartesd.plugins import contributions  # noqa: PLC0415
 
-    loaded = load(path, environ=os.environ)
-    return loaded.config, contributions(loaded)
+    return loaded, contributions(loaded)
 
 
 def _run(path: str | None, service: Service) -> None:
-    config, contributed = _configured(path)
+    loaded, contributed = _configured(path)
     import asyncio  # noqa: PLC0415  # only the server itself needs all this
 
     import uvloop  # noqa: PLC0415
@@ -147,10 +153,11 @@ def _run(path: str | None, service: Service) -> None:
     from descartesd.observe.logs import set_up  # noqa: PLC0415
 
     os.umask(0o077)
-    set_up(config.monitoring.log_level, config.monitoring.log_format)
+    monitoring = loaded.config.monitoring
+    set_up(monitoring.log_level, monitoring.log_format)
 
     async def serve() -> None:
-        await Daemon(config, contributed, service).run()
+        await Daemon(loaded, contributed, service, partial(_load, path)).run()
         await _leave_behind(asyncio.all_tasks() - {asyncio.current_task()})
 
     # Requests leave hardly any cycles: looking for them as often as usual costs a spawn 4 %.

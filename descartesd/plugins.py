@@ -15,7 +15,7 @@ from msgspec import Raw
 from descartesd.agents.backend import Backends, with_configured
 from descartesd.agents.book import Book
 from descartesd.agents.record import Agent
-from descartesd.api import Event, Exporter, Metric, ServerInfo, State
+from descartesd.api import Backend, Event, Exporter, Metric, ServerInfo, State
 from descartesd.builtin import actions, backends
 from descartesd.config.load import Loaded
 from descartesd.hooks.exporting import Exporting
@@ -35,6 +35,8 @@ class Contributions(NamedTuple):
     relay: Relay
     actions: Mapping[str, Registered]
     backends: Backends
+    # Those without the configuration's.
+    offered: Sequence[Backend]
     metrics: Mapping[str, tuple[str, Metric]]
     exporters: Mapping[str, tuple[str, Exporter]]
 
@@ -59,13 +61,20 @@ def contributions(loaded: Loaded) -> Contributions:
     relay.register(backends, "builtin-backends", ours)
     for name, plugin, origin in load(plugins.enabled, loaded.plugins):
         relay.register(plugin, name, origin)
+    offered = list(relay.register_backends().values())
     return Contributions(
         relay,
         relay.register_actions(),
-        with_configured(relay.register_backends().values(), config.backends, loaded.origin),
+        with_configured(offered, config.backends, loaded.origin),
+        offered,
         relay.register_metrics(),
         relay.register_exporters(),
     )
+
+
+def configured_backends(contributed: Contributions, loaded: Loaded) -> Backends:
+    """All backends, with those of another configuration; raises StartupRefusedError."""
+    return with_configured(contributed.offered, loaded.config.backends, loaded.origin)
 
 
 def exporting(contributed: Contributions, readings: Readings) -> Exporting:

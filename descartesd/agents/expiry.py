@@ -22,13 +22,13 @@ class Expiry:
     def __init__(self, book: Book, fleet: Fleet, keep_s: float) -> None:
         self._book = book
         self._fleet = fleet
-        self._keep_s = keep_s
+        self.keep_s = keep_s
 
     async def tick(self) -> None:
         """Remove those that have been kept long enough, a hundred at most."""
-        if not self._keep_s:
+        if not self.keep_s:
             return
-        before = self._book.clock() - self._keep_s
+        before = self._book.clock() - self.keep_s
         old = (
             agent
             for agent in self._book.roster

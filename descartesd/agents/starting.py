@@ -126,6 +126,10 @@ class Starts:
         self.secrets.keep(agent.id, secrets)
         return agent
 
+    def reconfigure(self, options: FleetOptions) -> None:
+        """Have other bounds and defaults from the next start on."""
+        self._options = options
+
     @property
     def is_apart(self) -> bool:
         """Whether agents run under accounts that are not this server's."""

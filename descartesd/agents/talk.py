@@ -32,7 +32,7 @@ class Talk:
         self._fleet = fleet
         self._keeper = keeper
         self._monitor = monitor
-        self._backends = fleet.starts.backends
+        self._starts = fleet.starts
         # Agents and their questions, while an answer is on its way.
         self._answering: set[tuple[str, str]] = set()
 
@@ -78,7 +78,7 @@ class Talk:
         WouldBlockError.
         """
         self._fleet.check(agent, "pause")
-        backend = self._backends.get(agent.spec.backend)
+        backend = self._starts.backends.get(agent.spec.backend)
         if backend is None or not agent.spec.chat or not backend.interrupt:
             raise UnimplementedError(
                 f"agent '{agent.name}' cannot be asked to pause: {_why_not(agent, backend)}",
@@ -133,7 +133,7 @@ class Talk:
                 f"agent '{agent.name}' is no chat: nothing can be said to it",
                 hint="spawn it with a backend and --chat; 'agent write' writes to any open stdin",
             )
-        return self._backends.find(agent.spec.backend)
+        return self._starts.backends.find(agent.spec.backend)
 
     async def _write(self, agent: Agent, line: bytes) -> None:
         await self._keeper.request("write", agent_id=agent.id, data=line, whole=True)

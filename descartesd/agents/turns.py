@@ -45,6 +45,10 @@ class Turns:
         self._agreed_on = self._keeper.connections
         self._changed.set()
 
+    def look(self) -> None:
+        """See whether there is room for more now."""
+        self._changed.set()
+
     async def run(self) -> None:
         """Give out turns for ever."""
         async with asyncio.TaskGroup() as group:

@@ -110,6 +110,7 @@ from descartesd.wire.methods import (
     SERVER_HEALTH,
     SERVER_HELLO,
     SERVER_METHODS,
+    SERVER_RELOAD,
     SERVER_STATS,
 )
 from descartesd.wire.plugin import PluginTable
@@ -119,6 +120,7 @@ from descartesd.wire.server import (
     Drained,
     Empty,
     MethodTable,
+    Reloaded,
     ServerDrain,
     ServerHealth,
     ServerHello,
@@ -796,3 +798,7 @@ class ServerMethods:
     def drain(self, *, undo: bool = False, deadline_s: float | None = None) -> Drained:
         """Take no new agents, and leave the others alone."""
         return self._caller.call(SERVER_DRAIN, ServerDrain(undo=undo), deadline_s=deadline_s)
+
+    def reload(self, *, deadline_s: float | None = None) -> Reloaded:
+        """Read the configuration again: all of it holds from now on, or nothing is changed."""
+        return self._caller.call(SERVER_RELOAD, Empty(), deadline_s=deadline_s)

@@ -70,6 +70,7 @@ NOUNS = {
             "stats": "server",
             "methods": "server",
             "drain": "server",
+            "reload": "server",
         },
     ),
     "cert": Noun(

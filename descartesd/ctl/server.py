@@ -175,6 +175,24 @@ def _drained_rows(drained: Drained) -> list[tuple[str, str]]:
     ]
 
 
+def _reload_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait", action="store_true", help="as always: end when it is taken over, or refused"
+    )
+
+
+def _reload(args: Namespace, out: Output) -> int:
+    with connect(args) as client:
+        found = client.server.reload()
+    rows = [
+        *(("changed", key) for key in found.changed),
+        *(("needs a restart", key) for key in found.restart),
+    ]
+    lines = text.pairs(rows or [("changed", "nothing")])
+    out.document(found, ids=[*found.changed, *found.restart], lines=lines)
+    return 0
+
+
 COMMANDS = {
     "health": Command(
         summary="Tell whether every part of the server works; 0 while it serves.",
@@ -196,6 +214,12 @@ COMMANDS = {
         examples=("server drain --wait --timeout 1h", "server drain --undo"),
         run=_drain,
         arguments=_drain_arguments,
+    ),
+    "reload": Command(
+        summary="Read the configuration again; one that is refused changes nothing.",
+        examples=("server reload", "--json server reload"),
+        run=_reload,
+        arguments=_reload_arguments,
     ),
     "methods": Command(
         summary="List every method of the server.",

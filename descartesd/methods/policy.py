@@ -183,6 +183,12 @@ class Policy:
         with contextlib.suppress(StartupRefusedError):
             self._reload()
 
+    def reconfigure(self, config: PolicyConfig) -> None:
+        """Have other roles, and others have them, from the next message on."""
+        self._local = LocalRoles(config.local_uids, config.local_groups)
+        self.roles = Roles(config.roles)
+        self._callers.clear()
+
     def _reload(self) -> None:
         try:
             self._trust.reload_if_changed()

@@ -27,7 +27,12 @@ def set_up(level: str, style: Literal["json", "pretty"], stream: TextIO = sys.st
     handler.setFormatter(_Json() if style == "json" else _Pretty())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(_LEVELS[level])
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Log what is no less severe, from now on."""
+    logging.getLogger().setLevel(_LEVELS[level])
     logging.getLogger("asyncio").setLevel(max(logging.WARNING, _LEVELS[level]))
 
 

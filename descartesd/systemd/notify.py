@@ -70,13 +70,17 @@ class Notifier:
         self._tell(STATUS=self._kept(sentence), EXTEND_TIMEOUT_USEC=_usec(timeout_s))
 
     def ready(self, sentence: str) -> None:
-        """The service serves; also what ends a reload."""
+        """The service serves."""
         self._tell(READY="1", STATUS=self._kept(sentence))
 
     def reloading(self) -> None:
-        """The configuration is being read again; `ready` ends it."""
+        """The configuration is being read again; `reloaded` ends it."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._tell(RELOADING="1", MONOTONIC_USEC=str(now))
+
+    def reloaded(self) -> None:
+        """The reload is over, however it went: the service serves."""
+        self._tell(READY="1")
 
     def stopping(self, sentence: str) -> None:
         """The service ends."""

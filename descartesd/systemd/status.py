@@ -7,8 +7,8 @@ from descartesd.wire.server import ServerHealth
 _ENDED = ("completed", "failed", "terminated", "lost")
 
 
-def sentence(health: ServerHealth, clients: int) -> str:
-    """Agents, clients, queue, and what does not work."""
+def sentence(health: ServerHealth, clients: int, refused: str | None = None) -> str:
+    """Agents, clients, queue, what does not work, and why a new configuration was refused."""
     counts = health.agents
     queued = counts.get("queued", 0)
     alive = sum(count for state, count in counts.items() if state not in (*_ENDED, "queued"))
@@ -22,6 +22,8 @@ def sentence(health: ServerHealth, clients: int) -> str:
         found += "; draining, takes no new agents"
     if health.reasons:
         found += f"; degraded: {'; '.join(health.reasons)}"
+    if refused is not None:
+        found += f"; the configuration was not reloaded: {refused}"
     return found
 
 

@@ -172,6 +172,10 @@ SERVER_DRAIN = Method(
     "server.drain", server.ServerDrain, server.Drained, "admin", "state",
     "Take no new agents, and leave the others alone.",
 )  # fmt: skip
+SERVER_RELOAD = Method(
+    "server.reload", server.Empty, server.Reloaded, "admin", "state",
+    "Read the configuration again: all of it holds from now on, or nothing is changed.",
+)  # fmt: skip
 CERT_SIGN = Method(
     "cert.sign", cert.CertSign, cert.SignedCertificate, "admin", "idem",
     "Sign a certificate for a public key and let its holder in.",
@@ -271,6 +275,7 @@ METHODS: dict[str, Method[Any, Any]] = {
         EVENT_FOLLOW,
         SERVER_STATS,
         SERVER_DRAIN,
+        SERVER_RELOAD,
         CERT_SIGN,
         CERT_TOKEN,
         CERT_ENROLL,

@@ -171,6 +171,13 @@ class Drained(Struct, frozen=True, kw_only=True):
     queued: int = 0
 
 
+class Reloaded(Struct, frozen=True, kw_only=True):
+    """Settings that hold from now on, and those that wait for a restart, by dotted key."""
+
+    changed: list[str]
+    restart: list[str]
+
+
 class MethodInfo(Struct, frozen=True, kw_only=True):
     """One row of the table of methods; request and reply are JSON Schema (2020-12)."""
 

@@ -129,6 +129,20 @@ def test_start_that_fails_says_why_in_its_status(host: Host) -> None:
     assert host.agent("sleeper")["state"] == "running"
 
 
+def test_fault_68_reload_that_is_refused_fails_and_changes_nothing(host: Host) -> None:
+    pid = host.unit(DAEMON, "MainPID")
+    host.run(f"sed -i 's/max_agents = 100/max_agents = 50/' {CONFIG}")
+    host.run("systemctl reload descartesd")
+    host.run(f"sed -i 's/max_agents = 50/max_agents = 0/' {CONFIG}")
+    host.run("systemctl reload descartesd", status=1)
+
+    assert "server.max_agents: expected" in host.run("journalctl --no-pager -u descartesd -n 20")
+    eventually(lambda: "was not reloaded" in host.unit(DAEMON, "StatusText"))
+    assert host.is_active(DAEMON)
+    host.run(f"cp /root/good {CONFIG} && systemctl reload descartesd")
+    assert host.unit(DAEMON, "MainPID") == pid
+
+
 def test_exposure_is_what_is_promised(host: Host) -> None:
     told = host.run("systemd-analyze security --no-pager descartesd.service | tail -n 1")
 

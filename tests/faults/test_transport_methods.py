@@ -113,6 +113,7 @@ WISHES: dict[str, dict[str, Any]] = {
     "cert.revoke": {"name": "admin"},
     "policy.explain": {"identity": "admin", "method": "agent.kill"},
     "server.drain": {},
+    "server.reload": {},
     "stream.credit": {"stream": 77},
     "stream.cancel": {"stream": 77},
 }

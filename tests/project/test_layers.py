@@ -51,7 +51,7 @@ CTL_EXCEPTIONS = {
     "ctl/cert.py": ("init", "config."),
     "ctl/audit.py": ("offline",),
 }
-ROOTS = {"listening", "daemon", "identities", "keeping", "main", "plugins", "__init__"}
+ROOTS = {"listening", "daemon", "identities", "keeping", "main", "plugins", "reloading", "__init__"}
 # Each untyped or heavy library has one module, or one layer, that imports it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "dynaconf": ("config/load.py",),

@@ -41,7 +41,7 @@ def test_reply_ignores_unknown_keys(method: Method[Any, Any]) -> None:
 def test_what_changes_something_is_never_called_a_read() -> None:
     changing = {"spawn", "pause", "resume", "stop", "kill", "signal", "write", "remove", "sign"}
     changing |= {"respawn", "resize", "say", "answer", "drain", "token", "enroll", "revoke"}
-    changing |= {"authority", "add", "present", "renew", "rotate"}
+    changing |= {"authority", "add", "present", "renew", "rotate", "reload"}
 
     for method in METHODS.values():
         # One follows what it has begun to run.
