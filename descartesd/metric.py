@@ -88,7 +88,8 @@ class Exporter:
     """Carries metrics out of the server.
 
     `run(source)` is a coroutine function that runs in the event loop from the start of the server
-    to its end, when it is cancelled.
+    to its end, when it is cancelled. One that raises or returns before is run again: after a
+    second at first, later after up to a minute.
 
     Raises ValueError where its name cannot be.
     """

@@ -11,37 +11,24 @@ class Spending:
 
     def __init__(self, book: Book) -> None:
         """Begin to count: what has been spent before is not in the sums."""
+        self.tokens = 0
+        self.cost_usd = 0.0
         self._book = book
-        self._tokens = 0
-        self._cost_usd = 0.0
         # By id: what of an agent's sums has been counted.
         self._counted: dict[str, tuple[int, float]] = {}
         for agent in book.roster:
             if agent.report is not None:
                 self._counted[agent.id] = _spent(agent)
-        book.on_change.append(self._note)
+        book.on_change.append(self.note)
 
-    def tokens(self) -> int:
-        """Tokens so far."""
-        self._look()
-        return self._tokens
-
-    def cost_usd(self) -> float:
-        """US dollars so far."""
-        self._look()
-        return self._cost_usd
-
-    def _look(self) -> None:
-        for agent in self._book.roster:
-            self._note(agent)
-
-    def _note(self, agent: Agent) -> None:
+    def note(self, agent: Agent) -> None:
+        """Add what an agent has spent since this was called last."""
         if agent.report is None:
             return
         tokens, cost_usd = _spent(agent)
         counted_tokens, counted_cost = self._counted.get(agent.id, (0, 0.0))
-        self._tokens += max(tokens - counted_tokens, 0)
-        self._cost_usd += max(cost_usd - counted_cost, 0.0)
+        self.tokens += max(tokens - counted_tokens, 0)
+        self.cost_usd += max(cost_usd - counted_cost, 0.0)
         if self._book.roster.get(agent.id) is agent:
             self._counted[agent.id] = tokens, cost_usd
         else:

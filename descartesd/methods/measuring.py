@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import TypeVar, get_args
 
 from descartesd.agents.book import Book
 from descartesd.agents.keeper_link import KeeperLink
@@ -29,8 +29,11 @@ from descartesd.wire.plugin import PluginState
 
 Readers = Mapping[str, Read]
 Samples = list[Sample]
+T = TypeVar("T")
 
 _OURSELVES, _KEEPER = "daemon", "keeper"
+# Metrics that are read within so many seconds are of one reading.
+_TOGETHER_S = 0.05
 # What is left of a certificate's life when it counts as expiring.
 _LAST_PART = 1 / 3
 
@@ -88,6 +91,21 @@ def known(value: float | None) -> Samples:
     return [] if value is None else [Sample(value=value)]
 
 
+def together(read: Callable[[], T]) -> Callable[[], T]:
+    """Read once what several metrics are about that are read at the same time."""
+    at = -_TOGETHER_S
+    last: T
+
+    def reading() -> T:
+        nonlocal at, last
+        if time.monotonic() - at >= _TOGETHER_S:
+            last = read()
+            at = time.monotonic()
+        return last
+
+    return reading
+
+
 def since(moment: float | None) -> Samples:
     """Seconds since then, on the monotonic clock."""
     return known(None if moment is None else time.monotonic() - moment)
@@ -95,14 +113,15 @@ def since(moment: float | None) -> Samples:
 
 def _server(measured: Measured) -> Readers:
     health = measured.health
+    checks = together(health.checks)
     server = measured.config.server
     about = {"version": measured.version, "server_id": server.server_id}
     return {
         "descartesd_build_info": lambda: [Sample(value=1, labels=about)],
         "descartesd_start_time_seconds": lambda: measured.started_at,
-        "descartesd_healthy": lambda: all(found == OK for found in health.checks().values()),
+        "descartesd_healthy": lambda: all(found == OK for found in checks().values()),
         "descartesd_part_healthy": lambda: by(
-            "part", {part: found == OK for part, found in health.checks().items()}
+            "part", {part: found == OK for part, found in checks().items()}
         ),
         "descartesd_draining": lambda: health.parts.fleet.starts.closed is not None,
         "descartesd_event_loop_lag_seconds": lambda: health.lag_s,
@@ -117,14 +136,19 @@ def _free(directory: str) -> float:
 
 
 def _processes(keeper: KeeperLink) -> Readers:
-    def uses(field: Callable[[process.Use], float | None]) -> Samples:
+    def look() -> dict[str, process.Use]:
         pids = {_OURSELVES: os.getpid(), _KEEPER: keeper.pid}
         used = {name: process.use_of(pid) for name, pid in pids.items() if pid is not None}
-        found = {name: field(use) for name, use in used.items() if use is not None}
+        return {name: use for name, use in used.items() if use is not None}
+
+    looked, memory = together(look), together(process.scarcest_memory)
+
+    def uses(field: Callable[[process.Use], float | None]) -> Samples:
+        found = {name: field(use) for name, use in looked().items()}
         return by("process", {name: value for name, value in found.items() if value is not None})
 
-    def memory(field: Callable[[process.Memory], float]) -> Samples:
-        found = process.scarcest_memory()
+    def sizes(field: Callable[[process.Memory], float]) -> Samples:
+        found = memory()
         return known(None if found is None else field(found))
 
     return {
@@ -133,8 +157,8 @@ def _processes(keeper: KeeperLink) -> Readers:
         "descartesd_process_threads": lambda: uses(lambda use: use.threads),
         "descartesd_process_open_fds": lambda: uses(lambda use: use.open_fds),
         "descartesd_process_max_fds": lambda: uses(lambda use: use.max_fds),
-        "descartesd_memory_used_bytes": lambda: memory(lambda found: found.used),
-        "descartesd_memory_limit_bytes": lambda: memory(lambda found: found.limit),
+        "descartesd_memory_used_bytes": lambda: sizes(lambda found: found.used),
+        "descartesd_memory_limit_bytes": lambda: sizes(lambda found: found.limit),
     }
 
 
@@ -212,24 +236,39 @@ def _ends(book: Book) -> Samples:
     ]
 
 
+@dataclass(slots=True)
+class _Sums:
+    """Over all agents there are."""
+
+    blocked: int = 0
+    output_bytes: int = 0
+    memory_bytes: int = 0
+    tasks: int = 0
+
+
 def _sums(book: Book) -> Readers:
     spending = Spending(book)
-    roster = book.roster
+
+    def add_up() -> _Sums:
+        found = _Sums()
+        for agent in book.roster:
+            spending.note(agent)
+            found.blocked += agent.output_error is not None and not agent.eof
+            found.output_bytes += agent.output.stdout.total + agent.output.stderr.total
+            if agent.usage is not None and not agent.is_over:
+                found.memory_bytes += agent.usage.memory_bytes
+                found.tasks += agent.usage.tasks
+        return found
+
+    sums = together(add_up)
     return {
-        "descartesd_agent_tokens_total": spending.tokens,
-        "descartesd_agent_cost_usd_total": spending.cost_usd,
-        "descartesd_agents_output_blocked": lambda: sum(
-            each.output_error is not None and not each.eof for each in roster
-        ),
-        "descartesd_agents_output_bytes": lambda: sum(
-            each.output.stdout.total + each.output.stderr.total for each in roster
-        ),
-        "descartesd_agents_memory_bytes": lambda: sum(
-            each.usage.memory_bytes for each in roster if each.usage and not each.is_over
-        ),
-        "descartesd_agents_tasks": lambda: sum(
-            each.usage.tasks for each in roster if each.usage and not each.is_over
-        ),
+        "descartesd_agents_output_blocked": lambda: sums().blocked,
+        "descartesd_agents_output_bytes": lambda: sums().output_bytes,
+        "descartesd_agents_memory_bytes": lambda: sums().memory_bytes,
+        "descartesd_agents_tasks": lambda: sums().tasks,
+        # Those of agents that are gone have been noted as they went.
+        "descartesd_agent_tokens_total": lambda: (sums(), spending.tokens)[1],
+        "descartesd_agent_cost_usd_total": lambda: (sums(), spending.cost_usd)[1],
     }
 
 

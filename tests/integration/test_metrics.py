@@ -24,6 +24,9 @@ import asyncio, json, os, signal
 from dataclasses import asdict
 from descartesd.api import Exporter, Struct, hookimpl
 
+# The server serves a moment before its exporters run.
+signal.signal(signal.SIGUSR1, lambda *_: None)
+
 class Plugin:
     class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         path: str
@@ -62,11 +65,15 @@ class Measured(PluggedServer):
         assert self.process is not None
         # What is read again at once would be what it was before.
         self.metrics.unlink(missing_ok=True)
-        os.kill(self.process.pid, signal.SIGUSR1)
-        eventually(self.metrics.exists)
+        eventually(self._is_told)
         return {
             each["name"]: each["samples"] for each in msgspec.json.decode(self.metrics.read_bytes())
         }
+
+    def _is_told(self) -> bool:
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGUSR1)
+        return self.metrics.exists()
 
     def value(self, name: str, **labels: str) -> float | None:
         """One value; None where there is none under these labels."""
@@ -227,6 +234,22 @@ def test_certificates_are_counted_by_their_standing(measured: Measured) -> None:
 
     assert measured.reaches(valid + 1, "descartesd_certificates", state="valid")
     assert measured.value("descartesd_certificates", state="expired") == 0
+
+
+def test_fault_45_certificate_that_is_malformed_is_counted_and_keeps_nobody_out(
+    measured: Measured,
+) -> None:
+    name = "descartesd_trust_store_problems"
+    assert measured.reaches(0, name)
+    junk = measured.directory / "state" / "trust" / "junk.cert"
+    junk.write_text("no certificate")
+    try:
+        assert measured.reaches(1, name)
+        with measured.client() as client:
+            assert client.server.hello()
+    finally:
+        junk.unlink()
+    assert measured.reaches(0, name)
 
 
 def test_keeper_that_is_gone_is_seen_and_so_is_the_next_one() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
 import socket
 import sys
-import threading
+import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +21,9 @@ from descartesd_prometheus.settings import Config
 
 log = logging.getLogger("descartesd.plugins.prometheus")
 
-# Seconds a peer may keep a thread waiting for its next bytes, and how many peers may at once.
+# Seconds a peer may keep a thread waiting for its next bytes, and in all; how many may at once.
 _PATIENCE_S = 5.0
+_MOST_S = 15.0
 _AT_ONCE = 16
 
 # Reads every metric; raises UnavailableError.
@@ -40,7 +42,8 @@ class MetricsServer(ThreadingHTTPServer):
         self.path = config.path
         self.collect = collect
         self._tls = config.tls()
-        self._free = threading.BoundedSemaphore(_AT_ONCE)
+        # The connections that are served, with the time each has.
+        self._served: dict[socket.socket, float] = {}
         found = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
@@ -63,17 +66,27 @@ class MetricsServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve in a thread, unless as many are served already."""
-        if self._free.acquire(blocking=False):
+        if len(self._served) < _AT_ONCE:
+            self._served[request] = time.monotonic() + _MOST_S
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Cut who has taken too long; called several times a second."""
+        for request, until in list(self._served.items()):
+            if time.monotonic() > until:
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+            if request.fileno() < 0:
+                self._served.pop(request, None)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve one connection; the handshake of TLS is made here, where it holds up nobody."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self._served.pop(request, None)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Speak with one peer."""
@@ -81,7 +94,8 @@ class MetricsServer(ThreadingHTTPServer):
         if self._tls is None:
             super().finish_request(request, client_address)
             return
-        with self._tls.wrap_socket(request, server_side=True) as spoken:
+        # Of a duplicate: the connection itself can still be cut.
+        with self._tls.wrap_socket(request.dup(), server_side=True) as spoken:
             super().finish_request(spoken, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # as it is declared

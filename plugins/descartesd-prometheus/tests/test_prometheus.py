@@ -180,6 +180,23 @@ def test_peer_that_says_nothing_keeps_nobody_waiting(scraped: Scraped) -> None:
         assert scraped.get()[1]
 
 
+def test_who_never_comes_to_an_end_is_cut(
+    scraped: Scraped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("descartesd_prometheus.server._MOST_S", 0.5)
+    with socket.create_connection((scraped.config.host, scraped.config.port)) as slow:
+
+        def is_cut() -> bool:
+            try:
+                slow.sendall(b"x")
+            except OSError:
+                return True
+            return _is_closed(slow)
+
+        # It goes on to say something, far too slowly.
+        assert eventually(is_cut, timeout=4, step=0.2)
+
+
 def test_who_holds_every_thread_is_cut_and_the_exporter_serves_again(scraped: Scraped) -> None:
     address = (scraped.config.host, scraped.config.port)
     silent = [socket.create_connection(address) for _ in range(40)]
