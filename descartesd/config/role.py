@@ -77,7 +77,8 @@ class Role(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         dict[MethodPattern, Scope],
         Meta(
             description="Methods that are allowed, by name or pattern, on agents of one's `own` or "
-            "on `any`; a name goes before a pattern, a longer pattern before a shorter one."
+            "on `any`, which alone grants what is about the whole server, as `cert.sign`; a name "
+            "goes before a pattern, a longer pattern before a shorter one."
         ),
     ] = field(default_factory=dict)
     deny: Annotated[

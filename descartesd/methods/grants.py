@@ -18,6 +18,8 @@ RANKS: dict[str, int] = {role: rank for rank, role in enumerate(ROLES)}
 _ADMIN = RANKS["admin"]
 # Of use only to who has a stream, and only for that.
 _OF_STREAMS = ("stream.credit", "stream.cancel")
+# Of those that need an administrator, what has a meaning for oneself alone.
+_ABOUT_ONESELF = frozenset({"policy.explain"})
 # Many at once must not be a way around what one is denied.
 _ONE_OF_MANY = {"batch.spawn": "agent.spawn"}
 _UNLIMITED = Quotas()
@@ -125,7 +127,15 @@ def _of_role(role: NamedRole, method: str) -> Verdict:
     # A name has no star, and goes before every pattern.
     pattern = max(fitting, key=lambda each: ("*" not in each, len(each)))
     scope = methods[pattern]
+    if scope == "own" and _is_about_all(method):
+        # "*" = "own" is meant for one's own agents, not for everybody's certificates.
+        rule = f"is about the whole server, which 'own' by '{pattern}' in policy.roles.{role.name}"
+        return Verdict(None, f"{rule}.methods does not grant")
     return Verdict(scope, f"is '{scope}' by '{pattern}' in policy.roles.{role.name}.methods")
+
+
+def _is_about_all(method: str) -> bool:
+    return METHODS[method].permission == "admin" and method not in _ABOUT_ONESELF
 
 
 def _with_a_stream(verdicts: Mapping[str, Verdict], otherwise: Verdict) -> Verdict:

@@ -41,7 +41,7 @@ def params_on(method: str, agent: str) -> dict[str, Any]:
     """Valid parameters about an agent; a method nobody has thought of here has none that fit."""
     if method == "batch.run":
         return {"verb": "get", "ids": [agent]}
-    if method == "action.run":
+    if method in ("action.run", "action.follow"):
         return {"name": "get_env", "agent": agent}
     return {"id": agent, **PARAMS.get(method, {})}
 

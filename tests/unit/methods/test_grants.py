@@ -26,7 +26,19 @@ def test_a_name_goes_before_a_pattern_and_a_longer_pattern_before_a_shorter() ->
 
     assert grants.methods["agent.kill"] == "own"
     assert grants.methods["agent.get"] == "any"
-    assert grants.methods["cert.sign"] == "own"
+    assert grants.methods["server.stats"] == "own"
+
+
+def test_own_grants_nothing_that_is_about_the_whole_server() -> None:
+    grants = of(Role(methods={"*": "own"}))
+    administrators = {name for name, each in METHODS.items() if each.permission == "admin"}
+
+    assert administrators & grants.methods.keys() == {"policy.explain"}
+    assert grants.methods.keys() | administrators == METHODS.keys()
+    assert grants.verdict("cert.sign").rule == (
+        "is about the whole server, which 'own' by '*' in policy.roles.r0.methods does not grant"
+    )
+    assert of(Role(methods={"*": "own", "cert.list": "any"})).methods["cert.list"] == "any"
 
 
 def test_several_roles_grant_what_one_of_them_does_in_the_widest_scope() -> None:

@@ -37,7 +37,9 @@ def _of_one(role: NamedRole, method: str) -> Scope | None:
         return "any" if RANKS[METHODS[method].permission] <= role.rank else None
     listed = role.definition.methods
     fitting = sorted(listed, key=lambda each: (each == method, len(each)))
-    return next((listed[each] for each in reversed(fitting) if fnmatchcase(method, each)), None)
+    found = next((listed[each] for each in reversed(fitting) if fnmatchcase(method, each)), None)
+    is_about_all = METHODS[method].permission == "admin" and method != "policy.explain"
+    return None if found == "own" and is_about_all else found
 
 
 def decide(roles: list[NamedRole], method: str, owner: str) -> Decision:
