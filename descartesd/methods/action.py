@@ -78,14 +78,14 @@ class ActionMethods:
         return self._table
 
     async def run(self, call: Call, params: ActionRun) -> ActionResult:
-        return await self._done(self._prepared(call, params, nobody_watches))
+        return await self._done(self._prepared(call, params, "action.run", nobody_watches))
 
     async def follow(self, call: Call, params: ActionRun) -> None:
         stream = call.stream
         if stream is None:
             raise InternalError("action.follow was called without a stream")
         news = News()
-        job = self._prepared(call, params, news.progress)
+        job = self._prepared(call, params, "action.follow", news.progress)
         stream.open()
         async with asyncio.TaskGroup() as group:
             group.create_task(news.tell(stream))
@@ -103,9 +103,9 @@ class ActionMethods:
             )
         await stream.push(last, size)
 
-    def _prepared(self, call: Call, params: ActionRun, progress: Progress) -> _Job:
+    def _prepared(self, call: Call, params: ActionRun, method: str, progress: Progress) -> _Job:
         plugin, action = self._find(params.name)
-        _check_granted(call.caller, action)
+        _check_granted(call.caller, action, method)
         if action.needs_agent and params.agent is None:
             raise InvalidArgumentError(
                 f"agent: action '{action.name}' is run on an agent, and none is named",
@@ -113,7 +113,7 @@ class ActionMethods:
             )
         agent = None
         if params.agent is not None:
-            agent = find(self._book.roster, call.caller, params.agent, "action.run")
+            agent = find(self._book.roster, call.caller, params.agent, method)
         given = _typed(action, params.params)
         context = ActionContext(
             caller=call.caller.id,
@@ -180,11 +180,11 @@ class _Last(Struct, frozen=True, kw_only=True):
     result: Struct
 
 
-def _check_granted(caller: Caller, action: Action) -> None:
+def _check_granted(caller: Caller, action: Action, method: str) -> None:
     """A built-in role runs what its rank allows, any other what it lists."""
     if caller.grants.rank >= RANKS[action.permission]:
         return
-    for role in caller.grants.granting("action.run"):
+    for role in caller.grants.granting(method):
         if any(fnmatchcase(action.name, pattern) for pattern in role.definition.actions):
             return
     raise PermissionDeniedError(

@@ -16,6 +16,7 @@ from descartesd.wire.policy import PolicyExplain, PolicyExplained
 _ALSO_BY_ITSELF = {
     "batch.run": "the verb must be allowed by itself as well",
     "action.run": "a role of the server's own must list the action as well",
+    "action.follow": "a role of the server's own must list the action as well",
     "agent.spawn": "its role may bound the spec",
     "batch.spawn": "its role may bound each spec",
 }

@@ -20,8 +20,8 @@ _ADMIN = RANKS["admin"]
 _OF_STREAMS = ("stream.credit", "stream.cancel")
 # Of those that need an administrator, what has a meaning for oneself alone.
 _ABOUT_ONESELF = frozenset({"policy.explain"})
-# Many at once must not be a way around what one is denied.
-_ONE_OF_MANY = {"batch.spawn": "agent.spawn"}
+# Many at once, or one watched, must not be a way around what is denied.
+_SAME_AS = {"batch.spawn": "agent.spawn", "action.follow": "action.run"}
 _UNLIMITED = Quotas()
 
 
@@ -78,9 +78,9 @@ def grants_of(roles: Sequence[NamedRole]) -> Grants:
     The loosest quota counts. Raises ValueError without a role.
     """
     verdicts = {method: _judged(roles, method) for method in METHODS}
-    for many, one in _ONE_OF_MANY.items():
-        if verdicts[one].scope is None and verdicts[many].scope is not None:
-            verdicts[many] = Verdict(None, f"needs {one} as well, which {verdicts[one].rule}")
+    for other, one in _SAME_AS.items():
+        if verdicts[one].scope is None and verdicts[other].scope is not None:
+            verdicts[other] = Verdict(None, f"needs {one} as well, which {verdicts[one].rule}")
     for method in _OF_STREAMS:
         if verdicts[method].scope is None and not _denied(roles, method):
             verdicts[method] = _with_a_stream(verdicts, verdicts[method])

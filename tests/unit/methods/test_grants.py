@@ -59,6 +59,15 @@ def test_a_denial_of_one_role_holds_against_every_other() -> None:
     assert grants.verdict("agent.kill").rule == "is denied by 'agent.k*' in policy.roles.calm.deny"
 
 
+def test_who_is_denied_to_run_an_action_may_not_follow_one_either() -> None:
+    grants = grants_of([NamedRole("operator", Role(deny=("action.run",)), rank=1)])
+
+    assert "action.follow" not in grants.methods
+    assert grants.verdict("action.follow").rule == (
+        "needs action.run as well, which is denied by 'action.run' in policy.roles.operator.deny"
+    )
+
+
 def test_starting_many_needs_the_right_to_start_one() -> None:
     grants = of(Role(methods={"batch.spawn": "any"}))
 

@@ -23,7 +23,8 @@ Decision = Literal["granted", "denied", "unseen"]
 def scope(roles: list[NamedRole], method: str) -> Scope | None:
     if any(fnmatchcase(method, each) for role in roles for each in role.definition.deny):
         return None
-    if method == "batch.spawn" and scope(roles, "agent.spawn") is None:
+    needed = {"batch.spawn": "agent.spawn", "action.follow": "action.run"}.get(method)
+    if needed is not None and scope(roles, needed) is None:
         return None
     found = {_of_one(role, method) for role in roles}
     if method in ("stream.credit", "stream.cancel"):
