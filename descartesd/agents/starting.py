@@ -91,6 +91,11 @@ class Starts:
         self._book.queue.on_turn()
 
     @property
+    def bounds(self) -> tuple[int, int]:
+        """How many agents may be alive, and how many may wait for that."""
+        return self._options.max_agents, self._options.max_queued
+
+    @property
     def backends(self) -> Backends:
         """The programs agents may be started with by name."""
         return self._options.runner.backends

@@ -73,7 +73,7 @@ def readers_of(measured: Measured) -> Readers:
         **_processes(parts.keeper),
         **_requests(measured.dispatcher),
         **_traffic(measured.router, measured.zap),
-        **_agents(parts, measured.config),
+        **_agents(parts),
         **_sums(parts.book),
         **_state(measured.health, measured.config.server.state_dir),
         **_security(measured.trust, parts.audit),
@@ -204,7 +204,7 @@ def _traffic(router: RouterServer, zap: ZapHandler) -> Readers:
     }
 
 
-def _agents(parts: Parts, config: Config) -> Readers:
+def _agents(parts: Parts) -> Readers:
     book, fleet = parts.book, parts.fleet
 
     def states() -> Samples:
@@ -214,9 +214,9 @@ def _agents(parts: Parts, config: Config) -> Readers:
     return {
         "descartesd_agents": states,
         "descartesd_agents_alive": lambda: book.alive,
-        "descartesd_agents_limit": lambda: config.server.max_agents,
+        "descartesd_agents_limit": lambda: fleet.starts.bounds[0],
         "descartesd_agents_queued": lambda: book.queued,
-        "descartesd_agents_queued_limit": lambda: config.limits.max_queued,
+        "descartesd_agents_queued_limit": lambda: fleet.starts.bounds[1],
         "descartesd_spawns_total": lambda: by(
             "outcome",
             {

@@ -236,6 +236,19 @@ def test_certificates_are_counted_by_their_standing(measured: Measured) -> None:
     assert measured.value("descartesd_certificates", state="expired") == 0
 
 
+def test_limits_are_those_of_the_configuration_as_it_was_taken_over(
+    measured: Measured, client: Client
+) -> None:
+    text = measured.config.read_text()
+    try:
+        measured.config.write_text(text.replace("max_queued = 1000", "max_queued = 7"))
+        assert client.server.reload().changed == ["limits.max_queued"]
+        assert measured.reaches(7, "descartesd_agents_queued_limit")
+    finally:
+        measured.config.write_text(text)
+        client.server.reload()
+
+
 def test_fault_45_certificate_that_is_malformed_is_counted_and_keeps_nobody_out(
     measured: Measured,
 ) -> None:
