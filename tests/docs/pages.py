@@ -13,7 +13,11 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 # Their commands install something: they are run in an environment of their own.
 INSTALLING = [
     ROOT / "docs" / page
-    for page in ("tutorial/first-plugin.md", "how-to/keep-agents-in-worktrees.md")
+    for page in (
+        "tutorial/first-plugin.md",
+        "how-to/keep-agents-in-worktrees.md",
+        "how-to/ask-a-policy-service.md",
+    )
 ]
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -22,8 +22,9 @@ PLUGINS = ROOT / "plugins"
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
     made = Fresh(tmp_path_factory.mktemp("fresh"))
-    for project in (ROOT, PLUGINS / "descartesd-worktree"):
-        made.build(project)
+    for name in ("descartesd-worktree", "descartesd-webhook-auth"):
+        made.build(PLUGINS / name)
+    made.build(ROOT)
     made.pip("install", "descartesd")
     return made
 

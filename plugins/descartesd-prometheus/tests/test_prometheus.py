@@ -8,7 +8,6 @@ import http.client
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -25,6 +24,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as text_format
 
 from descartesd.api import Distribution, MetricFamily, Sample, UnavailableError
+from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.server import free_port
 
@@ -273,36 +273,6 @@ def test_setting_that_cannot_be_is_refused(settings: dict[str, str], named: str)
 def test_by_default_only_this_host_can_connect() -> None:
     assert Config().host == "127.0.0.1"
     assert Config().port == 9464
-
-
-class Certificates:
-    """An authority, a server and a client, made by openssl."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._authority("ca")
-        self._signed("server", "subjectAltName=IP:127.0.0.1")
-        self._signed("client", "extendedKeyUsage=clientAuth")
-
-    def _authority(self, name: str) -> None:
-        self._openssl("req", "-x509", *self._new(name), "-days", "2", "-out", f"{name}.pem")
-
-    def _signed(self, name: str, extension: str) -> None:
-        (self.directory / f"{name}.ext").write_text(extension)
-        self._openssl("req", *self._new(name), "-out", f"{name}.csr")
-        authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial")
-        request = ("-in", f"{name}.csr", "-extfile", f"{name}.ext")
-        self._openssl("x509", "-req", *request, *authority, "-days", "2", "-out", f"{name}.pem")
-
-    def _new(self, name: str) -> tuple[str, ...]:
-        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        return (*key, "-keyout", f"{name}.key", "-subj", f"/CN={name}")
-
-    def _openssl(self, *arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=self.directory, check=True, capture_output=True)
-
-    def path(self, name: str) -> str:
-        return str(self.directory / name)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
