@@ -106,7 +106,9 @@ class Daemon:
             self._registry, random_secret(os.path.join(server.state_dir, "digest.key"))
         )
         takers = Takers(self._fleet, self._expiry, self._who, contributed, account)
-        self._reloading = Reloading(loaded, load, takers.live(), service.notifier)
+        self._reloading = Reloading(
+            loaded, load, takers.live(), contributed.relay, service.notifier
+        )
         self._stopping = asyncio.Event()
 
     # -- life

@@ -18,9 +18,13 @@ from descartesd.agents.spec import RunnerDefaults
 from descartesd.agents.starting import FleetOptions
 from descartesd.config.leaves import leaves
 from descartesd.config.load import Loaded
+from descartesd.config.plugin import meant
 from descartesd.config.role import Quotas
 from descartesd.config.schema import Config
 from descartesd.errors import DescartesError, InvalidArgumentError, StartupRefusedError
+from descartesd.hooks.relay import Relay
+from descartesd.hooks.reload import Changed, take_over
+from descartesd.hooks.reload import changed as changed_plugins
 from descartesd.identities import Identities
 from descartesd.methods.call import Call, Handler
 from descartesd.observe.logs import set_level
@@ -46,10 +50,11 @@ class Reloading:
         loaded: Loaded,
         load: Callable[[], Loaded],
         live: Mapping[str, Prepare],
+        relay: Relay,
         notifier: Notifier,
     ) -> None:
         self._config = loaded.config
-        self._plugins = loaded.plugins
+        self._relay = relay
         self._load = load
         self._live = live
         self._lock = asyncio.Lock()
@@ -106,14 +111,25 @@ class Reloading:
         differing = [key for key in leaves() if _at(self._config, key) != _at(loaded.config, key)]
         changed = [key for key in differing if self._unit(key) is not None]
         units = dict.fromkeys(unit for key in changed if (unit := self._unit(key)) is not None)
-        for commit in [self._live[unit](loaded) for unit in units]:
+        commits = [self._live[unit](loaded) for unit in units]
+        plugins = await self._give_plugins(loaded)
+        for commit in commits:
             commit()
         for key in changed:
             self._config = _with(self._config, key.split("."), _at(loaded.config, key))
         restart = [key for key in differing if key not in changed]
-        if loaded.plugins != self._plugins:
-            restart.append("plugins")
-        return Reloaded(changed=changed, restart=restart)
+        changed += [f"plugins.{name}" for name in plugins.settings]
+        return Reloaded(changed=changed, restart=[*restart, *plugins.restart])
+
+    async def _give_plugins(self, loaded: Loaded) -> Changed:
+        """Have those plugins take over their settings that can."""
+        enabled = self._config.plugins.enabled
+        still = [name for name in enabled if name in loaded.config.plugins.enabled]
+        records = {name: self._relay.records[name] for name in still}
+        given = [each for each in loaded.plugins if meant(each.plugin, enabled) is not None]
+        plugins = changed_plugins(records, given)
+        await take_over(records, plugins.settings, self._config.plugins.hook_timeout_s)
+        return plugins
 
     def _unit(self, key: str) -> str | None:
         """The setting or section by which this one is taken over."""
