@@ -9,6 +9,7 @@ from typing import Literal, TextIO
 
 import msgspec
 
+from descartesd.observe.journald import JournalHandler, leads_to_journal
 from descartesd.wire.printable import printable, shown
 
 _LEVELS = {
@@ -22,9 +23,16 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 def set_up(level: str, style: Literal["json", "pretty"], stream: TextIO = sys.stderr) -> None:
-    """Send all log records to `stream` in the style asked for."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Json() if style == "json" else _Pretty())
+    """Send all log records to `stream` in the style asked for; to the journal, if it leads there,
+    with every fact as a field.
+    """
+    handler: logging.Handler
+    if leads_to_journal(stream):
+        handler = JournalHandler(_fields)
+        handler.setFormatter(_Brief())
+    else:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(_Json() if style == "json" else _Pretty())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_level(level)
@@ -54,15 +62,24 @@ class _Json(logging.Formatter):
         return printable(msgspec.json.encode(line, enc_hook=str)).decode()
 
 
-class _Pretty(logging.Formatter):
+class _Brief(logging.Formatter):
+    """The event and its facts; the journal itself knows when it was and how severe."""
+
     def format(self, record: logging.LogRecord) -> str:
         # json.dumps keeps a newline or an escape sequence in a value from forging a line.
         fields = " ".join(f"{k}={json.dumps(v, default=str)}" for k, v in _fields(record).items())
-        stamp = self.formatTime(record, "%Y-%m-%d %H:%M:%S")
-        level = record.levelname.lower()
-        text = f"{stamp}.{int(record.msecs):03d} {level:<7} {record.getMessage()} {fields}".rstrip()
+        text = shown(f"{self.heading(record)}{record.getMessage()} {fields}".rstrip())
         if not record.exc_info:
-            return shown(text)
+            return text
         # Its lines stay lines, but begin so that none can be taken for a message.
         trace = self.formatException(record.exc_info).split("\n")
-        return "\n".join([shown(text), *(f"  | {shown(line)}" for line in trace)])
+        return "\n".join([text, *(f"  | {shown(line)}" for line in trace)])
+
+    def heading(self, _record: logging.LogRecord) -> str:
+        return ""
+
+
+class _Pretty(_Brief):
+    def heading(self, record: logging.LogRecord) -> str:
+        stamp = self.formatTime(record, "%Y-%m-%d %H:%M:%S")
+        return f"{stamp}.{int(record.msecs):03d} {record.levelname.lower():<7} "

@@ -47,6 +47,24 @@ def test_root_needs_no_key_and_its_agent_no_capability(host: Host) -> None:
     assert "/descartes-keeper.service/agent-" in host.run(f"cat /proc/{pid}/cgroup")
 
 
+def test_journal_has_every_fact_as_a_field(host: Host) -> None:
+    agent = host.agent("sleeper")["id"]
+
+    (ready,) = host.journal("-u descartesd EVENT=server.ready")
+    assert ready["PRIORITY"] == "6"
+    assert "tcp://127.0.0.1:5555" in ready["LISTENERS"]
+    assert ready["_SYSTEMD_UNIT"] == DAEMON
+    assert host.journal(f"MESSAGE_ID={ready['MESSAGE_ID']}") == [ready]
+    host.run(
+        f"cp {CONFIG} /root/quiet && printf '[monitoring]\nlog_level = \"debug\"\n' >> {CONFIG}"
+    )
+    host.run("systemctl reload descartesd && descartesctl agent pause sleeper")
+    states = [entry["STATE"] for entry in host.journal(f"AGENT_ID={agent} EVENT=agent.state")]
+    assert states == ["paused"]
+    host.run(f"descartesctl agent resume sleeper; cp /root/quiet {CONFIG}")
+    host.run("systemctl reload descartesd")
+
+
 def test_agent_reads_neither_keys_nor_registry_nor_output_of_others(host: Host) -> None:
     secrets = (
         "/var/lib/descartesd/keys/host.key", "/var/lib/descartesd/registry.sqlite",
