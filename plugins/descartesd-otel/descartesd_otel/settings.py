@@ -34,7 +34,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 10.0
     headers: Annotated[
         dict[str, HeaderValue],
-        Meta(description="Headers sent along, as one for authorisation; they are never logged."),
+        Meta(
+            description="Headers sent along, as one for authorisation; they are never shown.",
+            extra={"secret": True},
+        ),
     ] = field(default_factory=dict)
     headers_file: Annotated[
         str,

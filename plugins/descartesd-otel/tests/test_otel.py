@@ -208,6 +208,10 @@ def test_daemon_sends_while_it_runs_and_once_more_when_it_stops(receiver: Receiv
         eventually(lambda: receiver.requests)
         with server.client() as client:
             server_id = client.server.hello().server_id
+            shown = next(each for each in client.plugin.list().plugins if each.name == "otel")
+            assert SECRET not in repr(shown)
+            assert shown.config is not None
+            assert shown.config["endpoint"] == receiver.endpoint
             for _ in range(5):
                 client.server.hello()
             # What is read again within a tenth of a second is not read anew.
