@@ -149,9 +149,8 @@ class AgentMethods:
     async def respawn(self, call: Call, params: AgentRespawn) -> wire.AgentInfo:
         agent = self._find(call, params.id, "agent.respawn")
         self._refuse_elevation(call.caller.uid, agent)
-        if params.task is not None:
-            # It is given other work: as a spec of its own it must be allowed.
-            check_spec(call.caller.grants, "agent.respawn", agent.spec)
+        # It may have been started under a role that allowed more, or by somebody else.
+        bounds = check_spec(call.caller.grants, "agent.respawn", agent.spec)
         self._fleet.check(agent, "respawn")
         count_start(call)
         if params.secrets:
@@ -162,6 +161,8 @@ class AgentMethods:
         resume = conversation(agent, params, self._fleet.starts.backends)
         await self._fleet.renew(agent, partial(check_still, call, "agent.respawn"))
         agent.resume = resume
+        if agent.owner == call.caller.id or agent.bounds is None:
+            agent.bounds = bounds
         if params.task is not None:
             agent.spec = structs.replace(agent.spec, task=params.task)
         self._book.put(agent)

@@ -150,3 +150,54 @@ def test_fault_26_bounds_survive_a_crash_of_the_server(
     with pytest.raises(PermissionDeniedError, match="it is really in none of"):
         ci.agent.respawn(id=agent.id)
     ci.agent.remove(id=agent.id)
+
+
+REVIVER = """
+[policy.roles.reviver]
+commands = ["true"]
+cwd = ["{root}/in"]
+[policy.roles.reviver.methods]
+"agent.*" = "any"
+"batch.*" = "any"
+"""
+
+
+def test_fault_26_a_respawn_starts_nothing_beyond_the_role_of_who_asks(root: Path) -> None:
+    (root / "in" / "led-away").symlink_to(root / "out")
+    with running_with(REVIVER.format(root=root)) as server, server.client() as admin:
+        shell = admin.agent.spawn(spec=AgentSpec(command=["sh", "-c", "true"]))
+        away = admin.agent.spawn(spec=AgentSpec(command=["true"], cwd=f"{root}/in/led-away"))
+        fine = admin.agent.spawn(spec=AgentSpec(command=["true"], cwd=f"{root}/in"))
+        for agent in (shell, away, fine):
+            admin.agent.wait(id=agent.id)
+        with client_of(server, "reviver", "reviver") as client:
+            with pytest.raises(PermissionDeniedError, match=r"command.* policy\.roles\.reviver\."):
+                client.agent.respawn(id=shell.id)
+            item = client.batch.run(verb="respawn", ids=[shell.id]).results[0]
+            with pytest.raises(PermissionDeniedError, match="it is really in none of"):
+                client.agent.respawn(id=away.id)
+            again = client.agent.respawn(id=fine.id)
+
+        assert item.error is not None
+        assert item.error.code == "permission_denied"
+        assert admin.agent.get(id=shell.id).attempt == 1
+        assert admin.agent.get(id=away.id).outcome.reason == "spawn_error"  # type: ignore[union-attr]
+        assert admin.agent.respawn(id=away.id).attempt == 3
+        assert again.attempt == 2
+
+
+def test_fault_26_a_role_made_narrower_does_not_start_what_it_had_started(root: Path) -> None:
+    wide = REVIVER.format(root=root).replace('["true"]', '["**"]').replace('"any"', '"own"')
+    with running_with(wide) as server:
+        profile = server.issue("changed", "reviver")
+        with server.client(profile) as client:
+            shell = client.agent.spawn(spec=AgentSpec(command=["sh", "-c", "true"]))
+            client.agent.wait(id=shell.id)
+        server.stop()
+        server.config.write_text(server.config.read_text().replace('["**"]', '["true"]'))
+        server.start()
+        with (
+            server.client(profile) as client,
+            pytest.raises(PermissionDeniedError, match=r"spec\.command\[0\]: 'sh' is not listed"),
+        ):
+            client.agent.respawn(id=shell.id)
