@@ -36,6 +36,8 @@ class Ended(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Plugin:
     """What the entry point `template` names; it is made once, when the server starts."""
 
+    # The version of descartesd.api it was written for; a server that lacks it says so.
+    requires_api = "1.0"
     Config = Settings
 
     def __init__(self, config: Settings) -> None:

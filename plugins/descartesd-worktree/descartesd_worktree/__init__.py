@@ -27,6 +27,7 @@ from descartesd.api import (
 from descartesd_worktree import settings
 from descartesd_worktree.actions import Actions
 from descartesd_worktree.book import Record
+from descartesd_worktree.git import Until
 from descartesd_worktree.worktrees import Wanted, Worktrees
 
 log = logging.getLogger("descartesd.plugins.worktree")
@@ -90,7 +91,7 @@ class Plugin:
         return structs.replace(spec, name=name, cwd=record.path)
 
     async def _made(self, wanted: Wanted) -> Record:
-        until = time.monotonic() + self._config.spawn_s
+        until = Until(time.monotonic() + self._config.spawn_s)
         create = partial(self._worktrees.create, wanted, until)
         try:
             async with asyncio.timeout(self._config.spawn_s):
@@ -148,7 +149,7 @@ class Plugin:
     def _let_go(self, name: str) -> None:
         """Remove a worktree if nothing is lost with it; else it is kept until somebody does."""
         try:
-            self._worktrees.remove(name, time.monotonic() + self._config.git_s)
+            self._worktrees.remove(name, Until(time.monotonic() + self._config.git_s))
         except NotFoundError:
             # Somebody else was faster; or its repository is not there now.
             return

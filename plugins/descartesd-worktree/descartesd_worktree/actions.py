@@ -11,6 +11,7 @@ from msgspec import Meta, Struct, to_builtins
 from descartesd.api import Action, ActionContext, Empty, InvalidArgumentError, NotFoundError
 from descartesd_worktree.book import Record
 from descartesd_worktree.difference import difference
+from descartesd_worktree.git import Until
 from descartesd_worktree.worktrees import Wanted, Worktrees
 
 # Beyond what git may take, for all that is not git.
@@ -80,7 +81,7 @@ class Actions:
 
     def create(self, context: ActionContext, params: Create) -> dict[str, Any]:
         wanted = Wanted(params.repo, context.caller, params.branch, params.base)
-        record = self._worktrees.create(wanted, self._deadline())
+        record = self._worktrees.create(wanted, self._until(context))
         facts = {"worktree": record.name, "branch": record.branch, "caller": context.caller}
         context.log.info("worktree.made", extra=facts)
         return _told(record)
@@ -90,19 +91,19 @@ class Actions:
 
     def diff(self, context: ActionContext, params: Diff) -> dict[str, Any] | str:
         record = self._meant(context, params.name)
-        git = self._worktrees.git(record, self._deadline())
+        git = self._worktrees.git(record, self._until(context))
         told = difference(git, record, params.max_bytes)
         return str(told["diff"]) if params.plain else told
 
     def remove(self, context: ActionContext, params: Remove) -> dict[str, Any]:
         record = self._meant(context, params.name)
-        gone = self._worktrees.remove(record.name, self._deadline(), force=params.force)
+        gone = self._worktrees.remove(record.name, self._until(context), force=params.force)
         facts = {"worktree": record.name, "force": params.force, "caller": context.caller}
         context.log.info("worktree.removed", extra=facts)
         return {"name": record.name, "branch": record.branch, "is_branch_kept": not gone}
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._git_s
+    def _until(self, context: ActionContext) -> Until:
+        return Until(time.monotonic() + self._git_s, context.cancelled)
 
     def _meant(self, context: ActionContext, name: str | None) -> Record:
         """The worktree that is named, or the one of the agent that is.

@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from typing import IO, NamedTuple
@@ -45,6 +46,8 @@ _ENVIRONMENT = {
 # A filter is a program git runs on the content of files.
 _FILTER = r"^filter\..*\.(clean|smudge|process|required)$"
 _MOST_BYTES = 4 * 1024 * 1024
+# So long it may take to notice that nobody waits any more.
+_LOOK_S = 0.2
 
 
 class Done(NamedTuple):
@@ -54,6 +57,22 @@ class Done(NamedTuple):
     out: bytes
     err: str
     is_cut: bool
+
+
+class Until(NamedTuple):
+    """When an operation has to be over: by the monotonic clock, or when nobody waits any more."""
+
+    deadline: float
+    cancelled: threading.Event = threading.Event()
+
+    def left_s(self, word: str) -> float:
+        """Seconds that are left for `git WORD`. Raises UnavailableError where none are."""
+        if self.cancelled.is_set():
+            raise UnavailableError(f"git {word} was ended, because nobody waits for it any more")
+        left_s = self.deadline - time.monotonic()
+        if left_s <= 0:
+            raise _late(word)
+        return left_s
 
 
 class Place(NamedTuple):
@@ -71,11 +90,11 @@ class Place(NamedTuple):
 
 
 class Git:
-    """Runs git for one operation, which has to be over at `deadline` of the monotonic clock."""
+    """Runs git for one operation."""
 
-    def __init__(self, place: Place, deadline: float, umask: int = 0o022) -> None:
+    def __init__(self, place: Place, until: Until, umask: int = 0o022) -> None:
         self._place = place
-        self._deadline = deadline
+        self._until = until
         self._umask = umask
         self._settings = dict(_SETTINGS)
         found = self.run("config", "--null", "--name-only", "--get-regexp", _FILTER)
@@ -106,7 +125,7 @@ class Git:
                 out, err, is_cut = self._read(process, words[0], most)
                 if is_cut:
                     _end(process)
-                status = process.wait(max(self._deadline - time.monotonic(), 0.1))
+                status = process.wait(self._until.left_s(words[0]))
             except subprocess.TimeoutExpired as exc:
                 raise _late(words[0]) from exc
             finally:
@@ -151,10 +170,7 @@ class Git:
             for pipe in pipes:
                 selector.register(pipe, selectors.EVENT_READ)
             while selector.get_map():
-                left_s = self._deadline - time.monotonic()
-                if left_s <= 0:
-                    raise _late(word)
-                for key, _ in selector.select(left_s):
+                for key, _ in selector.select(min(self._until.left_s(word), _LOOK_S)):
                     chunk = os.read(key.fd, 65536)
                     found[key.fd] += chunk
                     if not chunk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import re
@@ -14,13 +15,14 @@ from typing import NamedTuple
 
 from descartesd.api import (
     ConflictError,
+    DescartesError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     UnavailableError,
 )
 from descartesd_worktree.book import Book, Record
-from descartesd_worktree.git import Git, Place
+from descartesd_worktree.git import Git, Place, Until
 from descartesd_worktree.repository import (
     check_branch,
     check_owner,
@@ -55,7 +57,7 @@ class Worktrees:
         self._removing = threading.Lock()
         self.book = Book(os.path.join(self._directory, ".book"))
 
-    def git(self, record: Record, deadline: float) -> Git:
+    def git(self, record: Record, until: Until) -> Git:
         """Git for a worktree there is.
 
         Raises NotFoundError, PermissionDeniedError, ConflictError.
@@ -65,7 +67,8 @@ class Worktrees:
         if not self.config.other_owners:
             check_owner(record.common)
         check_pointer(record.own)
-        return Git(Place(record.common, record.own, record.path), deadline, self._umask)
+        place = Place(record.common, record.own, record.path)
+        return Git(place, until, self._umask)
 
     def find(self, name: str) -> Record:
         """The worktree of this name. Raises NotFoundError."""
@@ -83,12 +86,12 @@ class Worktrees:
 
     # -- making one
 
-    def create(self, wanted: Wanted, deadline: float) -> Record:
+    def create(self, wanted: Wanted, until: Until) -> Record:
         """Make a worktree with a branch of its own.
 
         Raises what is wrong with the names, and UnavailableError where git fails.
         """
-        record, git = self._planned(wanted, deadline)
+        record, git = self._planned(wanted, until)
         self.book.put(record)
         try:
             done = git.run(
@@ -103,11 +106,11 @@ class Worktrees:
             raise UnavailableError(f"git cannot make the worktree: {done.err}")
         return record
 
-    def _planned(self, wanted: Wanted, deadline: float) -> tuple[Record, Git]:
+    def _planned(self, wanted: Wanted, until: Until) -> tuple[Record, Git]:
         repo, common = find(wanted.repo, self.config.roots)
         if not self.config.other_owners:
             check_owner(common)
-        git = Git(Place(common), deadline, self._umask)
+        git = Git(Place(common), until, self._umask)
         name = f"{_slug(os.path.basename(repo))}-{secrets.token_hex(4)}"
         branch = wanted.branch or f"agent/{wanted.agent_name or name}"
         if wanted.branch is None and wanted.agent_name is not None:
@@ -129,12 +132,15 @@ class Worktrees:
 
     def _discard(self, record: Record) -> None:
         """Take back what was begun, in a time of its own."""
-        self._delete(record)
-        _drop_branch(Git(Place(record.common), time.monotonic() + 5, self._umask), record)
+        # Why it could not be made is what counts, not that this went wrong too.
+        with contextlib.suppress(DescartesError):
+            self._delete(record)
+            until = Until(time.monotonic() + 5)
+            _drop_branch(Git(Place(record.common), until, self._umask), record)
 
     # -- removing one
 
-    def remove(self, name: str, deadline: float, *, force: bool = False) -> bool:
+    def remove(self, name: str, until: Until, *, force: bool = False) -> bool:
         """Remove a worktree; its branch too, where it has nothing of its own. Tells the latter.
 
         Raises ConflictError where something would be lost and that is not forced.
@@ -143,14 +149,14 @@ class Worktrees:
             record = self.find(name)
             has_repository = common_of(record.repo) == record.common
             if not force and (has_repository or os.path.lexists(record.path)):
-                self._check_loss(record, deadline)
+                self._check_loss(record, until)
             self._delete(record)
             if not has_repository:
                 return False
-            return _drop_branch(Git(Place(record.common), deadline, self._umask), record)
+            return _drop_branch(Git(Place(record.common), until, self._umask), record)
 
-    def _check_loss(self, record: Record, deadline: float) -> None:
-        loss = self._loss(record, self.git(record, deadline))
+    def _check_loss(self, record: Record, until: Until) -> None:
+        loss = self._loss(record, self.git(record, until))
         if loss is not None:
             raise ConflictError(
                 f"worktree '{record.name}' {loss}",
@@ -213,14 +219,12 @@ def _drop_branch(git: Git, record: Record) -> bool:
 def _prepared(config: Config) -> str:
     """The directory for worktrees, made if need be, and its group handed on to what is in it."""
     directory = os.path.realpath(config.directory)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
+    if not os.path.isdir(directory):
+        os.makedirs(directory)
+        # Whatever the umask of the server: agents of other users have to get through.
+        os.chmod(directory, 0o755)  # noqa: S103
     if config.group:
-        try:
-            gid = grp.getgrnam(config.group).gr_gid
-        except KeyError as exc:
-            raise InvalidArgumentError(f"group: there is no group '{config.group}'") from exc
-        os.chown(directory, -1, gid)
-        os.chmod(directory, 0o2755)  # noqa: S103  # every worktree is to be of the group
+        _hand_on(directory, config.group)
     about = os.stat(directory)
     if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InvalidArgumentError(
@@ -228,6 +232,25 @@ def _prepared(config: Config) -> str:
             hint="name one that is not there yet, or that belongs to the server's user alone",
         )
     return directory
+
+
+def _hand_on(directory: str, group: str) -> None:
+    """Have whatever is made in a directory belong to a group."""
+    try:
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError as exc:
+        raise InvalidArgumentError(f"group: there is no group '{group}'") from exc
+    about = os.stat(directory)
+    if about.st_gid == gid and about.st_mode & stat.S_ISGID:
+        return
+    try:
+        os.chown(directory, -1, gid)
+        os.chmod(directory, 0o2755)  # noqa: S103
+    except PermissionError as exc:
+        raise PermissionDeniedError(
+            f"group: '{directory}' cannot be given to the group '{group}'",
+            hint=f"make it so: install -d -o USER -g {group} -m 2755 {directory}",
+        ) from exc
 
 
 def _slug(name: str) -> str:

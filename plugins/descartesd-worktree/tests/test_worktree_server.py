@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import json
 import os
+import pwd
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -246,3 +249,41 @@ def test_worktree_of_a_removed_agent_is_kept_where_that_is_wanted() -> None:
             (kept,) = run(client, "list")
         assert server.stop() == 0
         assert made.trees == [kept["name"]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start agents of another user")
+def test_agent_of_another_user_works_and_commits_in_a_group_it_shares() -> None:
+    other = pwd.getpwnam("nobody")
+    group = grp.getgrgid(other.pw_gid)
+    made = Forest(group=group.gr_name)
+    with made.server as server:
+        server.environ["TMPDIR"] = "/tmp"
+        os.chmod(made.root, 0o755)
+        git(made.repo, "config", "core.sharedRepository", "group")
+        for directory, _, names in os.walk(made.repo / ".git"):
+            for path in (directory, *(os.path.join(directory, name) for name in names)):
+                os.chown(path, -1, group.gr_gid)
+                os.chmod(path, os.stat(path).st_mode | stat.S_IWGRP)
+            os.chmod(directory, os.stat(directory).st_mode | stat.S_ISGID)
+        server.start()
+        script = "umask 002; mkdir new && echo more > new/file && git add . && git commit -qm Work"
+        env = {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory",
+            "GIT_CONFIG_VALUE_0": "*",
+            "GIT_AUTHOR_NAME": "A",
+            "GIT_AUTHOR_EMAIL": "a@example.org",
+            "GIT_COMMITTER_NAME": "A",
+            "GIT_COMMITTER_EMAIL": "a@example.org",
+        }
+        labels = {"worktree": "web", "worktree.branch": "work"}
+        wanted = spec("sh", "-c", script, user="nobody", env=env, labels=labels)
+        with server.client() as client:
+            agent = client.agent.wait(id=client.agent.spawn(spec=wanted).id)
+            said = client.agent.output(id=agent.id, stream="stderr").data
+            client.agent.remove(id=agent.id)
+        eventually(lambda: made.trees == [])
+
+        assert agent.outcome is not None
+        assert agent.outcome.exit_code == 0, said
+        assert git(made.repo, "show", "work:new/file") == "more"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 from descartesd_worktree.book import Record
 from descartesd_worktree.difference import difference
+from descartesd_worktree.git import Until
 from descartesd_worktree.settings import Config
 from descartesd_worktree.worktrees import Wanted, Worktrees
 
@@ -42,8 +44,8 @@ def trees(tmp_path: Path, repo: Path) -> Worktrees:
     return made(tmp_path)
 
 
-def soon() -> float:
-    return time.monotonic() + 30
+def soon() -> Until:
+    return Until(time.monotonic() + 30)
 
 
 def create(trees: Worktrees, repo: str = "web", **fields: str) -> Record:
@@ -327,10 +329,23 @@ def test_git_that_takes_too_long_leaves_nothing(trees: Worktrees, repo: Path) ->
     before = sorted(os.listdir(trees.config.directory))
 
     with pytest.raises(UnavailableError, match="was not done in time"):
-        trees.create(Wanted("web", "uid:0"), time.monotonic())
+        trees.create(Wanted("web", "uid:0"), Until(time.monotonic()))
 
     assert sorted(os.listdir(trees.config.directory)) == before
     assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 1
+
+
+def test_git_nobody_waits_for_any_more_is_ended(trees: Worktrees, repo: Path) -> None:
+    # A fifo in the place of the list of branches is read for ever.
+    os.mkfifo(repo / ".git" / "packed-refs")
+    until = soon()._replace(cancelled=threading.Event())
+    began = time.monotonic()
+    threading.Timer(0.3, until.cancelled.set).start()
+
+    with pytest.raises(UnavailableError, match="nobody waits for it any more"):
+        trees.create(Wanted("web", "uid:0"), until)
+
+    assert time.monotonic() - began < 10
 
 
 def test_worktrees_are_remembered_by_the_next_server(trees: Worktrees, tmp_path: Path) -> None:
@@ -375,3 +390,17 @@ def test_change_within_the_same_moment_is_seen(trees: Worktrees, repo: Path) -> 
         os.utime(path, (1e9, 1e9))
 
     assert "+two" in difference(trees.git(record, soon()), record, 1000)["diff"]
+
+
+def test_directory_can_be_passed_whatever_the_umask_of_the_server(
+    tmp_path: Path, repo: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        record = create(made(tmp_path))
+    finally:
+        os.umask(before)
+
+    for path in (tmp_path / "trees", files(record)):
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o755
+    assert stat.S_IMODE(os.stat(files(record) / "file").st_mode) == 0o644
