@@ -25,6 +25,8 @@ PARTS = {
     "event_loop",
     "directories",
     "listeners",
+    "clock",
+    "plugins",
 }
 
 
