@@ -46,6 +46,8 @@ class KeeperLink:
         self.boot_id: str | None = None
         # Tells this keeper from every other.
         self.identity: str | None = None
+        # Where it writes the agents' output.
+        self.output_dir = ""
         self._features: frozenset[str] = frozenset()
         # Told to end: its going is no loss.
         self.leaving = False
@@ -82,6 +84,7 @@ class KeeperLink:
             self._features = frozenset(facts.get("features", ()))
             self.pid = int(facts["pid"])
             self.identity = f"{self.pid} {facts['started_at']}"
+            self.output_dir = str(facts.get("output_dir", ""))
         finally:
             if self.pid is None:
                 self._disconnect()

@@ -10,7 +10,7 @@ from descartesd.agents.facts import Facts
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.lifecycle import ALIVE
 from descartesd.agents.record import Agent
-from descartesd.keeper.protocol import Status
+from descartesd.keeper.protocol import Status, read_last_words
 from descartesd.wire.agent import Reason
 
 log = logging.getLogger(__name__)
@@ -30,10 +30,11 @@ async def reconcile(
     # Looked at before the keeper is asked: what is started from here on is none of this.
     seen = [(agent, agent.state, agent.attempt) for agent in book.roster]
     statuses = {status["agent_id"]: status for status in await keeper.statuses()}
+    words = {} if _is_known(book, keeper) else _last_words(keeper)
     found: list[tuple[Agent, Status]] = []
     missing = []
     for agent, state, attempt in seen:
-        status = statuses.pop(agent.id, None)
+        status = statuses.pop(agent.id, None) or words.get(agent.id)
         # What has changed meanwhile is newer than the list, but for an end on either side.
         is_same = (agent.state, agent.attempt) == (state, attempt)
         if status is not None and status["attempt"] == agent.attempt:
@@ -54,6 +55,15 @@ async def reconcile(
         if _was_started(book, agent):
             facts.lose(agent, lost_because)
     return await _unknown(book, keeper, statuses.values())
+
+
+def _last_words(keeper: KeeperLink) -> dict[str, Status]:
+    """How the agents have ended that the keeper before this one ended in order."""
+    try:
+        return {status["agent_id"]: status for status in read_last_words(keeper.output_dir)}
+    except (OSError, LookupError, TypeError, ValueError) as exc:
+        log.error("keeper.last_words_unreadable", extra={"cause": str(exc)})  # noqa: TRY400  # once
+        return {}
 
 
 def _resolve_doubts(book: Book, keeper: KeeperLink, missing: Iterable[Agent]) -> None:

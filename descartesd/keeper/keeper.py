@@ -17,6 +17,7 @@ from descartesd.keeper.cgroup import Groups, find_groups, remove_when_empty
 from descartesd.keeper.control import Control
 from descartesd.keeper.ending import Ending
 from descartesd.keeper.host import Host
+from descartesd.keeper.lastwords import leave_last_words
 from descartesd.keeper.loop import Loop, Steps, Timer, boottime
 from descartesd.keeper.output import Pump
 from descartesd.keeper.procfs import Process
@@ -75,7 +76,7 @@ class Keeper:
         spawning = Spawning(
             self._loop, self._agents, self._pump, reaper, server=self._server, host=self._host
         )
-        self._tell = notices.tell
+        self._say, self._tell = notices
         self._ending = Ending(self._loop, self._agents, self._tree, control, spawning=spawning)
         self._ending.on_begin = self._tell_stopping
         Signals(self._loop, on_child=reaper.reap_orphans, on_end=self._ending.begin)
@@ -98,6 +99,7 @@ class Keeper:
         self._loop.run()
         self._server.flush()
         self._server.close()
+        leave_last_words(self._pump.output_dir, self._agents, self._say)
 
     def _tell_stopping(self) -> None:
         grace_s = max((agent.stop_grace_s for agent in self._agents if agent.runs), default=0.0)

@@ -97,6 +97,24 @@ def index_path(output_dir: str, agent_id: str, stream: str) -> str:
     return f"{output_dir}/{agent_id}.{stream}.idx"
 
 
+def last_words_path(output_dir: str) -> str:
+    """Path of what a keeper that ended in order has left: how the agents it ended have ended."""
+    return f"{output_dir}/last-words"
+
+
+def read_last_words(output_dir: str) -> list[Status]:
+    """How the agents of the keeper before have ended; nothing of one that was cut off.
+
+    Raises OSError other than that there is no such file, ValueError when it is malformed.
+    """
+    try:
+        with open(last_words_path(output_dir), "rb") as file:
+            told: list[Status] = unpack(file.read())["agents"]
+    except FileNotFoundError:
+        return []
+    return told
+
+
 def pack(message: Mapping[str, Any]) -> bytes:
     """One message as its packet's bytes."""
     packed: bytes = msgpack.packb(message)

@@ -177,6 +177,15 @@ def test_stop_ends_every_agent_in_order_and_leaves_nothing(host: Host) -> None:
     assert host.unit(DAEMON, "ActiveState") == "inactive"
 
 
+def test_what_a_stop_has_ended_is_known_as_such_afterwards(host: Host) -> None:
+    host.run("systemctl start descartesd")
+
+    outcome = host.agent("sleeper")["outcome"]
+    assert (host.agent("sleeper")["state"], outcome["reason"]) == ("terminated", "stopped")
+    assert outcome["signal"] == 15
+    assert host.ctl("server health")["status"] == "ok"
+
+
 def test_purge_leaves_what_it_says(host: Host) -> None:
     told = host.run("dpkg --purge descartesd 2>&1")
 

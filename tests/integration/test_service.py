@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from descartesd.client import Client
+from descartesd.wire.agent import Restart
 from tests.support.agents import SLEEP, spec
 from tests.support.eventually import eventually
 from tests.support.manager import Managed, managed
@@ -164,7 +165,7 @@ def test_socket_unit_is_served_and_not_kept_twice() -> None:
             assert client.server.health().status == "ok"
 
 
-def test_keeper_of_its_own_outlives_a_stop(tmp_path: Path) -> None:
+def test_keeper_of_its_own_outlives_a_stop_and_its_last_words_count() -> None:
     with Managed() as server:
         keeper_socket = server.root / "keeper.sock"
         server.environ["DESCARTES_SERVER__KEEPER_SOCKET"] = str(keeper_socket)
@@ -175,11 +176,9 @@ def test_keeper_of_its_own_outlives_a_stop(tmp_path: Path) -> None:
             assert health.status == "degraded"
             assert str(keeper_socket) in health.checks["keeper"]
             assert "no keeper answers" in server.hearing.status
-            keeper = subprocess.Popen(
-                [BIN / "descartes-keeper", "--socket", keeper_socket,
-                 "--output-dir", server.root / "output"],
-                env=server.environ,
-            )  # fmt: skip
+            output = server.root / "output"
+            command = [BIN / "descartes-keeper", "--socket", keeper_socket, "--output-dir", output]
+            keeper = subprocess.Popen(command, env=server.environ)
             try:
                 eventually(lambda: client.server.health().status == "ok", timeout=10)
                 agent = client.agent.spawn(spec=spec("sh", "-c", "echo told; exec sleep 300"))
@@ -189,7 +188,21 @@ def test_keeper_of_its_own_outlives_a_stop(tmp_path: Path) -> None:
                 assert client.agent.get(id=agent.id).state == "running"
                 assert client.agent.output(id=agent.id, stream="stdout").data == b"told\n"
                 client.agent.kill(id=agent.id)
+                always = Restart(policy="always")
+                again = client.agent.spawn(spec=spec(*SLEEP, restart=always))
+                server.stop()
             finally:
+                keeper.terminate()
+                assert keeper.wait(timeout=20) == 0
+            keeper = subprocess.Popen(command, env=server.environ)
+            try:
+                server.start()
+                ended = client.agent.get(id=again.id)
+                assert ended.outcome is not None
+                assert (ended.state, ended.outcome.reason) == ("terminated", "stopped")
+                assert ended.outcome.signal == signal.SIGTERM
+            finally:
+                server.stop()
                 keeper.terminate()
                 assert keeper.wait(timeout=20) == 0
 
