@@ -53,7 +53,7 @@ class Identities:
         self._files = files
         self._auth_cache_s = config.plugins.auth_cache_s
         self._clock = clock = SteadyClock(clock_file(server.state_dir))
-        self._host = HostKeys(files.host)
+        self._host = HostKeys(files.host, clock=clock)
         self.sealing_key = load_sealing_key(files.host)
         # Has new connections meet another key of this server.
         self.rekey: Callable[[bytes, bytes], None] = lambda _public, _secret: None
@@ -145,15 +145,16 @@ class Identities:
             clock=self._clock,
         )
         expel = dispatcher.tidy
+        enrolling = Enrolling(self.guests, self.trust, signing, clock=self._clock)
         self._renewing = Renewing(self.trust, signing, self._authorities, clock=self._clock)
         believed = AuthorityMethods(self._authorities, self.trust, self.guests, expel)
         key_file = self._files.authority
-        rotating = Rotating(self._host, key_file, self._authorities, self.trust, signing)
+        rotating = Rotating(
+            self._host, key_file, self._authorities, self.trust, signing, clock=self._clock
+        )
         revoking = Revoking(self.trust, self.guests.tokens, book, fleet, expel)
         return {
-            **CertMethods(
-                self.trust, signing, Enrolling(self.guests, self.trust, signing)
-            ).handlers(),
+            **CertMethods(self.trust, signing, enrolling, clock=self._clock).handlers(),
             "cert.authority": believed.authority,
             "cert.add": believed.add,
             "cert.present": believed.present,

@@ -140,9 +140,11 @@ class TrustStore:
     def lookup(self, public_key: bytes) -> Identity | None:
         """The identity of a key whose certificate is valid now."""
         identity = self._by_key.get(public_key)
-        if identity is None or not identity.not_before <= self._clock() < identity.not_after:
-            return None
-        return identity
+        return identity if identity is not None and self.is_valid(identity) else None
+
+    def is_valid(self, identity: Identity) -> bool:
+        """Whether a certificate has begun and not ended."""
+        return identity.not_before <= self._clock() < identity.not_after
 
     def expiring(self) -> int:
         """How many certificates are valid and have less than a third of their life left."""

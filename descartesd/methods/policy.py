@@ -282,8 +282,7 @@ class Policy:
                 known = self._callers.get(identity)
                 if known is not None and known.certified is each:
                     return known
-                is_valid = each.not_before <= time.time() < each.not_after
-                if is_valid and self.roles.defined(each.roles):
+                if self._trust.is_valid(each) and self.roles.defined(each.roles):
                     return self._admit(identity, each.roles, name=each.name, certified=each)
         return None
 
