@@ -132,7 +132,9 @@ def _rows(report: AuditReport) -> list[tuple[str, str]]:
 
 
 def _fault(fault: AuditFault) -> str:
-    return f"{fault.file} line {fault.line}, seq {fault.seq}: {fault.what}"
+    # Line 0: the file has none, or it is no file of lines.
+    where = f"{fault.file} line {fault.line}" if fault.line else fault.file
+    return f"{where}, seq {fault.seq}: {fault.what}"
 
 
 COMMANDS = {

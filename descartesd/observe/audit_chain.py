@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from descartesd.observe.audit_files import CURRENT
 from descartesd.observe.audit_head import Head
 from descartesd.observe.audit_line import decoded, hash_of
 from descartesd.wire.audit import AuditFault, AuditLine
@@ -24,8 +25,10 @@ class Chain:
         self.first: int | None = None
         self.lines = 0
         self.faults: list[AuditFault] = []
-        self._file = "-"
+        # The last line there is; line 0 while there is none.
+        self._file = CURRENT
         self._number = 0
+        self._begin = (CURRENT, 0)
 
     def take(self, file: str, number: int, data: bytes) -> None:
         """Check one line, without its end, against the one before."""
@@ -35,7 +38,7 @@ class Chain:
             self._file, self._number = file, number
             # It is taken to be the next one, so that those behind it are not blamed.
             self.seq = (self.seq or 0) + 1
-            self._fault("was changed: it is no line of the audit log")
+            self.complain_here("was changed: it is no line of the audit log")
         else:
             self._compare(file, number, line)
         self.hash = hash_of(data)
@@ -46,21 +49,21 @@ class Chain:
         before = self.seq
         if before is not None and line.seq == before + 1 and line.prev != self.hash:
             # Told at the line before: it is that one which is not what it was.
-            self._fault("was changed: the next line names another hash")
+            self.complain_here("was changed: the next line names another hash")
         self._file, self._number, self.seq = file, number, line.seq
         if before is None:
-            self.first = line.seq
+            self.first, self._begin = line.seq, (file, number)
         elif line.seq > before + 1:
-            self._fault(f"lines {before + 1} to {line.seq - 1} are missing before it")
+            self.complain_here(f"lines {before + 1} to {line.seq - 1} are missing before it")
         elif line.seq <= before:
-            self._fault(f"was inserted or moved: it stands behind line {before}")
+            self.complain_here(f"was inserted or moved: it stands behind line {before}")
 
     def _judge(self, line: AuditLine) -> None:
         if line.phase == "note" and line.method == FAULT_METHOD:
-            self._fault(f"the server found when it started that {line.detail}")
+            self.complain_here(f"the server found when it started that {line.detail}")
         head = self._head
         if head is not None and line.seq == head.seq and self.hash != head.hash:
-            self._fault("is not the line that was signed")
+            self.complain_here("is not the line that was signed")
 
     def end(self) -> None:
         """No line follows: compare with what was signed."""
@@ -69,14 +72,18 @@ class Chain:
             return
         last = self.seq or 0
         if last < head.seq:
-            self._fault(f"the log ends here, the signed head is line {head.seq}: its tail was cut")
+            self.complain_here(
+                f"the log ends here, the signed head is line {head.seq}: its tail was cut"
+            )
         if self.first is not None and self.first > head.first:
-            self._fault(f"lines {head.first} to {self.first - 1} are missing: the log begins late")
+            what = f"lines {head.first} to {self.first - 1} are missing: the log begins late"
+            self.complain(*self._begin, self.first, what)
 
     def complain(self, file: str, number: int, seq: int, what: str) -> None:
         """Add a fault; the first ones are kept."""
         if len(self.faults) < _MOST_FAULTS:
             self.faults.append(AuditFault(file=file, line=number, seq=seq, what=what))
 
-    def _fault(self, what: str) -> None:
+    def complain_here(self, what: str) -> None:
+        """Add a fault whose place is the last line so far."""
         self.complain(self._file, self._number, self.seq or 0, what)

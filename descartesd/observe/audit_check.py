@@ -14,6 +14,8 @@ from descartesd.wire.audit import AuditReport
 _PIECE = 1 << 20
 # No line is longer; what has no end in so many bytes is none.
 _LINE_MOST = 1 << 20
+# Where a fault of the signed head is: it stands in no file of the log.
+_HEAD = "signed head"
 
 
 class Live(NamedTuple):
@@ -102,7 +104,7 @@ class Check:
         chain.end()
         if live is not None and (last, chain.hash) != (live.seq, live.hash) and live.seq:
             what = f"the last line is not the one this server wrote, line {live.seq}"
-            chain.complain("-", 0, last, what)
+            chain.complain_here(what)
         signed_seq = 0 if head is None else head.seq
         return AuditReport(
             holds=not chain.faults,
@@ -123,9 +125,9 @@ class Check:
         if head is None:
             if last:
                 what = "there is no signed head: a cut tail cannot be told"
-                self._chain.complain("-", 0, last, what)
+                self._chain.complain_here(what)
         elif not is_genuine(head, self._public):
-            self._chain.complain("-", 0, head.seq, "the signature of the head does not hold")
+            self._chain.complain(_HEAD, 0, head.seq, "the signature of the head does not hold")
         elif self._chain.first is not None and head.seq < self._chain.first:
             what = "the signed head is older than every line: it was put back"
-            self._chain.complain("-", 0, head.seq, what)
+            self._chain.complain(_HEAD, 0, head.seq, what)

@@ -59,7 +59,11 @@ class AuditPage(Struct, frozen=True, kw_only=True):
 
 
 class AuditFault(Struct, frozen=True, kw_only=True):
-    """Where the log is not what was written: `line` counts from 1 in `file`."""
+    """Where the log is not what was written: `line` counts from 1 in `file`.
+
+    A cut tail is told at the last line there is, 0 where there is none; what is wrong with the
+    signed head at the file `signed head`, line 0.
+    """
 
     file: str
     line: int

@@ -225,3 +225,23 @@ def test_a_certificate_s_life_is_told(server: Server) -> None:
         "stream",
         "unauthenticated",
     )
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_cut_tail_is_told_at_the_last_line_there_is(server: Server, kept: int) -> None:
+    use(server)
+    log = server.directory / "state" / "audit.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(b"".join(whole.splitlines(keepends=True)[:kept]))
+    with_server = server.ctl("audit", "verify")
+    log.write_bytes(whole)
+    server.stop()
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:kept]))
+    without = server.ctl("audit", "verify", "--dir", server.directory)
+    place = f"audit.jsonl line {kept}, seq {kept}: " if kept else "audit.jsonl, seq 0: "
+
+    assert (with_server.returncode, without.returncode) == (1, 1)
+    for told in (with_server, without):
+        faults = [line for line in told.stdout.decode().splitlines() if line.startswith("fault")]
+        assert faults
+        assert all(place in line for line in faults), faults

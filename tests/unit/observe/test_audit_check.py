@@ -82,7 +82,7 @@ def written_anew(lines: Lines) -> Lines:
         (blank, 6, 6, "was changed: it is no line"),
         (cut, 7, 7, "the signed head is line 10: its tail was cut"),
         (cut_in_the_middle, 7, 7, "the signed head is line 10: its tail was cut"),
-        (beheaded, 8, 10, "lines 1 to 2 are missing: the log begins late"),
+        (beheaded, 1, 3, "lines 1 to 2 are missing: the log begins late"),
         (emptied, 0, 0, "the signed head is line 10: its tail was cut"),
         (written_anew, 10, 10, "is not the line that was signed"),
     ],
