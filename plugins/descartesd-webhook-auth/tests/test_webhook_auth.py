@@ -268,6 +268,17 @@ def test_whatever_is_no_answer_refuses_and_says_so(
     assert _works(client)
 
 
+def test_answer_in_chunks_is_an_answer(client: Client, service: PolicyService) -> None:
+    def chunked(handler: Handler, _question: dict[str, Any]) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for part in (b'{"allow"', b":true}", b""):
+            handler.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+
+    service.answer = chunked
+
+    assert _works(client)
+
+
 def test_service_that_hangs_holds_up_nobody_else(
     client: Client, guarded: Guarded, service: PolicyService
 ) -> None:
@@ -284,7 +295,7 @@ def test_service_that_hangs_holds_up_nobody_else(
     assert took < 0.4
 
 
-def test_service_that_is_down_is_told_where_it_is_looked_for(tmp_path: Path) -> None:
+def test_fault_67_a_policy_service_that_is_down_refuses_and_is_told_of(tmp_path: Path) -> None:
     service = PolicyService()
     settings = {"plugins.bench_failures": 3, "plugins.bench_calls": 5, "plugins.bench_s": 0.2}
     with Guarded(service.url, settings).server as server:

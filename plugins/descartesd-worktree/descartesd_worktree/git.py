@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import selectors
@@ -104,6 +105,12 @@ class Git:
             )
         for key in filter(None, found.out.decode("utf-8", "surrogateescape").split("\0")):
             self._settings[key] = "false" if key.endswith(".required") else ""
+
+    def at(self, place: Place) -> Git:
+        """The same, about another place of the same repository."""
+        other = copy.copy(self)
+        other._place = place  # noqa: SLF001  # of its own kind
+        return other
 
     def run(
         self,

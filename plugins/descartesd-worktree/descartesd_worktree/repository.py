@@ -107,18 +107,28 @@ def _open_plain(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def check_branch(git: Git, branch: str) -> None:
-    """Refuse a name no branch should have, and one that is taken.
+def check_branch(branch: str) -> None:
+    """Refuse a name that git would not allow, or that is not fit for a branch of ours.
 
-    Raises InvalidArgumentError, AlreadyExistsError.
+    Raises InvalidArgumentError.
     """
-    is_fit = _BRANCH.fullmatch(branch) is not None and branch != "HEAD"
-    if not is_fit or git.run("check-ref-format", f"refs/heads/{branch}").status != 0:
+    parts = branch.split("/")
+    is_fit = _BRANCH.fullmatch(branch) is not None and branch != "HEAD" and ".." not in branch
+    if not is_fit or "@{" in branch or not all(map(_is_part, parts)):
         raise InvalidArgumentError(
             "branch: expected a name git allows, of up to 200 letters, digits and any of"
             " . _ / + @ -, first a letter, a digit or '_'",
             hint="for example: branch=agent/tidy-up",
         )
+
+
+def _is_part(part: str) -> bool:
+    """Whether a part between slashes is as git-check-ref-format(1) wants it."""
+    return bool(part) and not part.startswith(".") and not part.endswith((".", ".lock"))
+
+
+def check_free(git: Git, branch: str) -> None:
+    """Refuse a branch that is there. Raises AlreadyExistsError."""
     if git.run("show-ref", "--verify", "--quiet", f"refs/heads/{branch}").status == 0:
         raise AlreadyExistsError(
             f"branch: the repository has a branch '{branch}'",

@@ -11,6 +11,7 @@ import shutil
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from descartesd.api import (
@@ -25,6 +26,7 @@ from descartesd_worktree.book import Book, Record
 from descartesd_worktree.git import Git, Place, Until
 from descartesd_worktree.repository import (
     check_branch,
+    check_free,
     check_owner,
     check_pointer,
     commit_of,
@@ -55,6 +57,8 @@ class Worktrees:
         self._umask = 0o002 if config.group else 0o022
         # Two who remove the same one must not be in each other's way.
         self._removing = threading.Lock()
+        # By the repository's own directory.
+        self._locks: dict[str, threading.Lock] = {}
         self.book = Book(os.path.join(self._directory, ".book"))
 
     def git(self, record: Record, until: Until) -> Git:
@@ -94,29 +98,49 @@ class Worktrees:
         record, git = self._planned(wanted, until)
         self.book.put(record)
         try:
-            done = git.run(
-                *("worktree", "add", "--quiet", "--no-track", "-b", record.branch, "--"),
-                *(record.path, record.base),
-            )
-        except UnavailableError:
+            self._make(record, git, until)
+        except DescartesError:
             self._discard(record)
             raise
-        if done.status != 0:
-            self._discard(record)
-            raise UnavailableError(f"git cannot make the worktree: {done.err}")
         return record
+
+    def _make(self, record: Record, git: Git, until: Until) -> None:
+        words = ("worktree", "add", "--quiet", "--no-track", "--no-checkout", "-b", record.branch)
+        with self._alone(record.common, until):
+            done = git.run(*words, "--", record.path, record.base)
+        if done.status == 0:
+            # The files take longest, and are in nobody's way.
+            inside = git.at(Place(record.common, record.own, record.path))
+            done = inside.run("reset", "--hard", "--quiet", "--no-recurse-submodules")
+        if done.status != 0:
+            raise UnavailableError(f"git cannot make the worktree: {done.err}")
+
+    @contextlib.contextmanager
+    def _alone(self, common: str, until: Until) -> Iterator[None]:
+        """Be the only one: git stumbles over the worktree that another one is just making."""
+        lock = self._locks.setdefault(common, threading.Lock())
+        if not lock.acquire(timeout=until.left_s("worktree")):
+            until.left_s("worktree")
+            raise UnavailableError("another worktree of the repository is still being made")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _planned(self, wanted: Wanted, until: Until) -> tuple[Record, Git]:
         repo, common = find(wanted.repo, self.config.roots)
         if not self.config.other_owners:
             check_owner(common)
         git = Git(Place(common), until, self._umask)
-        name = f"{_slug(os.path.basename(repo))}-{secrets.token_hex(4)}"
-        branch = wanted.branch or f"agent/{wanted.agent_name or name}"
-        if wanted.branch is None and wanted.agent_name is not None:
-            # Its name may have been another agent's before, whose branch is there still.
-            branch = f"{branch}-{name[-8:]}"
-        check_branch(git, branch)
+        token = secrets.token_hex(4)
+        name = f"{_slug(os.path.basename(repo))}-{token}"
+        if wanted.branch is not None:
+            branch = wanted.branch
+            check_branch(branch)
+            check_free(git, branch)
+        else:
+            # The agent's name may have been another's before, whose branch is there still.
+            branch = f"agent/{_slug(wanted.agent_name or os.path.basename(repo))}-{token}"
         record = Record(
             name=name,
             path=os.path.join(self._directory, name),
@@ -136,7 +160,7 @@ class Worktrees:
         with contextlib.suppress(DescartesError):
             self._delete(record)
             until = Until(time.monotonic() + 5)
-            _drop_branch(Git(Place(record.common), until, self._umask), record)
+            self._drop_branch(record, until)
 
     # -- removing one
 
@@ -153,7 +177,7 @@ class Worktrees:
             self._delete(record)
             if not has_repository:
                 return False
-            return _drop_branch(Git(Place(record.common), until, self._umask), record)
+            return self._drop_branch(record, until)
 
     def _check_loss(self, record: Record, until: Until) -> None:
         loss = self._loss(record, self.git(record, until))
@@ -182,6 +206,17 @@ class Worktrees:
                 return "has commits that are on no branch"
         return None
 
+    def _drop_branch(self, record: Record, until: Until) -> bool:
+        """Delete a branch on which nothing was done; whether it is gone."""
+        git = Git(Place(record.common), until, self._umask)
+        branch = f"refs/heads/{record.branch}"
+        with self._alone(record.common, until):
+            used = git.run("for-each-ref", "--format=%(worktreepath)", branch)
+        if used.status != 0 or used.out.strip():
+            return False
+        # Git compares and deletes at once: what has been committed since then is kept.
+        return git.run("update-ref", "-d", branch, record.base).status == 0
+
     def _delete(self, record: Record) -> None:
         """Delete its files, and then what the repository knows of it, as git does."""
         try:
@@ -206,14 +241,6 @@ def _inner_repository(record: Record, git: Git) -> str | None:
             if os.path.isdir(path) and os.listdir(path):
                 return name.decode("utf-8", "replace")
     return "its list of files is too long to look at" if listed.is_cut else None
-
-
-def _drop_branch(git: Git, record: Record) -> bool:
-    """Delete a branch on which nothing was done; whether it is gone."""
-    branch = f"refs/heads/{record.branch}"
-    used = git.run("for-each-ref", "--format=%(worktreepath)", branch).out.strip()
-    # Git compares and deletes at once: what has been committed since then is kept.
-    return not used and git.run("update-ref", "-d", branch, record.base).status == 0
 
 
 def _prepared(config: Config) -> str:
@@ -254,9 +281,9 @@ def _hand_on(directory: str, group: str) -> None:
 
 
 def _slug(name: str) -> str:
-    """The name of a repository in the letters a worktree's may have."""
+    """A name in the letters those of worktrees and branches may have."""
     slug = re.sub(r"[^a-z0-9._-]", "-", name.removesuffix(".git").lower()).lstrip("._-")
-    return slug[:40] or "repo"
+    return re.sub(r"\.+", ".", slug)[:40] or "repo"
 
 
 def _counted(status: bytes) -> str:

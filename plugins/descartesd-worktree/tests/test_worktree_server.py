@@ -197,12 +197,12 @@ def test_agent_that_cannot_have_its_worktree_is_not_started(forest: Forest, clie
 
 
 def test_many_agents_at_once_have_a_worktree_each(forest: Forest, client: Client) -> None:
-    wanted = [spec(*SLEEP, labels={"worktree": "web"}) for _ in range(8)]
+    wanted = [spec(*SLEEP, labels={"worktree": "web"}) for _ in range(12)]
 
     started = client.batch.spawn(specs=wanted)
 
     places = {item.agent.spec.cwd for item in started.results if item.agent is not None}
-    assert len(places) == 8, started.results
+    assert len(places) == 12, started.results
 
 
 def test_worktrees_of_others_are_not_seen(forest: Forest, client: Client) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import grp
+import itertools
 import os
 import stat
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from descartesd_worktree.book import Record
 from descartesd_worktree.difference import difference
 from descartesd_worktree.git import Until
+from descartesd_worktree.repository import check_branch
 from descartesd_worktree.settings import Config
 from descartesd_worktree.worktrees import Wanted, Worktrees
 
@@ -84,7 +87,25 @@ def test_bare_repository_has_worktrees_too(tmp_path: Path, repo: Path) -> None:
 
 @pytest.mark.parametrize(
     "branch",
-    ["-d", "--force", "a..b", "a b", "HEAD", "a\n", "@{-1}", "a.lock", "/a", "ü", "a~1", "x" * 201],
+    [
+        "-d",
+        "--force",
+        "a..b",
+        "a b",
+        "HEAD",
+        "a\n",
+        "@{-1}",
+        "a.lock",
+        "/a",
+        "ü",
+        "a~1",
+        "x" * 201,
+        "a//b",
+        "a/.b",
+        "a.",
+        "a/",
+        "@",
+    ],
 )
 def test_name_no_branch_should_have_is_refused(trees: Worktrees, repo: Path, branch: str) -> None:
     with pytest.raises(InvalidArgumentError, match="branch: expected a name git allows"):
@@ -92,6 +113,42 @@ def test_name_no_branch_should_have_is_refused(trees: Worktrees, repo: Path, bra
 
     assert git(repo, "branch", "--format=%(refname:short)") == "main"
     assert trees.book.all() == []
+
+
+def test_every_branch_that_is_taken_for_fit_is_so_for_git(repo: Path) -> None:
+    parts = ["a", ".", "..", "/", "-", "@", "@{", ".lock", "HEAD", "_", "+", "x.y", "1"]
+    words = {"".join(each) for n in (1, 2, 3) for each in itertools.product(parts, repeat=n)}
+    fit = [word for word in sorted(words) if is_fit(word)]
+
+    told = subprocess.run(
+        ["xargs", "-n1", "sh", "-c", 'git check-ref-format "refs/heads/$1" || echo "$1"', "sh"],
+        input="\n".join(fit[::7]),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+    assert len(fit) > 100
+    assert told.stdout == ""
+
+
+def is_fit(branch: str) -> bool:
+    try:
+        check_branch(branch)
+    except InvalidArgumentError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", ["we..b", ".web", "Web App", "web.lock", "-web"])
+def test_repository_of_any_name_has_worktrees(tmp_path: Path, name: str) -> None:
+    repository(tmp_path / "repos" / name)
+    trees = made(tmp_path)
+
+    record = create(trees, name, agent_name="a..b.")
+
+    assert git(files(record), "branch", "--show-current") == record.branch
+    assert trees.remove(record.name, soon())
 
 
 @pytest.mark.parametrize("base", ["--help", "-n", "nothing", "HEAD^{tree}", "a\nb", ":file", ""])
