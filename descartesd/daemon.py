@@ -187,13 +187,22 @@ class Daemon:
             await self._until_told_to_stop(telling)
             for task in minding:
                 task.cancel()
-            dispatcher.refuse_changes()
-            await self._keeping.end()
-            await dispatcher.finish(work_s=_LAST_WORK_S, answers_s=_LAST_ANSWERS_S)
-            dispatcher.stop()
+            await self._end(dispatcher, router)
             await self._exporting.stop()
             await self._plugins.relay.close()
             listening.cancel()
+
+    async def _end(self, dispatcher: Dispatcher, router: RouterServer) -> None:
+        """Bring to its end what has begun; where the keeper goes on, so do the clients."""
+        goes_on = not self._keeping.is_own
+        if goes_on:
+            router.hold()
+        else:
+            dispatcher.refuse_changes()
+        await self._keeping.end()
+        answers_s = 0.0 if goes_on else _LAST_ANSWERS_S
+        await dispatcher.finish(work_s=_LAST_WORK_S, answers_s=answers_s)
+        dispatcher.stop(silently=goes_on)
 
     async def _test(
         self, context: Context, listeners: list[Listener], router: RouterServer

@@ -95,9 +95,14 @@ class Dispatcher:
         if tasks:
             await asyncio.wait(tasks, timeout=answers_s)
 
-    def stop(self) -> None:
-        """End: what still waits is told that the server is stopping."""
+    def stop(self, *, silently: bool = False) -> None:
+        """End: what still waits is told that the server is stopping, unless the next one answers.
+
+        `silently`, its client asks that one, as after a crash.
+        """
         self._group = None
+        if silently:
+            self._send = _unsent
         self.streams.end_all(_stopping())
         for pending in self._pending.but_streams():
             self._break_off(pending, _stopping())

@@ -92,6 +92,7 @@ class RouterServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining = False
         self._scheduled = False
+        self._is_held = False
         self._discarding = False
         self._overlong = Tally("message.too_many_frames")
         # Descriptors of connections that are over, until another connection has their number.
@@ -175,6 +176,10 @@ class RouterServer:
         self._on_disconnected(fd)
         return was_heard
 
+    def hold(self) -> None:
+        """Take in nothing more: clients ask the next server again what they see unanswered."""
+        self._is_held = True
+
     def close(self) -> None:
         """Stop receiving; what has been sent still goes out, for at most a second."""
         if self._socket.closed:
@@ -231,7 +236,7 @@ class RouterServer:
         self._drain()
 
     def _drain(self) -> None:
-        if self._socket.closed:
+        if self._socket.closed or self._is_held:
             return
         self._draining = True
         try:

@@ -5,8 +5,10 @@ The tests build on one another: each leaves the service as the next one needs it
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +117,62 @@ def test_restart_touches_neither_keeper_nor_agent(host: Host) -> None:
         eventually(lambda: host.unit(DAEMON, "ActiveState") == "active", timeout=10)
         assert (host.agent("sleeper")["pid"], host.unit(KEEPER, "MainPID")) == before
         assert host.agent("sleeper")["state"] == "running"
+
+
+def test_fault_62_twenty_restarts_under_load_refuse_lose_and_double_nothing(host: Host) -> None:
+    host.put("/root/local.toml", 'endpoints = ["ipc:///run/descartes/control.sock"]')
+    host.run(
+        "cd /root; chmod 600 local.toml; descartesctl cert issue load --role admin --out load.toml"
+    )
+    host.put("/root/load.py", (Path(__file__).parent / "load.py").read_text())
+    agent = host.agent("sleeper")
+    clients = "/root/load.toml /root/load.toml /root/local.toml /root/local.toml"
+    python = "/usr/lib/descartesd/bin/python3"
+    restarts = (
+        f"{python} /root/load.py 30 {clients} > /root/told 2>/root/trouble & "
+        "for n in $(seq 20); do s=$(date +%s%N); systemctl restart descartesd || exit 1; "
+        "e=$(date +%s%N); echo $(( (e - s) / 1000000 )); sleep 0.3; done; wait"
+    )
+
+    took_ms = [int(each) for each in host.run(restarts).split()]
+
+    assert len(took_ms) == 20
+    assert host.run("cat /root/trouble") == ""
+    told = json.loads(host.run("cat /root/told"))
+    assert told["errors"] == []
+    assert told["p999_s"] <= max(took_ms) / 1000 + 0.1
+    assert host.agent("sleeper")["pid"] == agent["pid"]
+    names = [each["name"] for each in host.ctl("agent list")["agents"]]
+    spawned = [name for name in names if name.startswith("load-")]
+    assert sorted(spawned) == sorted(told["spawned"])
+    assert len(set(spawned)) == len(spawned) > 20
+    assert int(host.unit(DAEMON, "NRestarts")) <= 1
+    assert host.ctl("server stats")["clients"] < 20
+
+
+def test_whoever_waits_is_answered_over_a_restart(host: Host) -> None:
+    host.run("descartesctl agent spawn --name short -- sh -c 'sleep 3; echo done; exit 3'")
+    waiting = (
+        "descartesctl agent wait short > /root/waited; echo $? >> /root/waited & "
+        "descartesctl agent logs -f short > /root/followed & "
+        "sleep 0.5; systemctl restart descartesd; wait"
+    )
+    host.run(waiting)
+
+    assert host.run("tail -n 1 /root/waited") == "1"
+    assert host.run("cat /root/followed") == "done"
+
+
+def test_what_does_not_work_is_told_and_restarts_nothing(host: Host) -> None:
+    daemon, keeper = host.unit(DAEMON, "MainPID"), host.unit(KEEPER, "MainPID")
+    host.run(f"kill -STOP {keeper}")
+    eventually(lambda: "degraded: the keeper" in host.unit(DAEMON, "StatusText"), timeout=30)
+    assert host.ctl("agent list")["total"] > 0
+    host.run(f"kill -CONT {keeper}")
+    eventually(lambda: "degraded" not in host.unit(DAEMON, "StatusText"), timeout=30)
+
+    assert (host.unit(DAEMON, "MainPID"), host.unit(KEEPER, "MainPID")) == (daemon, keeper)
+    assert host.agent("sleeper")["state"] == "running"
 
 
 def test_fault_66_hung_daemon_is_shot_by_the_watchdog_and_no_agent_notices(host: Host) -> None:
