@@ -64,7 +64,7 @@ class Identities:
         self._authorities.load()
         self.trust.believe(self._authorities.believed)
         agree_on_revoked(self.trust, registry)
-        self.policy = policy_of(config.policy, self.trust)
+        self.policy = policy_of(config.policy, self.trust, is_service=bool(server.keeper_socket))
         tokens = TokenStore(server.tokens_dir, clock=clock)
         tokens.load()
         self.guests = self.policy.guests = Guests(tokens, self.trust)

@@ -161,6 +161,9 @@ def builtin(role: Role) -> Grants:
 
 # What a new client that has shown no certificate yet may call, and nothing else.
 ENROLLING = Grants(methods={"cert.enroll": "any"})
+# What a service may ask itself, to find out whether it works. No configured role can have the name.
+CHECKING = Grants(methods={"server.hello": "any", "server.health": "any"})
+CHECKING_ROLE = "(itself)"
 PRESENTING = Grants(methods={"cert.present": "any"})
 BUILTIN: Mapping[str, Grants] = {role: builtin(role) for role in ROLES}
 

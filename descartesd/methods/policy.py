@@ -18,7 +18,7 @@ from descartesd.config.schema import Policy as PolicyConfig
 from descartesd.errors import PermissionDeniedError, StartupRefusedError, UnauthenticatedError
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.trust import Identity, TrustStore
-from descartesd.methods.grants import RANKS, Grants, Roles
+from descartesd.methods.grants import CHECKING, CHECKING_ROLE, RANKS, Grants, Roles
 from descartesd.methods.knocks import Knocks
 from descartesd.methods.meter import Meter
 from descartesd.methods.outsiders import Outsiders
@@ -27,6 +27,7 @@ from descartesd.wire.server import RoleName
 
 _LOCAL = re.compile(r"localhost:(\d+):(\d+):(-?\d+)")
 _GROUPS_TTL_S = 60.0
+_ITSELF: tuple[RoleName, ...] = (CHECKING_ROLE,)
 _ADMIN: tuple[RoleName, ...] = ("admin",)
 _GREATEST = RANKS["admin"]
 _UNLIMITED = Quotas()
@@ -64,15 +65,20 @@ class Strangers(Protocol):
 
 
 class LocalRoles:
-    """Roles of local users: root and the server's own uid are admin, the rest as configured."""
+    """Roles of local users: root is admin, the rest as configured.
+
+    The server's own uid is admin too; that of a service may only ask how it is.
+    """
 
     def __init__(
         self,
         uids: Mapping[str, RoleName],
         groups: Mapping[str, RoleName],
         *,
+        is_service: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.is_service = is_service
         self._uids = {uid: (role,) for uid, role in uids.items()}
         self._groups = dict(groups)
         self._own_uid = os.getuid()
@@ -81,9 +87,11 @@ class LocalRoles:
 
     def roles(self, uid: int) -> tuple[RoleName, ...]:
         """The roles of a uid; none of somebody who is not let in."""
-        if uid in (0, self._own_uid):
+        if uid == 0 or (uid == self._own_uid and not self.is_service):
             return _ADMIN
         configured = self._uids.get(str(uid), ())
+        if uid == self._own_uid:
+            return configured or _ITSELF
         if configured or not self._groups:
             return configured
         now = self._clock()
@@ -185,7 +193,7 @@ class Policy:
 
     def reconfigure(self, config: PolicyConfig) -> None:
         """Have other roles, and others have them, from the next message on."""
-        self._local = LocalRoles(config.local_uids, config.local_groups)
+        self._local = _local_roles(config, self._local.is_service)
         self.roles = Roles(config.roles)
         self._callers.clear()
 
@@ -243,8 +251,11 @@ class Policy:
 
     def _admit(self, user_id: str, roles: Iterable[RoleName], **facts: Any) -> Caller:
         """Take in who sends its first message, or its first one with other roles than before."""
-        names = self.roles.defined(roles)
-        grants = self.roles.grants(names)
+        if roles == _ITSELF:
+            names, grants = _ITSELF, CHECKING
+        else:
+            names = self.roles.defined(roles)
+            grants = self.roles.grants(names)
         meter = self._measure(user_id, grants.quotas)
         caller = Caller(user_id, names[0], grants, meter=meter, **facts)
         self._callers[user_id] = caller
@@ -299,10 +310,13 @@ class Policy:
         return None
 
 
-def policy_of(config: PolicyConfig, trust: TrustStore) -> Policy:
+def policy_of(config: PolicyConfig, trust: TrustStore, *, is_service: bool = False) -> Policy:
     """The policy as it is configured."""
-    local = LocalRoles(config.local_uids, config.local_groups)
-    return Policy(trust, local, Roles(config.roles))
+    return Policy(trust, _local_roles(config, is_service), Roles(config.roles))
+
+
+def _local_roles(config: PolicyConfig, is_service: bool) -> LocalRoles:
+    return LocalRoles(config.local_uids, config.local_groups, is_service=is_service)
 
 
 def refusal(caller: Caller, method: Method[Any, Any]) -> PermissionDeniedError:

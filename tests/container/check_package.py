@@ -89,6 +89,13 @@ def test_nobody_gets_in_who_has_no_role(host: Host) -> None:
     assert "[policy.local_uids]" in told or '2000 = "' in told
 
 
+def test_user_of_the_service_may_ask_how_it_is_and_nothing_else(host: Host) -> None:
+    assert host.ctl("server health", user="descartesd")["status"] == "ok"
+
+    told = host.run("runuser -u descartesd -- descartesctl agent list 2>&1", status=4)
+    assert "agent.list" in told
+
+
 def test_mapped_user_needs_no_key_and_its_agents_are_its_own(host: Host) -> None:
     host.run(f"printf '[policy.local_uids]\\n2000 = \"operator\"\\n' >> {CONFIG}")
     host.run("systemctl restart descartesd")

@@ -247,3 +247,22 @@ def test_a_new_certificate_with_the_same_roles_gives_no_new_tokens(
 
     assert policy.identify(user_id).meter is meter
     assert policy.quotas_of(user_id) == Quotas(requests_per_second=1)
+
+
+def test_service_may_ask_itself_how_it_is_and_nothing_else(tmp_path: Path) -> None:
+    own = os.getuid()
+    itself = LocalRoles({}, {}, is_service=True)
+    if own == 0:
+        assert itself.roles(own) == ("admin",)
+        itself._own_uid = own = NOBODY_ELSE
+    policy = Policy(TrustStore(str(tmp_path), []), itself)
+
+    grants = policy.identify(f"uid:{own}").grants
+    assert dict(grants.methods) == {"server.hello": "any", "server.health": "any"}
+
+
+def test_service_has_the_role_its_own_uid_is_given(tmp_path: Path) -> None:
+    mapped = LocalRoles({str(NOBODY_ELSE): "operator"}, {}, is_service=True)
+    mapped._own_uid = NOBODY_ELSE
+
+    assert mapped.roles(NOBODY_ELSE) == ("operator",)
