@@ -114,15 +114,24 @@ class Plugin:
     @hookimpl
     def agent_event(self, event: Event) -> None:
         """Learn which agent a worktree is of, and let it go with the agent."""
-        if event.agent_id is None:
+        is_new = event.kind == "status_changed" and event.previous is None
+        if event.agent_id is None or not (is_new or event.kind == "removed"):
             return
-        if event.kind == "removed":
-            for record in self._worktrees.book.all():
-                if record.agent == event.agent_id and self._config.when_removed == "remove":
-                    self._worktrees.book.change(record.name, is_let_go=True)
-                    self._later(self._let_go, record.name)
-        elif event.kind == "status_changed" and event.previous is None:
-            self._claim(event)
+        try:
+            if is_new:
+                self._claim(event)
+            elif self._config.when_removed == "remove":
+                self._release(event.agent_id)
+        except (DescartesError, OSError) as exc:
+            # Were these counted as its failures, the server would ask the plugin no more, and
+            # start agents in places that are not theirs.
+            log.error("worktree.unusable", extra={"cause": str(exc)})  # noqa: TRY400  # it says all
+
+    def _release(self, agent: str) -> None:
+        for record in self._worktrees.book.all():
+            if record.agent == agent:
+                self._worktrees.book.change(record.name, is_let_go=True)
+                self._later(self._let_go, record.name)
 
     def _later(self, work: Callable[..., None], *words: str) -> None:
         # A server that stops takes nothing more, and begins with it at its next start.
@@ -141,7 +150,12 @@ class Plugin:
 
     def _tidy(self) -> None:
         """Remove what is to go, and what was made for agents that were refused then."""
-        for record in self._worktrees.book.all():
+        try:
+            records = self._worktrees.book.all()
+        except DescartesError as exc:
+            log.error("worktree.unusable", extra={"cause": exc.message})  # noqa: TRY400  # it says all
+            return
+        for record in records:
             is_unclaimed = record.agent_name is not None and record.agent is None
             if record.is_let_go or (is_unclaimed and not self._is_new(record)):
                 self._let_go(record.name)

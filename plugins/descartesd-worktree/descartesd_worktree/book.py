@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct, structs
+
+log = logging.getLogger("descartesd.plugins.worktree")
 
 # What the directories of worktrees are called, and their records.
 NAME = r"[a-z0-9][a-z0-9._-]{0,62}-[0-9a-f]{8}"
@@ -49,9 +52,18 @@ class Book:
         self._records: dict[str, Record] = {}
         for file in sorted(os.listdir(directory)):
             if file.endswith(".json"):
-                with open(os.path.join(directory, file), "rb") as source:
-                    record = msgspec.json.decode(source.read(), type=Record)
-                self._records[record.name] = record
+                self._load(os.path.join(directory, file))
+
+    def _load(self, file: str) -> None:
+        with open(file, "rb") as source:
+            text = source.read()
+        try:
+            record = msgspec.json.decode(text, type=Record)
+        except msgspec.MsgspecError as exc:
+            # A host that went down may leave it empty; the worktree itself is there still.
+            log.warning("worktree.record_unreadable", extra={"file": file, "cause": str(exc)})
+            return
+        self._records[record.name] = record
 
     def all(self) -> list[Record]:
         """Every record, oldest first."""

@@ -17,7 +17,6 @@ from typing import NamedTuple
 from descartesd.api import (
     ConflictError,
     DescartesError,
-    InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     UnavailableError,
@@ -49,17 +48,34 @@ class Wanted(NamedTuple):
 
 
 class Worktrees:
-    """All worktrees of the plugin, in one directory. Raises OSError where that cannot be used."""
+    """All worktrees of the plugin, in one directory, which is not touched before it is needed."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._directory = _prepared(config)
+        self._directory = os.path.realpath(config.directory)
         self._umask = 0o002 if config.group else 0o022
         # Two who remove the same one must not be in each other's way.
         self._removing = threading.Lock()
         # By the repository's own directory.
         self._locks: dict[str, threading.Lock] = {}
-        self.book = Book(os.path.join(self._directory, ".book"))
+        self._opening = threading.Lock()
+        self._book: Book | None = None
+
+    @property
+    def book(self) -> Book:
+        """The records. Raises UnavailableError where the directory cannot be used.
+
+        Whoever only looks whether the settings are good may be another user than the server's,
+        and must not make the directory.
+        """
+        with self._opening:
+            if self._book is None:
+                try:
+                    _prepare(self._directory, self.config.group)
+                    self._book = Book(os.path.join(self._directory, ".book"))
+                except OSError as exc:
+                    raise _unusable(self._directory, f"{exc.strerror}: '{exc.filename}'") from exc
+            return self._book
 
     def git(self, record: Record, until: Until) -> Git:
         """Git for a worktree there is.
@@ -243,22 +259,17 @@ def _inner_repository(record: Record, git: Git) -> str | None:
     return "its list of files is too long to look at" if listed.is_cut else None
 
 
-def _prepared(config: Config) -> str:
-    """The directory for worktrees, made if need be, and its group handed on to what is in it."""
-    directory = os.path.realpath(config.directory)
+def _prepare(directory: str, group: str) -> None:
+    """Make the directory if need be, and see to it that only the server puts something there."""
     if not os.path.isdir(directory):
         os.makedirs(directory)
         # Whatever the umask of the server: agents of other users have to get through.
         os.chmod(directory, 0o755)  # noqa: S103
-    if config.group:
-        _hand_on(directory, config.group)
+    if group:
+        _hand_on(directory, group)
     about = os.stat(directory)
     if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise InvalidArgumentError(
-            f"directory: others than the server's user can put something into '{directory}'",
-            hint="name one that is not there yet, or that belongs to the server's user alone",
-        )
-    return directory
+        raise _unusable(directory, "others than the server's user can put something into it")
 
 
 def _hand_on(directory: str, group: str) -> None:
@@ -266,7 +277,7 @@ def _hand_on(directory: str, group: str) -> None:
     try:
         gid = grp.getgrnam(group).gr_gid
     except KeyError as exc:
-        raise InvalidArgumentError(f"group: there is no group '{group}'") from exc
+        raise _unusable(directory, f"there is no group '{group}' to share it with") from exc
     about = os.stat(directory)
     if about.st_gid == gid and about.st_mode & stat.S_ISGID:
         return
@@ -274,10 +285,15 @@ def _hand_on(directory: str, group: str) -> None:
         os.chown(directory, -1, gid)
         os.chmod(directory, 0o2755)  # noqa: S103
     except PermissionError as exc:
-        raise PermissionDeniedError(
-            f"group: '{directory}' cannot be given to the group '{group}'",
-            hint=f"make it so: install -d -o USER -g {group} -m 2755 {directory}",
-        ) from exc
+        why = f"it cannot be given to the group '{group}'"
+        raise _unusable(directory, why, f"-g {group} -m 2755") from exc
+
+
+def _unusable(directory: str, why: str, options: str = "-m 755") -> UnavailableError:
+    return UnavailableError(
+        f"the directory for worktrees cannot be used, '{directory}': {why}",
+        hint=f"an administrator makes it: install -d -o USER {options} {directory}",
+    )
 
 
 def _slug(name: str) -> str:

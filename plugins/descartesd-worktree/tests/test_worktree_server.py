@@ -43,7 +43,7 @@ class Forest:
 
     @property
     def trees(self) -> list[str]:
-        return sorted(name for name in os.listdir(self.root / "trees") if name != ".book")
+        return sorted(path.name for path in (self.root / "trees").glob("[!.]*"))
 
     @property
     def branches(self) -> list[str]:
@@ -236,6 +236,22 @@ def test_git_that_hangs_starts_no_agent_in_the_wrong_place(tmp_path: Path) -> No
                 grown(client)
             assert client.agent.list().total == 0
             assert client.server.health().status == "ok"
+
+
+def test_directory_that_cannot_be_used_keeps_agents_from_starting_however_long() -> None:
+    made = Forest()
+    (made.root / "trees").touch()
+    with made.server as server:
+        server.start()
+        with server.client() as client:
+            for _ in range(12):
+                agent = client.agent.wait(id=client.agent.spawn(spec=spec("true")).id)
+                client.agent.remove(id=agent.id)
+            with pytest.raises(UnavailableError, match="the directory for worktrees cannot be"):
+                grown(client)
+            (plugin,) = [each for each in client.plugin.list().plugins if each.name == "worktree"]
+
+    assert (plugin.state, plugin.errors) == ("loaded", 0)
 
 
 def test_worktree_of_a_removed_agent_is_kept_where_that_is_wanted() -> None:

@@ -23,7 +23,6 @@ from descartesd_worktree.worktrees import Wanted, Worktrees
 from descartesd.api import (
     AlreadyExistsError,
     ConflictError,
-    DescartesError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -383,6 +382,7 @@ def test_worktree_of_a_repository_that_is_gone_can_be_removed(trees: Worktrees, 
 
 
 def test_git_that_takes_too_long_leaves_nothing(trees: Worktrees, repo: Path) -> None:
+    assert trees.book.all() == []
     before = sorted(os.listdir(trees.config.directory))
 
     with pytest.raises(UnavailableError, match="was not done in time"):
@@ -427,12 +427,37 @@ def test_group_may_write_in_worktrees(tmp_path: Path, repo: Path) -> None:
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(msgspec.ValidationError, match="is in directory, expected it elsewhere"):
         made(tmp_path, directory=str(tmp_path))
+
+
+def test_directory_that_cannot_be_used_is_told_with_what_to_do(tmp_path: Path, repo: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    with pytest.raises(DescartesError, match="others than the server's user can put something"):
-        made(tmp_path, directory=str(tmp_path / "open"))
-    with pytest.raises(DescartesError, match="there is no group 'nobody-has-this'"):
-        made(tmp_path, group="nobody-has-this")
+    (tmp_path / "file").touch()
+
+    for settings, told in (
+        ({"directory": str(tmp_path / "open")}, "others than the server's user can put something"),
+        ({"directory": str(tmp_path / "file" / "trees")}, "Not a directory"),
+        ({"group": "nobody-has-this"}, "there is no group 'nobody-has-this'"),
+    ):
+        with pytest.raises(UnavailableError, match=told) as refused:
+            create(made(tmp_path, **settings))
+        assert refused.value.hint is not None
+        assert "install -d -o USER" in refused.value.hint
+
+
+def test_who_only_looks_at_the_settings_makes_nothing(tmp_path: Path, repo: Path) -> None:
+    made(tmp_path)
+
+    assert not (tmp_path / "trees").exists()
+
+
+def test_record_that_cannot_be_read_keeps_nobody_from_the_others(
+    trees: Worktrees, tmp_path: Path
+) -> None:
+    record, other = create(trees), create(trees)
+    (tmp_path / "trees" / ".book" / f"{other.name}.json").write_text("")
+
+    assert made(tmp_path).book.all() == [record]
 
 
 def test_change_within_the_same_moment_is_seen(trees: Worktrees, repo: Path) -> None:
