@@ -15,8 +15,6 @@ from collections.abc import Sequence
 
 import sdnotify
 
-from descartesd.errors import StartupRefusedError
-
 log = logging.getLogger(__name__)
 
 NOTIFY_SOCKET = "NOTIFY_SOCKET"
@@ -39,19 +37,17 @@ class Notifier:
 
     @classmethod
     def from_environment(cls) -> Notifier:
-        """The way NOTIFY_SOCKET names, if it names one.
+        """The way NOTIFY_SOCKET names, if somebody listens there.
 
-        Raises StartupRefusedError when nobody listens there.
+        Who is started from the shell of a service that has ended inherits one that leads nowhere.
         """
         if not os.environ.get(NOTIFY_SOCKET):
             return cls()
         try:
             sock: socket.socket = sdnotify.SystemdNotifier(debug=True).socket
         except OSError as exc:
-            raise StartupRefusedError(
-                f"{NOTIFY_SOCKET} is '{os.environ[NOTIFY_SOCKET]}': {exc.strerror or exc}",
-                hint=f"systemd sets it for a service; elsewhere unset {NOTIFY_SOCKET}",
-            ) from exc
+            log.warning("notify.nobody", extra={"cause": exc.strerror or str(exc)})
+            return cls()
         sock.setblocking(False)
         return cls(sock)
 

@@ -155,7 +155,7 @@ class Channel:
         payload = exchange.encode(now)
         if len(payload) > self.max_request_bytes:
             raise _too_large(exchange.method.name, len(payload), self.max_request_bytes)
-        if self._queue or not self._hand_over(payload):
+        if self._queue or self._is_in_doubt() or not self._hand_over(payload):
             self._enqueue(exchange, now)
         else:
             exchange.sent(now)
@@ -230,6 +230,12 @@ class Channel:
             self._circuit.admit(now, self._connector.endpoint)
         self._queue[exchange.id] = exchange
         self._connector.want(now)
+
+    def _is_in_doubt(self) -> bool:
+        # libzmq takes messages for a connection that is lost, and nobody would know they were not
+        # sent: what has happened is looked at first, in `process`.
+        link = self._connector.link
+        return link is not None and link.has_news()
 
     def _hand_over(self, payload: bytes) -> bool:
         link = self._connector.link

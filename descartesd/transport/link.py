@@ -92,6 +92,10 @@ class Link:
         self._monitor.linger = 0
         self._monitor.connect(address)
 
+    def has_news(self) -> bool:
+        """Whether something has happened to the connection that `change` would tell."""
+        return not self._is_drained or bool(self._monitor_readable.poll(0))
+
     def change(self) -> Change | None:
         """The next thing that happened to the connection, None when nothing has."""
         # The descriptor tells of a new event only after everything before it has been read.

@@ -54,3 +54,6 @@ class ActionItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     total: float | None = None
     text: str | None = None
     result: ActionResult | None = None
+
+    def __repr__(self) -> str:
+        return f"ActionItem(done={self.done!r}, total={self.total!r})"

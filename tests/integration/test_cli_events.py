@@ -69,7 +69,7 @@ def test_every_event_is_one_line_of_json_with_every_key(server: Server, tmp_path
     assert ended["outcome"]["exit_code"] == 3
     assert set(ended) == {
         "seq", "time", "kind", "agent_id", "name", "state", "previous", "attempt", "outcome",
-        "message", "data",
+        "message", "data", "owner",
     }  # fmt: skip
     assert seqs == list(range(1, len(seqs) + 1))
     assert follower.notes == []

@@ -159,7 +159,8 @@ def descriptors(pid: int) -> list[str]:
             link = os.readlink(f"{directory}/{fd}")
         except FileNotFoundError:
             continue
-        # A pipe or a socket is always another one.
+        # A pipe or a socket is always another one, and a process knows its own files as its own.
+        link = link.replace(f"/proc/{pid}/", "/proc/self/")
         found.append(link.partition("[")[0] if link.startswith(("pipe:", "socket:")) else link)
     return sorted(found)
 
