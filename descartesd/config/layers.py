@@ -36,6 +36,8 @@ FLAT_KEYS = {
 }
 
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+# As TOML writes them.
+_BOOLEANS = {"true": True, "false": False}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -181,6 +183,8 @@ def _typed(text: str, leaf: Leaf) -> Any:
         return int(text)
     if leaf.base is float and _NUMBER.fullmatch(text):
         return float(text)
+    if leaf.base is bool and text in _BOOLEANS:
+        return _BOOLEANS[text]
     if isinstance(leaf.default, tuple):
         try:
             return tomllib.loads(f"value = {text}")["value"]

@@ -13,7 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.bench import busy, cli, control, idle, machine, output, peer, recovery, spawn, table
+from tests.bench import (
+    busy,
+    cli,
+    control,
+    idle,
+    machine,
+    output,
+    peer,
+    plugged,
+    recovery,
+    spawn,
+    table,
+)
 from tests.bench.figures import Figure
 from tests.bench.server import Bench
 
@@ -26,6 +38,7 @@ _ROWS: dict[str, tuple[Callable[[Bench], Iterator[Figure]], ...]] = {
     "cli": (cli.run,),
     "recovery": (recovery.run,),
     "busy": (busy.run,),
+    "plugins": (plugged.run,),
 }
 _INTERRUPTED = 130
 

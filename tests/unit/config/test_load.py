@@ -97,6 +97,15 @@ def test_lists_replace_and_tables_merge(tmp_path: Path) -> None:
     assert config.policy.local_groups == {"Staff": "admin", "staff": "operator", "Dev": "admin"}
 
 
+@pytest.mark.parametrize(("text", "expected"), [("true", True), ("false", False)])
+def test_a_variable_switches_on_and_off(tmp_path: Path, text: str, expected: bool) -> None:
+    name = "DESCARTES_SERVER__ENABLE_STATUS_UPDATES"
+
+    config = load_config(write(tmp_path, ""), environ={name: text})
+
+    assert config.server.enable_status_updates is expected
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
