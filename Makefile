@@ -43,7 +43,7 @@ test-vm: $(STAMP) ## run the tests that need a whole host, in a virtual machine
 
 test-container: $(STAMP) ## run the tests of control groups and of the package in booted containers, as root
 	$(BIN)/python -m tests.container
-	$(BIN)/python -m pytest -n 0 tests/container/check_package.py
+	$(BIN)/python -m pytest -n 0 -o timeout=120 tests/container/check_package.py
 
 check: $(STAMP) ## lint, types, generated files
 	$(BIN)/ruff check .

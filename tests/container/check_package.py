@@ -20,6 +20,12 @@ SLEEPER = "agent spawn --name sleeper -- sleep 300"
 CONFIG = "/etc/descartesd/descartesd.toml"
 
 
+def pids(host: Host) -> dict[str, int]:
+    """The processes of the agents that run, by the agents' names."""
+    running = host.ctl("agent list --state running")["agents"]
+    return {agent["name"]: agent["pid"] for agent in running}
+
+
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
     with with_package() as made:
@@ -180,6 +186,36 @@ def test_what_does_not_work_is_told_and_restarts_nothing(host: Host) -> None:
 
     assert (host.unit(DAEMON, "MainPID"), host.unit(KEEPER, "MainPID")) == (daemon, keeper)
     assert host.agent("sleeper")["state"] == "running"
+
+
+def test_upgrade_restarts_the_daemon_alone(host: Host) -> None:
+    counting = "for i in $(seq 120); do echo $i; sleep 0.1; done; exec sleep 300"
+    host.run(f"descartesctl agent spawn --name talker -- sh -c '{counting}'")
+    for number in range(20):
+        host.run(f"descartesctl agent spawn --name live-{number} -- sleep 300")
+    before = pids(host)
+    keeper, daemon = host.unit(KEEPER, "MainPID"), host.unit(DAEMON, "MainPID")
+    host.run(
+        "cd /root && dpkg-deb -R /run/deb/*.deb new"
+        " && sed -i '/^Version:/s/$/+1/' new/DEBIAN/control"
+        " && dpkg-deb -Zgzip -z1 -b new new.deb"
+    )
+    host.run(
+        "descartesctl agent logs -f talker >/root/talked 2>/dev/null & echo $! >/root/follower"
+    )
+
+    host.run("dpkg -i /root/new.deb")
+
+    assert host.unit(DAEMON, "MainPID") != daemon
+    assert host.unit(KEEPER, "MainPID") == keeper
+    assert len(before) >= 22
+    assert pids(host) == before
+    talked = [str(number + 1) for number in range(120)]
+    eventually(lambda: host.run("tail -n 1 /root/talked") == "120", timeout=30)
+    assert host.run("cat /root/talked").split() == talked
+    host.run("kill $(cat /root/follower)")
+    for name in before.keys() - {"sleeper"}:
+        host.run(f"descartesctl agent kill {name}")
 
 
 def test_fault_66_hung_daemon_is_shot_by_the_watchdog_and_no_agent_notices(host: Host) -> None:
