@@ -107,6 +107,8 @@ def _revoke(args: Namespace, out: Output) -> int:
         ("serial", done.serial or "-"),
         ("number", str(done.generation)),
     ]
+    if done.join_strings:
+        rows.append(("join strings ended", str(done.join_strings)))
     if args.kill_agents:
         rows.append(("agents killed", str(done.killed)))
     out.document(

@@ -29,7 +29,8 @@ Kind = Literal["token", "introduction"]
 class Token(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a key is good for. Keys are Z85; the time is in seconds since the epoch.
 
-    `used_by` is the key that was certified with it, '' before that.
+    `used_by` is the key that was certified with it, '' before that; it `is_done` once that key was
+    let in. `made_by` is the identity that asked for it.
     """
 
     public_key: str
@@ -40,6 +41,8 @@ class Token(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     renew_days: int | None = None
     expires_at: int
     used_by: str = ""
+    is_done: bool = False
+    made_by: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -112,11 +115,17 @@ class TokenStore:
 
         Raises NotFoundError when it is there no more, otherwise as `replace_secret`.
         """
+        used_by = "" if public_key is None else encode_key(public_key)
+        return self._put(msgspec.structs.replace(token, used_by=used_by))
+
+    def finish(self, token: Token) -> Token:
+        """Note, on disk, that the key it was used by has been let in; raises as `use`."""
+        return self._put(msgspec.structs.replace(token, is_done=True))
+
+    def _put(self, token: Token) -> Token:
         key = decode_key(token.public_key)
         if key not in self._by_key:
             raise NotFoundError("the token is there no more")
-        used_by = "" if public_key is None else encode_key(public_key)
-        token = msgspec.structs.replace(token, used_by=used_by)
         replace_secret(self._path(token), msgspec.json.encode(token) + b"\n")
         self._by_key[key] = token
         return token

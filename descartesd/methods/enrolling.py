@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from descartesd.errors import DescartesError, InvalidArgumentError
+from descartesd.errors import DescartesError, InvalidArgumentError, UnauthenticatedError
 from descartesd.keys.authority import check_request, check_role
 from descartesd.keys.join import JoinString
 from descartesd.keys.keyfile import fingerprint
@@ -52,6 +52,7 @@ class Enrolling:
             days=params.days,
             renew_days=params.renew_days,
             expires_at=expires_at,
+            made_by=call.caller.id,
         )
         log.info(
             "token.made",
@@ -71,7 +72,7 @@ class Enrolling:
         )
 
     def tokens(self) -> list[wire.TokenInfo]:
-        """Those whose time is not over."""
+        """Those that are good for something."""
         return [
             wire.TokenInfo(
                 fingerprint=each.fingerprint,
@@ -81,7 +82,7 @@ class Enrolling:
                 expires_at=each.expires_at,
                 used_by=fingerprint(decode_key(each.used_by)) if each.used_by else None,
             )
-            for each in self._guests.tokens.all()
+            for each in self._guests.open_tokens()
         ]
 
     async def enroll(self, call: Call, params: wire.CertEnroll) -> wire.SignedCertificate:
@@ -93,10 +94,22 @@ class Enrolling:
             )
         token = self._guests.token(call.caller.id)
         key = public_key(params.public_key)
+        if self._guests.tokens.knows(fingerprint(key)):
+            raise InvalidArgumentError(
+                "public_key: it is the key of a join string, which others have seen",
+                hint="make a key pair of your own, whose secret half goes nowhere",
+            )
         if token.used_by not in ("", encode_key(key)):
-            log.warning("enrolment.refused", extra={"token": token.fingerprint, "cause": "used"})
-            raise self._guests.failed(call.caller.id)
-        return self._answer_again(token, key) or self._enroll(token, key, params)
+            raise self._refused(call, token, "used")
+        answer = self._answer_again(token, key)
+        if answer is None and token.is_done:
+            # Somebody has removed it: that would be no end to it if this brought it back.
+            raise self._refused(call, token, "its certificate is there no more")
+        return answer or self._enroll(token, key, params)
+
+    def _refused(self, call: Call, token: Token, cause: str) -> UnauthenticatedError:
+        log.warning("enrolment.refused", extra={"token": token.fingerprint, "cause": cause})
+        return self._guests.failed(call.caller.id)
 
     def _answer_again(self, token: Token, key: bytes) -> wire.SignedCertificate | None:
         """What was answered before, if the certificate is there."""
@@ -130,6 +143,7 @@ class Enrolling:
             if not token.used_by:
                 self._guests.tokens.use(used, None)
             raise
+        self._guests.tokens.finish(used)
         log.info("enrolled", extra={"holder": name, "token": token.fingerprint})
         return signed
 

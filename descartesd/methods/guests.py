@@ -64,6 +64,11 @@ class Guests:
             raise refused()
         return token
 
+    def open_tokens(self) -> list[Token]:
+        """The keys that let somebody in now, the one that ends first in front."""
+        revoked = self._trust.revoked
+        return [t for t in self.tokens.all() if revoked.find("", t.fingerprint) is None]
+
     def failed(self, user_id: str) -> UnauthenticatedError:
         """Count an attempt that failed, and make the answer to it."""
         self._note_failure(self._addresses.get(user_id, user_id))

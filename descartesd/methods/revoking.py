@@ -13,7 +13,7 @@ from descartesd.agents.lifecycle import ENDED
 from descartesd.agents.registry import Registry
 from descartesd.errors import InvalidArgumentError, NotFoundError
 from descartesd.keys.revoked import Revocation
-from descartesd.keys.tokens import TokenStore
+from descartesd.keys.tokens import Token, TokenStore
 from descartesd.keys.trust import Identity, TrustStore
 from descartesd.methods.call import Call
 from descartesd.wire import cert as wire
@@ -60,6 +60,7 @@ class Revoking:
     async def revoke(self, call: Call, params: wire.CertRevoke) -> wire.CertRevoked:
         """Answer `cert.revoke`: nothing of the revoked is served from here on."""
         revocation = self._revoked(params)
+        ended = self._end_tokens(revocation)
         remember_revoked(self._trust, self._book.registry)
         log.warning(
             "certificate.revoked",
@@ -68,6 +69,7 @@ class Revoking:
                 "serial": revocation.serial,
                 "fingerprint": revocation.fingerprint,
                 "generation": revocation.generation,
+                "join_strings": ended,
                 "by": call.caller.id,
             },
         )
@@ -82,7 +84,27 @@ class Revoking:
             fingerprint=revocation.fingerprint,
             generation=revocation.generation,
             killed=killed,
+            join_strings=ended,
         )
+
+    def _end_tokens(self, revocation: Revocation) -> int:
+        """Revoke the join strings by which the revoked could come in again."""
+        again = self._open_tokens(revocation.name, f"key:{revocation.fingerprint}")
+        for each in again:
+            self._trust.revoke(serial="", key_fingerprint=each.fingerprint, name="")
+        return len(again)
+
+    def _open_tokens(self, name: str | None, maker: str = "") -> list[Token]:
+        """Those nobody has used yet that are for a name, or that somebody has made."""
+        known = self._trust.revoked
+        return [
+            each
+            for each in self._tokens.all()
+            if each.kind == "token"
+            and not each.used_by
+            and ((name and each.name == name) or (maker and each.made_by == maker))
+            and known.find("", each.fingerprint) is None
+        ]
 
     def _revoked(self, params: wire.CertRevoke) -> Revocation:
         # It may have been issued a moment ago, without this server.
@@ -97,6 +119,10 @@ class Revoking:
         known = find_revoked(self._trust.revoked.all(), params)
         if known is not None:
             return known
+        for token in self._open_tokens(params.name):
+            return self._trust.revoke(
+                serial="", key_fingerprint=token.fingerprint, name=token.name or ""
+            )
         is_known = self._tokens.knows(params.fingerprint or "")
         if is_known or (params.even_unknown and params.name is None):
             return self._trust.revoke(

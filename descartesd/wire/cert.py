@@ -112,13 +112,18 @@ class CertRevoke(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class CertRevoked(Struct, frozen=True, kw_only=True):
-    """What is revoked, its number in the list, and how many agents were killed."""
+    """What is revoked, its number in the list, and how many agents were killed.
+
+    `join_strings` nobody had used yet were ended: those for the same name, and those its holder had
+    made.
+    """
 
     name: str
     serial: str
     fingerprint: str
     generation: int
     killed: int = 0
+    join_strings: int = 0
 
 
 class CertToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

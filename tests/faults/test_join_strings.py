@@ -1,0 +1,103 @@
+"""Join strings in the wrong hands: seen by others, or kept over a revocation: row 41."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from descartesd.client import Client
+from descartesd.errors import InvalidArgumentError, NotFoundError, UnauthenticatedError
+from descartesd.keys.curve import CurveKeyPair, generate, pair_of
+from descartesd.keys.join import parse_join
+from descartesd.keys.profile import Profile
+from descartesd.keys.z85 import encode_key
+from descartesd.wire.cert import SignedCertificate
+from tests.support.server import Server
+
+
+@pytest.fixture
+def admin(server: Server) -> Iterator[Client]:
+    with server.client(server.local) as client:
+        yield client
+
+
+def pair_in(join: str) -> CurveKeyPair:
+    """The key pair a join string holds."""
+    return pair_of(parse_join(join).token)
+
+
+def enroll(join: str, key: CurveKeyPair, **params: str) -> SignedCertificate:
+    parsed, pair = parse_join(join), pair_in(join)
+    server_key = encode_key(parsed.server_key)
+    guest = Profile((parsed.endpoint,), (server_key,), pair.public_text, pair.secret_text)
+    with Client(guest) as client:
+        return client.cert.enroll(public_key=key.public_text, **params)
+
+
+def test_fault_41_the_key_in_a_join_string_is_certified_for_nobody(admin: Client) -> None:
+    join = admin.cert.token(role="admin", ttl_s=60).join
+    other = admin.cert.token(role="observer", ttl_s=60).join
+
+    for seen in (join, other):
+        with pytest.raises(InvalidArgumentError, match="which others have seen"):
+            enroll(join, pair_in(seen), name="lazy")
+
+    assert enroll(join, generate(), name="careful").role == "admin"
+
+
+def test_fault_41_a_certificate_that_was_removed_by_hand_is_not_issued_again(
+    server: Server, admin: Client
+) -> None:
+    join = admin.cert.token(role="operator", ttl_s=60, name="bob").join
+    key = generate()
+    first = enroll(join, key)
+    assert enroll(join, key).certificate == first.certificate
+
+    (server.directory / "state/trust/bob.cert").unlink()
+    admin.cert.list()
+
+    with pytest.raises(UnauthenticatedError, match="not authorised"):
+        enroll(join, key)
+    assert "bob" not in [each.name for each in admin.cert.list().certificates]
+
+
+def test_fault_41_open_join_strings_for_a_revoked_name_are_ended(admin: Client) -> None:
+    lost = admin.cert.token(role="operator", ttl_s=600, name="bob")
+    enroll(admin.cert.token(role="operator", ttl_s=600, name="bob").join, generate())
+    others = admin.cert.token(role="operator", ttl_s=600)
+
+    revoked = admin.cert.revoke(name="bob")
+
+    assert revoked.join_strings == 1
+    with pytest.raises(UnauthenticatedError):
+        enroll(lost.join, generate())
+    assert enroll(others.join, generate(), name="eve").name == "eve"
+
+
+def test_fault_41_a_join_string_is_revoked_by_the_name_it_is_for(admin: Client) -> None:
+    made = admin.cert.token(role="operator", ttl_s=600, name="carol")
+
+    revoked = admin.cert.revoke(name="carol")
+
+    assert (revoked.name, revoked.fingerprint) == ("carol", made.fingerprint)
+    assert admin.cert.list().tokens == []
+    with pytest.raises(UnauthenticatedError):
+        enroll(made.join, generate())
+    with pytest.raises(NotFoundError):
+        admin.cert.revoke(name="dave")
+
+
+def test_fault_41_a_revoked_administrator_comes_not_in_again_by_a_join_string_of_his(
+    server: Server, admin: Client
+) -> None:
+    with server.client(server.issue("thief", "admin")) as thief:
+        kept = thief.cert.token(role="admin", ttl_s=600).join
+        introduction = thief.cert.token(introduction=True, ttl_s=600)
+
+    assert admin.cert.revoke(name="thief").join_strings == 1
+
+    with pytest.raises(UnauthenticatedError):
+        enroll(kept, generate(), name="again")
+    # It lets nobody in by itself, and a fleet may rely on it.
+    assert [each.fingerprint for each in admin.cert.list().tokens] == [introduction.fingerprint]
