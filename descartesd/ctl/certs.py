@@ -16,6 +16,7 @@ from descartesd.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from descartesd.wire.cert import CertInfo
 
+_KINDS = {"token": "join string", "introduction": "introduction key"}
 _HEADERS = ("NAME", "ROLE", "STATUS", "EXPIRES", "SERIAL", "FINGERPRINT")
 _DAY_S = 86_400
 
@@ -24,10 +25,17 @@ def _list(args: Namespace, out: Output) -> int:
     with connect(args) as client:
         table = client.cert.list()
     now = time.time()
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (each.name or "-", each.role or "-", each.status, _expires(each, now), each.serial or "-",
          each.fingerprint or "-")
         for each in table.certificates
+    ]  # fmt: skip
+    # Whoever has one of these can come in as well.
+    rows += [
+        (each.name or "-", each.role or "-", _KINDS[each.kind], text.age(each.expires_at - now),
+         "-", each.fingerprint)
+        for each in table.tokens
+        if each.used_by is None
     ]  # fmt: skip
     out.document(
         table,

@@ -47,6 +47,8 @@ _VALUE_PATTERN = r"^[A-Za-z0-9._/:@+-]{0,255}$(?!\n)"
 _SIGNAL_PATTERN = r"^[A-Za-z0-9+-]{1,16}$(?!\n)"
 _WORD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+,()*-]{0,255}$(?!\n)"
 _WRITER_PATTERN = r"^[A-Za-z0-9_-]{8,64}$(?!\n)"
+FINGERPRINT_PATTERN = r"^SHA256:[A-Za-z0-9+/]{43}$(?!\n)"
+SERIAL_PATTERN = r"^[0-9a-f]{16}$(?!\n)"
 # What an error says instead of a pattern.
 PATTERN_WORDS = {
     NAME_PATTERN: "a lower-case letter and up to 62 lower-case letters, digits, '.', '_' or '-'",
@@ -56,6 +58,8 @@ PATTERN_WORDS = {
     _VALUE_PATTERN: "up to 255 letters, digits and any of . _ / : @ + -",
     _SIGNAL_PATTERN: "a signal's name or number",
     _WRITER_PATTERN: "8 to 64 letters, digits, '_' or '-'",
+    FINGERPRINT_PATTERN: "'SHA256:' and the 43 characters of a fingerprint",
+    SERIAL_PATTERN: "the 16 hexadecimal digits of a serial",
     _WORD_PATTERN: (
         "a letter or digit, then up to 255 letters, digits and any of . _ : / @ + , ( ) * -"
     ),

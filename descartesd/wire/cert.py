@@ -6,15 +6,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from descartesd.wire.agent import Name
+from descartesd.wire.agent import FINGERPRINT_PATTERN, SERIAL_PATTERN, Name
 from descartesd.wire.server import RoleName
 
 PublicKey = Annotated[str, Meta(min_length=40, max_length=40)]
 Days = Annotated[int, Meta(ge=1, le=3650)]
-Fingerprint = Annotated[
-    str, Meta(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$(?!\n)", title="SHA256: and 43 characters")
-]
-Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)", title="16 hexadecimal digits")]
+Fingerprint = Annotated[str, Meta(pattern=FINGERPRINT_PATTERN)]
+Serial = Annotated[str, Meta(pattern=SERIAL_PATTERN)]
 
 
 class CertSign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

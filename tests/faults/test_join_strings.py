@@ -101,3 +101,22 @@ def test_fault_41_a_revoked_administrator_comes_not_in_again_by_a_join_string_of
         enroll(kept, generate(), name="again")
     # It lets nobody in by itself, and a fleet may rely on it.
     assert [each.fingerprint for each in admin.cert.list().tokens] == [introduction.fingerprint]
+
+
+def test_the_list_of_who_is_let_in_has_the_open_join_strings(server: Server, admin: Client) -> None:
+    opened = admin.cert.token(role="operator", ttl_s=600, name="bob")
+    used = admin.cert.token(role="operator", ttl_s=600, name="carol")
+    enroll(used.join, generate())
+
+    rows = server.ctl("cert", "list", profile=server.local).stdout.decode().splitlines()
+
+    [row] = [row for row in rows if "join string" in row]
+    assert row.split()[:2] == ["bob", "operator"]
+    assert opened.fingerprint in row
+
+
+def test_a_wrong_fingerprint_is_refused_in_words(server: Server) -> None:
+    refused = server.ctl("cert", "revoke", "SHA256:abc", profile=server.local)
+
+    assert refused.returncode == 2
+    assert b"the 43 characters of a fingerprint" in refused.stderr
