@@ -43,6 +43,8 @@ from descartesd.wire.methods import ROLES
 
 log = logging.getLogger(__name__)
 
+_NOTHING, _RENEW = Upkeep(), Upkeep(renew=True)
+
 
 class Identities:
     """Keys, trust store and policy of one server. Raises StartupRefusedError."""
@@ -166,9 +168,8 @@ class Identities:
 
     def upkeep(self, caller: Caller) -> Upkeep:
         """What a caller has to see to."""
+        is_due = self._renewing.is_due(caller)
         coming = self._host.next
-        return Upkeep(
-            next_server_key=None if coming is None else coming.pair.public_text,
-            next_server_key_at=None if coming is None else coming.turn_at,
-            renew=self._renewing.is_due(caller),
-        )
+        if coming is None:
+            return _RENEW if is_due else _NOTHING
+        return Upkeep(coming.pair.public_text, coming.turn_at, renew=is_due)

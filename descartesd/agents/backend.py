@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -54,10 +55,12 @@ class Backends:
     """All backends of a server."""
 
     def __init__(self, backends: Iterable[Backend] = ()) -> None:
-        self._by_name = {backend.name: backend for backend in backends}
+        self._by_name = {
+            backend.name: backend for backend in sorted(backends, key=attrgetter("name"))
+        }
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._by_name))
+        return iter(self._by_name)
 
     def get(self, name: str | None) -> Backend | None:
         """One by its name, None for a command or where it is no longer there."""

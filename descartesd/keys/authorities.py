@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import NamedTuple
 
 from descartesd.errors import (
@@ -93,13 +94,15 @@ class Authorities:
     @property
     def own_id(self) -> str:
         """What certificates name the server's own authority by."""
-        return authority_id(self.own).hex()
+        return _hex_id(self.own)
 
     @property
     def retiring_ids(self) -> set[str]:
         """What certificates name those by that are believed for a while only."""
+        if not self._others:
+            return set()
         others = self.all()[1:]
-        return {authority_id(each.public).hex() for each in others if each.until is not None}
+        return {_hex_id(each.public) for each in others if each.until is not None}
 
     def trust(self, public: bytes, until: int | None = None) -> Trusted:
         """Believe an authority from now on, on disk before this returns.
@@ -162,3 +165,8 @@ def _read(data: bytes) -> Trusted:
     if len(words) > 2 or not words[1].startswith(_UNTIL):
         raise ValueError("expected a key in Z85, and perhaps until when it is trusted")
     return Trusted(public, int(words[1].removeprefix(_UNTIL)))
+
+
+@lru_cache(maxsize=64)
+def _hex_id(public: bytes) -> str:
+    return authority_id(public).hex()

@@ -73,10 +73,12 @@ class TrustStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.problems: tuple[str, ...] = ()
+        # Another number whenever it may know other keys than before.
+        self.edition = 0
         self.revoked = revoked or RevocationList(os.path.join(directory, LIST_NAME))
         self._directory = directory
         self._authorities = {authority_id(key): key for key in authorities}
-        self._clock = clock
+        self.clock = clock
         self._believed: Callable[[], Mapping[bytes, bytes]] | None = None
         self._entries: dict[str, _Entry] = {}
         self._by_key: dict[bytes, Identity] = {}
@@ -118,6 +120,7 @@ class TrustStore:
                 entries[name] = entry
                 by_key[entry.key] = entry.identity
         self._entries, self._by_key, self.problems = entries, by_key, tuple(problems)
+        self.edition += 1
         settled = abs(time.time_ns() - changed_at) > _SETTLED_NS
         self._changed_at = changed_at if settled else None
 
@@ -144,11 +147,11 @@ class TrustStore:
 
     def is_valid(self, identity: Identity) -> bool:
         """Whether a certificate has begun and not ended."""
-        return identity.not_before <= self._clock() < identity.not_after
+        return identity.not_before <= self.clock() < identity.not_after
 
     def expiring(self) -> int:
         """How many certificates are valid and have less than a third of their life left."""
-        now = self._clock()
+        now = self.clock()
         return sum(
             each.not_before <= now < each.not_after
             and (each.not_after - now) * 3 < each.not_after - each.not_before
@@ -157,7 +160,7 @@ class TrustStore:
 
     def ended_at(self, moment: float) -> int:
         """How many of those valid now would have ended by a moment."""
-        now = self._clock()
+        now = self.clock()
         return sum(now < each.not_after <= moment for each in self._by_key.values())
 
     def knows(self, public_key: bytes) -> bool:
@@ -175,7 +178,7 @@ class TrustStore:
             if revocation is None:
                 return f"key {shown} is unknown"
             return f"key {shown} of '{revocation.name}' was revoked at {utc(revocation.time)}"
-        if self._clock() < identity.not_before:
+        if self.clock() < identity.not_before:
             return (
                 f"certificate of '{identity.name}' is not valid before {utc(identity.not_before)}"
             )
@@ -231,7 +234,7 @@ class TrustStore:
         It takes the place of an earlier one of the same name and key. Raises UnauthenticatedError
         as `verify`, otherwise as `add`.
         """
-        certificate = verify(signed, self._authorities, kind="client", now=self._clock())
+        certificate = verify(signed, self._authorities, kind="client", now=self.clock())
         known = self._by_key.get(certificate.key)
         if known is not None and known.name == certificate.name:
             self._refuse_revoked(_identity(certificate))
@@ -251,7 +254,7 @@ class TrustStore:
 
         Raises as `RevocationList.append`.
         """
-        revocation = self.revoked.append(self._clock(), serial, key_fingerprint, name)
+        revocation = self.revoked.append(self.clock(), serial, key_fingerprint, name)
         self.load()
         if name:
             self._clear_revoked(name)

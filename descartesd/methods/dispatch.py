@@ -55,7 +55,7 @@ class Dispatcher:
         max_message_bytes: int,
     ) -> None:
         self._rows: dict[str, Row] = {}
-        self._policy = policy
+        self._policy, self._identify = policy, policy.identify
         self._answers = answers
         self._request_timeout_s = request_timeout_s
         self._max_message_bytes = max_message_bytes
@@ -192,7 +192,7 @@ class Dispatcher:
             pending.task.cancel()
 
     def _admit(self, row: Row, peer: Peer, request: Request, began_ns: int) -> tuple[Call, Struct]:
-        caller = self._policy.identify(peer.user_id)
+        caller = self._identify(peer.user_id)
         if request.method not in caller.grants.methods:
             raise refusal(caller, row.method)
         if row.method.stream and peer.delimited:
@@ -204,7 +204,7 @@ class Dispatcher:
         if self._is_stopping and not row.is_harmless(params):
             raise _stopping()
         idem = request.idem if isinstance(request.idem, str) else None
-        return Call(caller, peer, began_ns, idem, identify=self._policy.identify), params
+        return Call(caller, peer, began_ns, idem, None, self._identify), params
 
     def _unknown(self, name: str) -> UnimplementedError:
         near = codec.nearest(name, self._rows)

@@ -128,6 +128,10 @@ class Policy:
         # Why nobody can come in over tcp now.
         self.problem: str | None = None
         self._callers: dict[str, Caller] = {}
+        # Who has been identified since the last `refresh`, under this edition of the trust store,
+        # and until when his certificate lasts.
+        self._sure: dict[str, tuple[Caller, int]] = {}
+        self._edition = trust.edition
         # Of every identity with a quota that has come in.
         self.meters: dict[str, Meter] = {}
         self._knocks = Knocks()
@@ -188,6 +192,7 @@ class Policy:
 
     def refresh(self) -> None:
         """Take over what has changed in the trust store; nothing while it cannot be read."""
+        self._sure.clear()
         with contextlib.suppress(StartupRefusedError):
             self._reload()
 
@@ -196,6 +201,7 @@ class Policy:
         self._local = _local_roles(config, self._local.is_service)
         self.roles = Roles(config.roles)
         self._callers.clear()
+        self._sure.clear()
 
     def _reload(self) -> None:
         try:
@@ -207,6 +213,15 @@ class Policy:
 
     def identify(self, user_id: str) -> Caller:
         """Tell who sent a message; raises UnauthenticatedError when it is let in no longer."""
+        if self._trust.edition != self._edition:
+            self._edition = self._trust.edition
+            self._sure.clear()
+        sure = self._sure.get(user_id)
+        if sure is not None and self._trust.clock() < sure[1]:
+            return sure[0]
+        return self._identify(user_id)
+
+    def _identify(self, user_id: str) -> Caller:
         known = self._callers.get(user_id)
         if user_id.startswith("uid:"):
             roles = self._local.roles(int(user_id[4:]))
@@ -220,21 +235,25 @@ class Policy:
             key = self._keys.get(user_id)
             identity = self._trust.lookup(key) if key is not None else None
             if identity is not None:
-                if known is not None and known.certified is identity:
-                    return known
-                if self.roles.defined(identity.roles):
-                    return self._admit(
+                if known is None or known.certified is not identity:
+                    if not self.roles.defined(identity.roles):
+                        raise self._without_role(user_id, identity.roles)
+                    known = self._admit(
                         user_id, identity.roles, name=identity.name, certified=identity
                     )
-                raise UnauthenticatedError(
-                    f"{user_id} has no role this server knows: {', '.join(identity.roles)}",
-                    hint=f"the roles there are: {', '.join(self.roles.names)}",
-                )
+                self._sure[user_id] = (known, identity.not_after)
+                return known
             if key is not None and (vouched := self._outsider(user_id, key)) is not None:
                 return vouched
         raise UnauthenticatedError(
             f"{user_id} is not authorised any more",
             hint="ask an administrator for a new certificate",
+        )
+
+    def _without_role(self, user_id: str, roles: Iterable[RoleName]) -> UnauthenticatedError:
+        return UnauthenticatedError(
+            f"{user_id} has no role this server knows: {', '.join(roles)}",
+            hint=f"the roles there are: {', '.join(self.roles.names)}",
         )
 
     def _outsider(self, user_id: str, key: bytes) -> Caller | None:

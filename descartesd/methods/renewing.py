@@ -43,11 +43,14 @@ class Renewing:
     def is_due(self, caller: Caller) -> bool:
         """Whether it is time for a caller to renew, and he can."""
         identity = caller.certified
-        if not isinstance(identity, Identity) or not self._is_ours(identity):
+        if not isinstance(identity, Identity):
             return False
+        if self._is_retiring(identity):
+            return True
         life = identity.not_after - identity.not_before
-        is_old = self._clock() >= identity.not_before + life * RENEW_FROM
-        return self._is_retiring(identity) or (is_old and self._gain_s(identity) >= _LEAST_GAIN_S)
+        if self._clock() < identity.not_before + life * RENEW_FROM:
+            return False
+        return self._is_ours(identity) and self._gain_s(identity) >= _LEAST_GAIN_S
 
     async def renew(self, call: Call, _params: Empty) -> wire.SignedCertificate:
         """Answer `cert.renew`."""

@@ -74,6 +74,10 @@ class ServerMethods:
         self, facts: ServerFacts, reports: Reports, book: Book, fleet: Fleet, streams: Streams
     ) -> None:
         self._facts = facts
+        self._limits = wire.ServerLimits(
+            max_request_bytes=facts.max_request_bytes - CURVE_OVERHEAD,
+            max_message_bytes=facts.max_message_bytes,
+        )
         self._reports = reports
         self._book = book
         self._fleet = fleet
@@ -99,10 +103,7 @@ class ServerMethods:
             protocol=VERSION,
             features=FEATURES,
             backends=list(self._fleet.starts.backends),
-            limits=wire.ServerLimits(
-                max_request_bytes=self._facts.max_request_bytes - CURVE_OVERHEAD,
-                max_message_bytes=self._facts.max_message_bytes,
-            ),
+            limits=self._limits,
             identity=wire.IdentityInfo(
                 id=call.caller.id, role=call.caller.role, name=call.caller.name
             ),

@@ -82,6 +82,8 @@ class RouterServer:
         unread: Unread,
     ) -> None:
         self._socket = context.socket(zmq.ROUTER)
+        # Without what pyzmq lays over it: options of other sockets, looked at for each frame.
+        self._send = super(zmq.Socket, self._socket).send
         self._configure(options)
         self._on_request = on_request
         self._on_shed = on_shed
@@ -197,13 +199,14 @@ class RouterServer:
         if sock.closed:
             return None
         try:
-            sock.send(peer.route, _MORE)
+            send = self._send
+            send(peer.route, _MORE)
             if peer.delimited:
-                sock.send(b"", _MORE)
+                send(b"", _MORE)
             if len(payload) < LARGE and not is_item:
-                sock.send(payload, _NOW)
+                send(payload, _NOW)
             else:
-                sock.send(self._unread.pack(peer.fd, payload), _NOW)
+                send(self._unread.pack(peer.fd, payload), _NOW)
         except zmq.ZMQError as exc:
             return self._unsent(peer, payload, exc)
         finally:

@@ -216,6 +216,9 @@ def test_followed_logs_go_on_over_a_crash_of_the_server(server: Server) -> None:
     waiting = begin(server, "agent", "wait", "a")
     assert running.stdout is not None
     assert running.stdout.readline() == b"one\n"
+    with server.client() as client:
+        # Both commands, and who looks.
+        eventually(lambda: client.server.stats().clients == 3)
 
     server.kill()
     server.start()
