@@ -216,13 +216,16 @@ def test_fault_70_both_sides_find_out_a_half_open_connection_within_ten_seconds(
         agent = client.agent.spawn(spec=spec(*SLEEP))
         wait = Background(lambda: client.agent.wait(id=agent.id))
         eventually(lambda: proxy.served == 1)
-        # From the client's first sign of life on the server knows how long it may be silent.
+        # From the client's first heartbeat on the server knows how long it may be silent: that and
+        # its answer are waited for, and what of the request may still have been on its way.
         passed = proxy.passed
-        eventually(lambda: proxy.passed >= passed + 2, timeout=5)
+        eventually(lambda: proxy.passed >= passed + 3, timeout=10)
 
         began = time.monotonic()
         proxy.mode = "half-open"
-        eventually(lambda: lost and proxy.served == 0, timeout=10)
+        # The server is first: the client's next question has still to go unanswered.
+        eventually(lambda: proxy.served == 0, timeout=10)
+        eventually(lambda: lost, timeout=began + 11 - time.monotonic())
         assert lost[0] - began < 10
         proxy.mode = "pass"
         client.agent.kill(id=agent.id)

@@ -12,6 +12,7 @@ import pytest
 
 from descartesd.errors import PermissionDeniedError, UnauthenticatedError
 from descartesd.wire.agent import AgentSpec
+from tests.support.eventually import eventually
 from tests.support.server import Server, running
 
 SLEEP = AgentSpec(command=["sleep", "600"], name="build-7")
@@ -58,6 +59,9 @@ def use(server: Server) -> str:
             client.server.drain()
     with server.client() as client:
         client.agent.stop(id="build-7")
+    # The outcome is written at the end of the turn in which it is answered.
+    log = server.directory / "state" / "audit.jsonl"
+    eventually(lambda: log.read_bytes().count(b'"agent.stop"') == 2)
     return agent.id
 
 
