@@ -270,7 +270,8 @@ class RouterServer:
             self._note_overlong(frame)
             return self._discard()
         try:
-            peer = Peer(route, delimited, str(frame.get("User-Id")), int(frame.get(_SRCFD)))
+            user_id: str = frame.get("User-Id")  # type: ignore[assignment]  # text by RFC 27
+            peer = Peer(route, delimited, user_id, frame.get(_SRCFD))
         except zmq.ZMQError:
             # ZAP names every peer it lets in: one without a name did not come through it.
             log.error("message.without_identity")  # noqa: TRY400  # the message says it all
