@@ -22,7 +22,8 @@ from tests.support.server import Server
 
 MIB = 1024 * 1024
 SOME, MANY = 500, 10_000
-each_amount = pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=pytest.mark.slow)])
+_LONG = [pytest.mark.slow, pytest.mark.timeout(300)]
+each_amount = pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=_LONG)])
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
