@@ -13,7 +13,7 @@ from tests.support.plugins import PluggedServer
 from tests.support.server import Server, running
 
 # As much as two runs of one and the same server differ.
-_NO_DEARER = at_least(0.85)
+_NO_DEARER = at_least(0.90)
 _IDLE = """
 from descartesd.api import hookimpl
 

@@ -84,7 +84,7 @@ def _as_a_batch(wire: Wire, specs: list[dict[str, Any]]) -> None:
 _WAYS = (
     _Way("agent.spawn", _one_by_one, _PLAIN, at_least(0.50), f"{_DEPTH} outstanding"),
     _Way("agent.spawn with limits", _one_by_one, _LIMITED, at_least(0.25), f"{_DEPTH} outstanding"),
-    _Way("batch.spawn", _as_a_batch, _PLAIN, at_least(0.50), "in one request"),
+    _Way("batch.spawn", _as_a_batch, _PLAIN, at_least(0.60), "in one request"),
 )
 
 
