@@ -103,6 +103,8 @@ class Worker:
             turn.implementation.tell(turn.given, partial(self._take_back, turn))
             if turn.is_given_up:
                 return
+            # Only now: what it did has been noted.
+            self._items.task_done()
 
     def _take_back(self, turn: _Turn) -> bool:
         """Whether a call that has ended was waited for until then."""
@@ -110,7 +112,6 @@ class Worker:
             if turn.is_given_up:
                 return False
             self._turn = None
-        self._items.task_done()
         return True
 
 

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 _EVENT = struct.Struct("=HI")
 _LOG_EVERY_S = 1.0
+# How much later than the end of a handshake its event may be read.
+_GRACE_S = 1.0
 # EVENT_HANDSHAKE_FAILED_PROTOCOL is not among them: telling of it, libzmq 4.3.5 forgets that it
 # is an error and keeps a connection it has stopped to read from.
 _FAILED = {
@@ -72,7 +74,8 @@ class Monitor:
     """Tells of connections by their descriptor and, when asked to, logs failed handshakes.
 
     A handshake that broke the protocol is known by what is not told of it: each other one ends in
-    an event, and then its connection is either heard of or closed.
+    an event, and then its connection is heard of, or closed, or outlives the time a handshake may
+    take.
     """
 
     def __init__(
@@ -80,9 +83,10 @@ class Monitor:
         socket: zmq.Socket[bytes],
         *,
         on_accepted: Callable[[int], None],
-        on_disconnected: Callable[[int], bool],
+        on_disconnected: Callable[[int], None],
+        handshake_s: float,
     ) -> None:
-        """`on_disconnected` tells whether anything was heard over the connection."""
+        """A handshake takes at most `handshake_s`."""
         events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
         for event in _FAILED:
             events |= event
@@ -100,8 +104,12 @@ class Monitor:
         self._tells_failures = False
         # Handshakes that have failed since they are told, by cause.
         self.failures: Counter[str] = Counter()
-        # Handshakes whose end was told, of connections neither heard of nor closed since.
+        # Handshakes whose end was told, of connections that are among the next still.
         self._ended = 0
+        # Connections of which nothing but their coming is known: when they came, eldest first.
+        self._young: dict[int, float] = {}
+        self._grown_s = handshake_s + _GRACE_S
+        self._growing: asyncio.TimerHandle | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to read."""
@@ -118,14 +126,16 @@ class Monitor:
         """Stop reading; the watched socket must still be open."""
         if self._loop is not None:
             self._loop.remove_reader(self._socket.FD)
+        if self._growing is not None:
+            self._growing.cancel()
         self._tally.close()
         self._watched.disable_monitor()
         self._socket.close(linger=0)
         self._loop = None
 
-    def heard(self) -> None:
+    def heard(self, fd: int) -> None:
         """A connection has sent its first message."""
-        self._settle()
+        self._settle(fd)
 
     def catch_up(self) -> None:
         """Tell at once of everything that has happened so far."""
@@ -152,18 +162,42 @@ class Monitor:
 
     def _note(self, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
+            self._came(value)
             self._on_accepted(value)
             return
         if event == zmq.EVENT_DISCONNECTED:
-            if not self._on_disconnected(value):
-                self._settle()
+            self._settle(value)
+            self._on_disconnected(value)
             return
         if event in _ENDS:
             self._ended += 1
         if event in _FAILED:
             self._count(_TOLD_APART.get((event, value), _FAILED[event]))
 
-    def _settle(self) -> None:
+    def _came(self, fd: int) -> None:
+        # Not every connection's end is told: a new key ends those that were made with the old one.
+        self._settle(fd)
+        if self._loop is not None:
+            self._young[fd] = self._loop.time()
+            if self._growing is None:
+                self._growing = self._loop.call_later(self._grown_s, self._grow, self._loop)
+
+    def _grow(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Settle the connections that are open for longer than a handshake may take."""
+        self.catch_up()
+        now = loop.time()
+        grown = [fd for fd, came in self._young.items() if now - came >= self._grown_s]
+        for fd in grown:
+            self._settle(fd)
+        self._growing = None
+        if self._young:
+            wait_s = self._grown_s - (now - next(iter(self._young.values())))
+            self._growing = loop.call_later(wait_s, self._grow, loop)
+
+    def _settle(self, fd: int) -> None:
+        """Account for the end of a connection's handshake."""
+        if self._young.pop(fd, None) is None:
+            return
         if self._ended:
             self._ended -= 1
         else:

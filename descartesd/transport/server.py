@@ -128,7 +128,10 @@ class RouterServer:
         self._loop = loop
         # First: nobody may connect unseen.
         self._monitor = Monitor(
-            self._socket, on_accepted=self._closed.discard, on_disconnected=self._disconnected
+            self._socket,
+            on_accepted=self._closed.discard,
+            on_disconnected=self._disconnected,
+            handshake_s=_HANDSHAKE_MS / 1000,
         )
         self._monitor.start(loop)
         self._bind(listeners)
@@ -169,14 +172,11 @@ class RouterServer:
         """How many have failed since they are told, by cause."""
         return {} if self._monitor is None else self._monitor.failures
 
-    def _disconnected(self, fd: int) -> bool:
-        """Forget a connection; whether anything was heard over it."""
+    def _disconnected(self, fd: int) -> None:
         self._closed.add(fd)
-        was_heard = fd in self.traffic.clients
         self.traffic.clients.discard(fd)
         self._unread.drop(fd)
         self._on_disconnected(fd)
-        return was_heard
 
     def hold(self) -> None:
         """Take in nothing more: clients ask the next server again what they see unanswered."""
@@ -290,7 +290,7 @@ class RouterServer:
         if fd in self._closed:
             return False
         if self._monitor is not None:
-            self._monitor.heard()
+            self._monitor.heard(fd)
         self.traffic.clients.add(fd)
         self.traffic.clients_seen += 1
         return True

@@ -85,7 +85,26 @@ def test_fault_10_a_server_with_another_key_is_refused_and_the_key_expected_is_n
         client.server.hello()
 
     assert shown(expected) in caught.value.message
-    eventually(lambda: handshake_failures(shared_server)["protocol"] - before >= 3)
+    # A client that was let in just now and is silent is told apart after some seconds.
+    eventually(lambda: handshake_failures(shared_server)["protocol"] - before >= 3, timeout=10)
+
+
+def test_fault_10_a_silent_client_hides_no_wrong_key(shared_server: Server, peers: Peers) -> None:
+    expected, _ = zmq.curve_keypair()
+    before = handshake_failures(shared_server)["protocol"]
+
+    with RawCurve.connect(shared_server.endpoint, *peers.admin.raw) as silent:
+        silent.handshake()
+        with (
+            Client(
+                profile_of(shared_server.endpoint, peers.admin._replace(server=expected))
+            ) as client,
+            pytest.raises(UnauthenticatedError, match="wrong server key"),
+        ):
+            client.server.hello()
+
+        # As soon as the silent one is open for longer than a handshake may take.
+        eventually(lambda: handshake_failures(shared_server)["protocol"] - before >= 3, timeout=10)
 
 
 def test_fault_11_unknown_client_key_is_refused_within_a_second(shared_server: Server) -> None:
