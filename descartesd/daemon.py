@@ -19,7 +19,7 @@ from descartesd.agents.follow import Watches
 from descartesd.agents.journal import Journal
 from descartesd.agents.monitor import Monitor
 from descartesd.agents.output import OutputFiles
-from descartesd.agents.registry import Registry
+from descartesd.agents.quarantine import open_registry
 from descartesd.agents.sampler import Sampler
 from descartesd.agents.talk import Talk
 from descartesd.agents.use import Use
@@ -28,7 +28,7 @@ from descartesd.config.load import Loaded
 from descartesd.errors import StartupRefusedError
 from descartesd.identities import Identities
 from descartesd.keeping import Agreeing, Keeping
-from descartesd.keys.secretfile import random_secret
+from descartesd.keys.secretfile import LateSecret
 from descartesd.listening import listen
 from descartesd.methods.action import ActionMethods
 from descartesd.methods.agent import AgentMethods
@@ -85,7 +85,7 @@ class Daemon:
         server = config.server
         self._service = service
         self._lock = lock_state(server.state_dir)
-        self._registry = Registry(os.path.join(server.state_dir, "registry.sqlite"))
+        self._registry, agents = open_registry(os.path.join(server.state_dir, "registry.sqlite"))
         self._who = Identities(config, self._registry, service.key_files(server))
         self._audit = open_log(config, self._who.sealing_key, self._registry)
         self._output_dir = output_dir = server.output_dir
@@ -95,7 +95,7 @@ class Daemon:
         self._book = Book(
             self._registry, Journal(self._registry), OutputFiles(output_dir), server.server_id
         )
-        self._book.load(self._registry.agents())
+        self._book.load(agents)
         self._facts = Facts(self._book, self._link)
         account = account_of_agents(server.runner.user)
         quotas_of = self._who.policy.quotas_of
@@ -103,7 +103,7 @@ class Daemon:
         self._fleet = Fleet(self._book, self._link, options)
         self._expiry = Expiry(self._book, self._fleet, config.limits.keep_ended_secs)
         self._answers = Answers(
-            self._registry, random_secret(os.path.join(server.state_dir, "digest.key"))
+            self._registry, LateSecret(os.path.join(server.state_dir, "digest.key"))
         )
         takers = Takers(self._fleet, self._expiry, self._who, contributed, account)
         self._reloading = Reloading(

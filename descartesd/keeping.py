@@ -15,7 +15,7 @@ from descartesd.agents.keeper_guard import KeeperGuard, KeeperPaths
 from descartesd.agents.keeper_link import KeeperLink, boot_id
 from descartesd.agents.recovery import reconcile
 from descartesd.config.schema import Server
-from descartesd.errors import DescartesError
+from descartesd.errors import DescartesError, UnavailableError
 from descartesd.methods import cut_short
 from descartesd.methods.health import Health
 from descartesd.methods.idempotency import Answers
@@ -63,8 +63,7 @@ class Keeping:
         self._guard = KeeperGuard(self.link, keeper_paths(server))
         self._ending: asyncio.Timeout | None = None
         self.is_own = not server.keeper_socket
-        if self.is_own:
-            os.makedirs(server.output_dir, mode=0o750, exist_ok=True)
+        self._output_dir = server.output_dir
 
     def agree_with(self, parts: Agreeing, health: Health) -> None:
         """Whom to bring into agreement with it, and whom to tell how it is."""
@@ -101,6 +100,8 @@ class Keeping:
         book, facts = self._parts.book, self._parts.facts
         self._lost.clear()
         try:
+            if self.is_own:
+                self._make_output_dir()
             await self._guard.ensure()
             same_boot = book.registry.meta("boot_id") in (None, boot_id())
             reason: Reason = "keeper_lost" if same_boot else "host_lost"
@@ -120,6 +121,14 @@ class Keeping:
         book.registry.save()
         self._close_open_intents()
         self._parts.fleet.turns.keeper_is_ready()
+
+    def _make_output_dir(self) -> None:
+        try:
+            os.makedirs(self._output_dir, mode=0o750, exist_ok=True)
+        except OSError as exc:
+            raise UnavailableError(
+                f"the keeper has no place for output: '{self._output_dir}': {exc.strerror}"
+            ) from exc
 
     def _do_without(self, problem: str) -> None:
         if problem != self._health.keeper_problem:

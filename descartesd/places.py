@@ -26,17 +26,44 @@ def refusing() -> Iterator[None]:
         ) from exc
 
 
-def lock_state(state_dir: str) -> int:
+def lock_state(state_dir: str) -> list[int]:
+    """Have a state directory to oneself as long as what is returned is open.
+
+    The directory itself is locked, which one that cannot be written lets happen too; and a file in
+    it, for file systems that lock no directories. Raises StartupRefusedError, OSError where neither
+    can be locked.
+    """
     os.makedirs(state_dir, mode=0o700, exist_ok=True)
-    fd = os.open(os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held: list[int] = []
+    failures = []
+    for path, flags in (
+        (state_dir, os.O_RDONLY | os.O_DIRECTORY),
+        (os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CREAT),
+    ):
+        try:
+            held.append(_locked(path, flags))
+        except BlockingIOError as exc:
+            for fd in held:
+                os.close(fd)
+            raise StartupRefusedError(
+                f"another descartesd runs on the state directory '{state_dir}'",
+                hint="stop it first, or give this one its own server.state_dir",
+            ) from exc
+        except OSError as exc:
+            failures.append(exc)
+    if not held:
+        raise failures[0]
+    return held
+
+
+def _locked(path: str, flags: int) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
+    except OSError as exc:
         os.close(fd)
-        raise StartupRefusedError(
-            f"another descartesd runs on the state directory '{state_dir}'",
-            hint="stop it first, or give this one its own server.state_dir",
-        ) from exc
+        exc.filename = path
+        raise
     return fd
 
 

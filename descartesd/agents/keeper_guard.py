@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from descartesd.agents.keeper_link import KeeperLink
 from descartesd.errors import AbortedError, StartupRefusedError, UnavailableError
@@ -93,7 +94,7 @@ class KeeperGuard:
         if self._process is not None:
             self._process.poll()
         arguments = ["--socket", self._paths.socket, "--output-dir", self._paths.output_dir]
-        with open(self._paths.log, "ab", opener=_private) as messages:
+        with self._messages() as messages:
             self._process = subprocess.Popen(
                 [
                     sys.executable, "-m", "descartesd.keeper", *arguments,
@@ -108,6 +109,15 @@ class KeeperGuard:
             )  # fmt: skip
         log.info("keeper.started", extra={"keeper_pid": self._process.pid})
         return self._process
+
+    def _messages(self) -> BinaryIO:
+        try:
+            return open(self._paths.log, "ab", opener=_private)
+        except OSError as exc:
+            raise UnavailableError(
+                f"the keeper cannot be started: '{self._paths.log}': {exc.strerror}",
+                hint="see that the disk of server.state_dir has room and can be written",
+            ) from exc
 
     def _where_it_speaks(self) -> str:
         if self._paths.is_own:

@@ -11,12 +11,15 @@ from descartesd.agents.keeper_link import KeeperLink
 from descartesd.agents.lifecycle import ALIVE
 from descartesd.agents.record import Agent
 from descartesd.keeper.protocol import Status, read_last_words
-from descartesd.wire.agent import Reason
+from descartesd.wire.agent import AgentSpec, Reason
 
 log = logging.getLogger(__name__)
 
 # Over every pid there can be (proc(5), pid_max): such an agent is found by its id alone.
 _NO_PID = 1 << 31
+# Whose it was nobody knows any more, nor what its program was.
+_ADMINISTRATOR = "uid:0"
+_FORGOTTEN = "/forgotten-with-the-registry"
 
 
 async def reconcile(
@@ -54,7 +57,41 @@ async def reconcile(
     for agent in lost:
         if _was_started(book, agent):
             facts.lose(agent, lost_because)
+    _take_in(book, facts, statuses)
     return await _unknown(book, keeper, statuses.values())
+
+
+def _take_in(book: Book, facts: Facts, statuses: dict[str, Status]) -> None:
+    """Have records again of what the keeper has, after those were lost with the registry.
+
+    Of what they were started with nobody knows more than the name.
+    """
+    if book.registry.begun_anew is None:
+        return
+    taken: list[tuple[Agent, Status]] = []
+    for agent_id, status in statuses.items():
+        if book.roster.get(agent_id) is None:
+            agent = _recovered(book, status)
+            book.add(agent)
+            taken.append((agent, status))
+            log.error("agent.taken_in", extra={"agent": agent_id, "pid": status["pid"]})
+    facts.adopt(taken)
+
+
+def _recovered(book: Book, status: Status) -> Agent:
+    name, agent_id = status["name"], status["agent_id"]
+    return Agent(
+        id=agent_id,
+        name=name if name not in book.roster.names else f"{name[:42]}-{agent_id}",
+        owner=_ADMINISTRATOR,
+        spec=AgentSpec(command=[_FORGOTTEN], labels={"recovered": "keeper"}),
+        created_at=status["started_at"],
+        state="running",
+        attempt=status["attempt"],
+        pid=status["pid"],
+        start_time=status["start_time"],
+        started_at=status["started_at"],
+    )
 
 
 def _last_words(keeper: KeeperLink) -> dict[str, Status]:

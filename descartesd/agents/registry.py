@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -22,55 +21,21 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from descartesd.agents import database
 from descartesd.agents.record import Agent, from_row, to_row
 from descartesd.errors import StartupRefusedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
 # So far apart transactions begin while several wait for them: one costs the same for a single
 # change as for many.
 _GATHER_S = 0.003
 # So long what the disk refused waits for the next try.
 _RETRY_S = 1.0
-# At so many pages (of 4 KiB) the log is moved into the file by whoever commits.
-_LOG_PAGES_MAX = 10_000
 INTENT_AGE_S = 24 * 3600.0
 INTENTS_PER_IDENTITY = 10_000
 REPLY_BYTES_PER_IDENTITY = 64 << 20
 _EXPIRE_EVERY_S = 60.0
-# What each version adds to the one before.
-_SCHEMAS = (
-    """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE agents (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE intents (
-    identity TEXT NOT NULL, key TEXT NOT NULL, method TEXT NOT NULL, digest BLOB NOT NULL,
-    agent_id TEXT, created_at REAL NOT NULL, finished_at REAL, reply BLOB,
-    PRIMARY KEY (identity, key)
-) WITHOUT ROWID;
-CREATE INDEX intents_finished ON intents (identity, finished_at);
-""",
-    """
-CREATE TABLE events (seq INTEGER PRIMARY KEY, record BLOB NOT NULL);
-DROP INDEX intents_finished;
-ALTER TABLE intents RENAME TO intents_1;
-CREATE TABLE intents (
-    identity TEXT NOT NULL, key TEXT NOT NULL, method TEXT NOT NULL, digest BLOB NOT NULL,
-    agent_id TEXT, created_at REAL NOT NULL, finished_at REAL, reply BLOB,
-    UNIQUE (identity, key)
-);
-INSERT INTO intents SELECT * FROM intents_1;
-DROP TABLE intents_1;
-CREATE INDEX intents_finished ON intents (identity, finished_at) WHERE finished_at IS NOT NULL;
-ALTER TABLE agents RENAME TO agents_1;
-CREATE TABLE agents (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
-INSERT INTO agents SELECT id, record FROM agents_1;
-DROP TABLE agents_1;
-""",
-)
-
 
 Table = Literal["agents", "events", "intents", "meta"]
 MetaKey = Literal["audit_head", "boot_id", "keeper", "kept", "revoked", "server_id"]
@@ -108,6 +73,10 @@ class Registry:
         # Why the last transaction failed; None while what has been recorded is durable.
         self.problem: str | None = None
         self.failures = 0
+        # Why nothing is to be begun although it could be recorded.
+        self.barred: str | None = None
+        # What became of the registry before this one, for people; None where it is the same.
+        self.begun_anew: str | None = None
         # Called after each transaction: what was recorded before it is durable now.
         self.on_saved: list[Callable[[], None]] = []
         self._waiting: list[asyncio.Future[None]] = []
@@ -116,52 +85,29 @@ class Registry:
         self._expire_at = 0.0
         # By table: the last change of each kind to each row, in the order they were made in.
         self._unsaved: dict[Table, dict[tuple[str, ...], tuple[str, tuple[object, ...]]]] = {}
-        _create_private(path)
         self._path = path
-        self._has_log = True
-        self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
-        try:
-            self._open(path)
-        except sqlite3.OperationalError as exc:
-            self._db.close()
-            raise StartupRefusedError(
-                f"the registry '{path}' cannot be opened: {exc}",
-                hint="see that the disk of server.state_dir has room and can be written",
-            ) from exc
-        except sqlite3.DatabaseError as exc:
-            self._db.close()
-            raise StartupRefusedError(
-                f"the registry '{path}' cannot be read: {exc}",
-                hint="restore it from a backup, or move it away to begin with an empty one",
-            ) from exc
-        except StartupRefusedError:
-            self._db.close()
-            raise
-
-    def _open(self, path: str) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES_MAX}")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise StartupRefusedError(
-                f"the registry '{path}' has schema version {version}, newer than the"
-                f" {SCHEMA_VERSION} this daemon knows",
-                hint="start the newer descartesd that wrote it",
-            )
-        for number, statements in enumerate(_SCHEMAS[version:], version + 1):
-            self._db.executescript(f"BEGIN; {statements} PRAGMA user_version={number}; COMMIT;")
+        self._origin = database.origin(path)
+        opened = database.opened(path)
+        self._db, self._is_copy = opened.db, opened.problem is not None
+        self._has_log = not self._is_copy
+        if opened.problem is not None:
+            self._complain(opened.problem)
 
     def close(self) -> None:
         """Write what can be written, and close."""
         self.save()
         self._db.close()
 
-    def _unwritable(self) -> UnavailableError:
+    def _unwritable(self, problem: str | None) -> UnavailableError:
         return UnavailableError(
-            f"the registry cannot be written: {self.problem}",
-            hint="see that the disk of server.state_dir has room and can be written",
+            f"the registry cannot be written: {problem}", hint=database.UNWRITABLE_HINT
         )
+
+    def _complain(self, problem: str) -> None:
+        if self.problem is None:
+            log.error("registry.unwritable", extra={"cause": problem})
+        self.problem = problem
+        self.failures += 1
 
     async def durable(self) -> None:
         """Wait until everything recorded so far is durable.
@@ -199,21 +145,18 @@ class Registry:
             if is_saved:
                 done.set_result(None)
             else:
-                done.set_exception(self._unwritable())
+                done.set_exception(self._unwritable(self.problem))
 
     def save(self) -> bool:
         """Commit what is true whether it can be recorded or not; False when it could not."""
-        if not self._unsaved:
+        if not self._unsaved and self.problem is None:
             return True
         try:
             self._write()
         except sqlite3.Error as exc:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            if self.problem is None:
-                log.error("registry.unwritable", extra={"cause": str(exc)})  # noqa: TRY400
-            self.problem = str(exc)
-            self.failures += 1
+            self._complain(str(exc))
             return False
         self._unsaved.clear()
         if self.problem is not None:
@@ -225,6 +168,8 @@ class Registry:
         return True
 
     def _write(self) -> None:
+        if self._is_copy:
+            self._come_back()
         self._db.execute("BEGIN IMMEDIATE")
         for changes in self._unsaved.values():
             # Many rows by one statement cost half of what they cost one by one.
@@ -232,6 +177,19 @@ class Registry:
                 self._db.executemany(sql, [values for _, values in alike])
         self._db.execute("COMMIT")
         self._has_log = True
+
+    def _come_back(self) -> None:
+        """Go on with the file instead of the copy that was made while it could not be written."""
+        if database.origin(self._path) != self._origin:
+            raise sqlite3.OperationalError("it is not the file of before: restart the server")
+        try:
+            db = database.open_to_write(self._path)
+        except OSError as exc:
+            raise sqlite3.OperationalError(exc.strerror) from exc
+        except StartupRefusedError as exc:
+            raise sqlite3.OperationalError(exc.message) from exc
+        self._db.close()
+        self._db, self._is_copy, self._has_log = db, False, True
 
     async def tidy(self) -> None:
         """Try again what could not be written, and drop answers that nobody asks for any more.
@@ -254,8 +212,10 @@ class Registry:
 
     def check(self) -> None:
         """Refuse new work while nothing can be recorded; raises UnavailableError."""
+        if self.barred is not None:
+            raise self._unwritable(self.barred)
         if self.problem is not None and not self.save():
-            raise self._unwritable()
+            raise self._unwritable(self.problem)
 
     def _change(self, table: Table, row: tuple[str, ...], sql: str, *values: object) -> None:
         changes = self._unsaved.get(table)
@@ -265,15 +225,12 @@ class Registry:
         changes[row] = (sql, values)
 
     def agents(self) -> Iterator[Agent]:
-        """Every agent, oldest first; raises StartupRefusedError on a damaged row."""
+        """Every agent, oldest first; raises DamagedRegistryError on a damaged row."""
         for agent_id, row in self._db.execute("SELECT id, record FROM agents ORDER BY id"):
             try:
                 yield from_row(row)
             except msgspec.DecodeError as exc:
-                raise StartupRefusedError(
-                    f"the registry's record of agent {agent_id} is damaged: {exc}",
-                    hint="restore the registry from a backup",
-                ) from exc
+                raise database.damaged(self._path, f"agent {agent_id}: {exc}") from exc
 
     def put_agent(self, agent: Agent) -> None:
         """Store an agent as it is now."""
@@ -392,9 +349,3 @@ class Registry:
 def _checkpoint(path: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-
-
-def _create_private(path: str) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    os.fchmod(fd, 0o600)
-    os.close(fd)

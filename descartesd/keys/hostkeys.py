@@ -6,6 +6,7 @@ key of all sealed must be told to be genuine later on too: that key is kept in `
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import tomllib
@@ -16,6 +17,8 @@ from descartesd.errors import AlreadyExistsError, ConflictError, StartupRefusedE
 from descartesd.keys.curve import TITLE, CurveKeyPair, create_key_file, generate, load_key_file
 from descartesd.keys.files import read_secret, sync_directory
 from descartesd.keys.keyfile import create_key_text, fingerprint
+
+log = logging.getLogger(__name__)
 
 _TURN = "turn-at"
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
@@ -64,11 +67,18 @@ class HostKeys:
         return self.next
 
     def turn(self) -> bool:
-        """Let the next key take the place of this one, if it is time; whether it did."""
+        """Let the next key take the place of this one, if it is time; whether it did.
+
+        Where nothing can be written this one stays: clients know both.
+        """
         if self.next is None or self._clock() < self.next.turn_at:
             return False
-        os.replace(_beside(self._path), self._path)
-        sync_directory(os.path.dirname(self._path) or ".")
+        try:
+            os.replace(_beside(self._path), self._path)
+            sync_directory(os.path.dirname(self._path) or ".")
+        except OSError as exc:
+            log.warning("host_key.not_turned", extra={"cause": exc.strerror})
+            return False
         self.current, self.next = self.next.pair, None
         return True
 

@@ -6,6 +6,7 @@ file in one directory says what it is good for and until when.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -51,7 +52,7 @@ class Token(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TokenStore:
-    """The tokens of a directory, which is made where it is missing."""
+    """The tokens of a directory, which is made for the first of them."""
 
     def __init__(self, directory: str, *, clock: Callable[[], float] = time.time) -> None:
         # Files that are none, each with the reason.
@@ -63,8 +64,9 @@ class TokenStore:
     def load(self) -> None:
         """Read them all; what cannot be read is left out and named in `problems`."""
         try:
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
             names = sorted(os.listdir(self._directory))
+        except FileNotFoundError:
+            names = []
         except OSError as exc:
             raise StartupRefusedError(
                 f"cannot use the directory '{self._directory}': {exc.strerror}"
@@ -91,6 +93,9 @@ class TokenStore:
         self.purge()
         pair = generate()
         token = msgspec.convert({"public_key": pair.public_text, **terms}, Token)
+        with contextlib.suppress(OSError):
+            # What is wrong with it is told of the file.
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
         create_secret(self._path(token), msgspec.json.encode(token) + b"\n")
         self._by_key[pair.public] = token
         return token, pair

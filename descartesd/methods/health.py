@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Health:
         self._started = time.monotonic()
         self.lag_s = 0.0
         self._problems: Mapping[str, str | None] = {}
-        self._told: list[str] | None = None
+        self._told: list[str] = []
         self.strays: list[Stray] = []
         self._strays_asked: asyncio.Future[dict[str, Any]] | None = None
         self._strays_due = self._started
@@ -73,10 +73,13 @@ class Health:
     def look(self, lag_s: float) -> None:
         """Look at what has to be asked for; the loop has come `lag_s` seconds late to it."""
         self.lag_s = lag_s
+        unwritable = _first(_unwritable, self.parts.directories)
         self._problems = {
             "listeners": _listening_problem(self.parts.listeners),
-            "directories": _room_problem(self.parts.directories),
+            "directories": unwritable or _first(_no_room, self.parts.directories),
         }
+        # Open files may take more for a while; what is begun then could not be ended in order.
+        self.parts.book.registry.barred = unwritable
         self._ask_strays()
         self._tell()
 
@@ -96,7 +99,7 @@ class Health:
     def _tell(self) -> None:
         """Record that the status has changed."""
         reasons = _reasons(self.checks())
-        if self._told is not None and bool(self._told) != bool(reasons):
+        if bool(self._told) != bool(reasons):
             status = "degraded" if reasons else "ok"
             log.warning("health.changed", extra={"status": status, "reasons": reasons})
             self.parts.book.journal.record(
@@ -135,7 +138,9 @@ class Health:
         """For each part `ok`, or what is wrong with it."""
         unwritten = self.parts.book.registry.problem
         found = {
-            "registry": f"the registry cannot be written: {unwritten}" if unwritten else None,
+            "registry": f"the registry cannot be written: {unwritten}"
+            if unwritten
+            else self.parts.book.registry.begun_anew,
             "audit": self.parts.audit.trouble,
             "trust_store": self.parts.policy.problem,
             "revocations": self.parts.policy.revocations_problem,
@@ -168,17 +173,22 @@ def _reasons(checks: dict[str, str]) -> list[str]:
     return [found for found in checks.values() if found != OK]
 
 
-def _room_problem(directories: list[str]) -> str | None:
-    return next(filter(None, map(_no_room, directories)), None)
+def _first(find: Callable[[str], str | None], directories: list[str]) -> str | None:
+    return next(filter(None, map(find, directories)), None)
 
 
-def _no_room(directory: str) -> str | None:
+def _unwritable(directory: str) -> str | None:
     try:
         found = os.statvfs(directory)
     except OSError as exc:
         return f"'{directory}': {exc.strerror}"
     if found.f_flag & os.ST_RDONLY or not os.access(directory, os.W_OK):
         return f"'{directory}' cannot be written"
+    return None
+
+
+def _no_room(directory: str) -> str | None:
+    found = os.statvfs(directory)
     free = found.f_bavail * found.f_frsize
     if free < _FREE_BYTES:
         return f"'{directory}' has {free >> 20} MiB of room, expected {_FREE_BYTES >> 20} at least"

@@ -66,16 +66,27 @@ class Answers:
     """
 
     def __init__(
-        self, registry: Registry, secret: bytes = b"", *, clock: Callable[[], float] = time.time
+        self,
+        registry: Registry,
+        secret: Callable[[], bytes] = bytes,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`secret` may raise UnavailableError until there is one."""
         self._registry = registry
-        self._secret = secret
+        self._secret_of = secret
+        self._secret: bytes | None = None
         self._clock = clock
         self._open: dict[tuple[str, str], tuple[Answer, str, bytes]] = {}
         self._unexpired_bytes = 0
 
     def digest(self, params: bytes | memoryview) -> bytes:
-        """What tells a request from another: keyed, because a secret among them may be guessed."""
+        """What tells a request from another: keyed, because a secret among them may be guessed.
+
+        Raises UnavailableError while there is no key.
+        """
+        if self._secret is None:
+            self._secret = self._secret_of()
         return hashlib.blake2b(params, key=self._secret, digest_size=32).digest()
 
     def find(self, identity: str, key: str, method: str, digest: bytes) -> Answer | None:

@@ -35,6 +35,7 @@ _HEAD_EVERY_S = 60.0
 _MOST_PENDING = 10_000
 _TORN_SHOWN = 1024
 _OURSELVES = "server"
+_UNWRITABLE_HINT = "see that the disk of server.state_dir has room and can be written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class AuditOptions:
 
 
 class AuditLog:
-    """Writes the log. Raises OSError when it cannot be opened."""
+    """Writes the log. Raises OSError when it cannot be read; that it takes nothing is a problem."""
 
     def __init__(
         self,
@@ -74,14 +75,13 @@ class AuditLog:
         end = find_end(options.directory, self.head)
         self.seq, self.hash = end.seq, end.hash
         self._file_first, self._first = end.file_first, end.first
-        self._file = audit_files.AuditFile(options.directory)
+        self._file = audit_files.AuditFile(options.directory, end.size)
         self._sign_at = 0.0
         # A start that is refused says why, and nothing else.
         self._tells = False
         # Files put aside that may not be on the disk yet.
         self._unsynced: list[int] = []
         if end.torn:
-            self._file.cut(end.size)
             self._note("audit.torn", _torn(end.torn))
         if end.fault is not None:
             self._find_fault(end.fault)
@@ -125,7 +125,7 @@ class AuditLog:
             self._pending.pop()
             raise UnavailableError(
                 f"the audit log cannot be written: {self.problem}",
-                hint="see that the disk of server.state_dir has room and can be written",
+                hint=_UNWRITABLE_HINT,
             )
         self._bound()
         return None
@@ -230,7 +230,7 @@ class AuditLog:
 
     def _look_for_the_file(self) -> None:
         try:
-            if self._file.is_in_place():
+            if not self._file.is_open or self._file.is_in_place():
                 return
             # Somebody has moved or removed it: what would be written there nobody would find.
             self._file.close()

@@ -54,24 +54,35 @@ def backwards(fd: int, size: int) -> Iterator[bytes]:
 
 
 class AuditFile:
-    """The current file; what is appended is in it whole or not at all."""
+    """The current file; what is appended is in it whole or not at all.
 
-    def __init__(self, directory: str) -> None:
+    It is opened, or made, by the first append, which drops what stands behind its first `size`
+    bytes: these are its whole lines.
+    """
+
+    def __init__(self, directory: str, size: int) -> None:
         self._directory = directory
         self._path = os.path.join(directory, CURRENT)
         self._fd = -1
-        # Bytes of whole lines.
-        self.size = 0
+        # Bytes of whole lines, and how many it has when it is opened, where that is known.
+        self.size = size
+        self._known_size: int | None = size
         # Something may stand behind them.
         self._is_torn = False
-        self._open()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has been opened, and not closed since."""
+        return self._fd >= 0
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(self._path, flags, _MODE)
         os.fchmod(self._fd, _MODE)
-        self.size = os.fstat(self._fd).st_size
-        self._is_torn = False
+        there = os.fstat(self._fd).st_size
+        self.size = there if self._known_size is None else min(self._known_size, there)
+        self._is_torn = self.size < there
+        self._known_size = None
 
     def close(self) -> None:
         """Close it; the next append opens what has its name then."""
@@ -114,7 +125,8 @@ class AuditFile:
         """Put it aside under the number of its first line and begin another. Raises OSError."""
         os.rename(self._path, os.path.join(self._directory, f"audit-{first:012d}.jsonl"))
         self.close()
-        self._open()
+        # Not before it can be made: on a full disk that may be later.
+        self.size = 0
 
     def duplicate(self) -> int:
         """A descriptor of its own for who works beside the loop. Raises OSError."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from descartesd.agents.record import Agent
 from descartesd.agents.registry import INTENT_AGE_S, Intent, Registry
-from descartesd.errors import StartupRefusedError, UnavailableError
+from descartesd.errors import UnavailableError
 from tests.support.scriptedkeeper import record
 
 
@@ -136,16 +135,3 @@ def test_answer_is_not_found_a_day_later(registry: Registry) -> None:
 
     assert registry.intent("uid:0", "k", 10.0 + INTENT_AGE_S) is not None
     assert registry.intent("uid:0", "k", 10.1 + INTENT_AGE_S) is None
-
-
-def test_start_on_a_full_disk_does_not_advise_to_give_the_registry_up(path: str) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
-        with pytest.raises(StartupRefusedError, match="cannot be opened") as caught:
-            Registry(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    assert caught.value.hint is not None
-    assert "has room" in caught.value.hint

@@ -224,8 +224,8 @@ def test_answers_younger_than_a_day_are_kept(answers: Answers, clock: Clock) -> 
 
 
 def test_a_digest_tells_nothing_to_who_has_only_the_registry(registry: Registry) -> None:
-    ours, theirs = Answers(registry, b"a" * 32), Answers(registry, b"b" * 32)
+    ours, theirs = Answers(registry, lambda: b"a" * 32), Answers(registry, lambda: b"b" * 32)
 
-    assert ours.digest(b"params") == Answers(registry, b"a" * 32).digest(b"params")
+    assert ours.digest(b"params") == Answers(registry, lambda: b"a" * 32).digest(b"params")
     assert ours.digest(b"params") != theirs.digest(b"params")
     assert hashlib.sha256(b"params").digest() != ours.digest(b"params")
