@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
+import msgspec
+
 from descartesd.errors import (
     ERRORS,
     AbortedError,
@@ -25,6 +27,8 @@ from descartesd.keeper.protocol import Status
 log = logging.getLogger(__name__)
 
 _BUDGET = 64
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 # What a message over 64 KiB may meet: it needs a descriptor of its own.
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -188,7 +192,7 @@ class KeeperLink:
     def _transmit(self, sock: socket.socket, message: dict[str, Any]) -> None:
         """Send one message; raises BlockingIOError when the keeper's queue is full."""
         try:
-            protocol.send(sock, message)
+            protocol.send(sock, message, _encode)
         except BlockingIOError:
             raise
         except OSError as exc:
@@ -207,10 +211,10 @@ class KeeperLink:
             if sock is None:
                 return
             try:
-                message = protocol.receive(sock)
+                message = protocol.receive(sock, _decode)
             except BlockingIOError:
                 return
-            except (OSError, ValueError) as exc:
+            except (OSError, ValueError, msgspec.DecodeError) as exc:
                 self._lose(exc)
                 return
             if message is None:

@@ -33,6 +33,8 @@ def main() -> NoReturn:
     """Run one command and end with its exit status."""
     # Imports leave no garbage worth looking for; it is looked for again once there is a client.
     gc.disable()
+    # The libraries take it where it is installed and need it nowhere: it is a tenth of a start.
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # as the import system has it
     try:
         be_interruptible()
         status = run(sys.argv[1:])

@@ -26,7 +26,7 @@ from descartesd.keeper import cwd, envfile, procfs, tmpdir
 from descartesd.keeper.cgroup import Group
 from descartesd.keeper.limits import KINDS, Fds, Limits
 from descartesd.keeper.prepare import Preparation, Step
-from descartesd.keeper.stdio import Ends, open_pipes, open_tty
+from descartesd.keeper.stdio import Ends, open_null, open_pipes, open_tty
 from descartesd.keeper.terminal import Size, take_as_controlling
 from descartesd.keeper.users import User, become, do_as
 
@@ -91,6 +91,7 @@ class Launcher:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._null = open_null()
 
     def launch(self, launch: Launch, group: Group | None = None) -> Leader:
         """Start a leader, as a member of `group`.
@@ -108,7 +109,7 @@ class Launcher:
 
     def _launch_ready(self, launch: Launch, program: bytes, group: Group | None) -> Leader:
         if launch.tty is None:
-            stdio = open_pipes(has_stdin=launch.has_stdin, stdin_data=launch.stdin_data)
+            stdio = open_pipes(self._null, has_stdin=launch.has_stdin, stdin_data=launch.stdin_data)
         else:
             stdio = open_tty(launch.tty)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import pwd
 import resource
@@ -24,6 +25,7 @@ USAGE: Final = (
 _OPTIONS: Final = ("--socket", "--output-dir", "--idle-exit", "--open-files", "--daemon-user")
 AGENTS_UMASK: Final = 0o022  # they inherit it; what the keeper makes has a mode of its own
 SOCKET_PATH_MAX: Final = 107  # unix(7)
+GARBAGE_LOOKED_FOR_AFTER: Final = 20_000  # objects; a start leaves hardly any cycle
 
 
 class Options(NamedTuple):
@@ -131,6 +133,7 @@ def _prepare() -> None:
         continue
     os.close(null)
     os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    gc.set_threshold(GARBAGE_LOOKED_FOR_AFTER)
     os.umask(AGENTS_UMASK)
     os.chdir(HOME)
     reset_inherited()

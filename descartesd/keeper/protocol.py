@@ -24,7 +24,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypedDict
 
 import msgpack
@@ -55,6 +55,10 @@ _BODY_FOLLOWS: Final = b"\xc1"
 _TRUNCATED: Final = int(socket.MSG_TRUNC)
 _DESCRIPTORS_SPACE: Final = socket.CMSG_SPACE(4 * 4)
 _SEALS: Final = 0x0001 | 0x0002 | 0x0004 | 0x0008  # seal, shrink, grow, write: fcntl(2)
+
+# The daemon has a faster codec than a keeper has room for.
+Encode = Callable[[Mapping[str, Any]], bytes]
+Decode = Callable[[bytes], dict[str, Any]]
 
 STREAMS: Final = ("stdout", "stderr")
 INDEX_HEADER: Final = struct.Struct("<4sIQ")  # magic, reserved, head (= truncated_before)
@@ -132,12 +136,12 @@ def unpack(packet: bytes) -> dict[str, Any]:
     return message
 
 
-def send(sock: socket.socket, message: Mapping[str, Any]) -> None:
+def send(sock: socket.socket, message: Mapping[str, Any], encode: Encode = pack) -> None:
     """Send one message.
 
     Raises BlockingIOError when the peer's queue is full, OSError when the peer is gone.
     """
-    packet = pack(message)
+    packet = encode(message)
     if len(packet) <= INLINE_MAX:
         sock.send(packet)
         return
@@ -152,7 +156,7 @@ def send(sock: socket.socket, message: Mapping[str, Any]) -> None:
         os.close(fd)
 
 
-def receive(sock: socket.socket) -> dict[str, Any] | None:
+def receive(sock: socket.socket, decode: Decode = unpack) -> dict[str, Any] | None:
     """Receive one message; None at end of file.
 
     Raises BlockingIOError when nothing is there, ValueError when the packet is malformed.
@@ -168,7 +172,7 @@ def receive(sock: socket.socket) -> dict[str, Any] | None:
             if len(fds) != 1:
                 raise ValueError("a body without its descriptor")
             packet = _read_body(fds[0])
-        return unpack(packet)
+        return decode(packet)
     finally:
         for fd in fds:
             os.close(fd)

@@ -41,6 +41,8 @@ class Stdio(NamedTuple):
 
     theirs: tuple[int, int, int]
     ours: Ends
+    # The one of theirs that is everybody's, -1 where there is none.
+    shared: int = -1
 
     def give(self, user: User | None) -> None:
         """Let the agent's user open its pipes and terminal anew, as by /dev/stderr.
@@ -58,11 +60,16 @@ class Stdio(NamedTuple):
     def close_theirs(self) -> None:
         """Close what the agent has got by now; its terminal we keep open."""
         if self.ours.slave < 0:
-            _close(*self.theirs)
+            _close(*(fd for fd in self.theirs if fd != self.shared))
 
 
-def open_pipes(*, has_stdin: bool, stdin_data: bytes | None = None) -> Stdio:
-    """Three pipes, or two and as stdin the null device, or a file that has this data.
+def open_null() -> int:
+    """The null device, for reading: one will do for every agent."""
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def open_pipes(null: int, *, has_stdin: bool, stdin_data: bytes | None = None) -> Stdio:
+    """Three pipes, or two and as stdin this null device, or a file that has this data.
 
     Raises ResourceExhaustedError that says what to raise.
     """
@@ -73,8 +80,7 @@ def open_pipes(*, has_stdin: bool, stdin_data: bytes | None = None) -> Stdio:
         elif stdin_data is not None:
             their_stdin, stdin = _filled_file(stdin_data, opened), -1
         else:
-            their_stdin, stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1
-            opened.append(their_stdin)
+            their_stdin, stdin = null, -1
         stdout, their_stdout = _pipe(opened)
         stderr, their_stderr = _small_pipe(opened)
     except OSError as exc:
@@ -84,7 +90,7 @@ def open_pipes(*, has_stdin: bool, stdin_data: bytes | None = None) -> Stdio:
     for fd in (stdin, stdout, stderr):
         if fd >= 0:
             os.set_blocking(fd, False)
-    return Stdio((their_stdin, their_stdout, their_stderr), Ends(stdin, stdout, stderr, -1))
+    return Stdio((their_stdin, their_stdout, their_stderr), Ends(stdin, stdout, stderr, -1), null)
 
 
 def open_tty(size: Size) -> Stdio:

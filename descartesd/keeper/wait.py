@@ -86,6 +86,9 @@ class Reaper:
         """Tell the end once it says how many were left; late, and once more, if that takes long."""
         tell = partial(self._tell, agent)
         if agent.is_swept:
+            # The pipes of many that end are many: what each costs every start is kept short.
+            for stream in agent.streams:
+                stream.look_for_end()
             tell()
         else:
             agent.on_swept = tell

@@ -80,6 +80,7 @@ class Agents(RuleBasedStateMachine):
         agent = self.client.agent.spawn(spec=wanted)
         model = self.models[agent.id] = Model(agent.id, kind, PROGRAMS[kind].ends)
         model.restarts = wanted.restart.policy != "never"
+        model.last = PROGRAMS[kind].attempt_ends
         model.may_be = {"queued"}
         model.told("get", agent.state)
         assert (agent.queue_position is not None) == (agent.state == "queued")

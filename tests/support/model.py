@@ -44,6 +44,8 @@ class Model:
     # A deadly signal is on its way: paused or not, it fails.
     is_doomed: bool = False
     restarts: bool = False
+    # How an attempt of one that restarts ends, if a person asks for its end just then.
+    last: frozenset[State] = frozenset()
     attempts: int = 1
     may_be: set[Place] = field(default_factory=lambda: {"running"})
 
@@ -67,6 +69,9 @@ class Model:
             if state in LEADS[verb]:
                 for then in self.now([LEADS[verb][state]]):
                     found.setdefault(then, set()).add(then)
+                if state == "running" and verb in ("stop", "kill"):
+                    for then in self.last:
+                        found.setdefault(then, set()).add(then)
             else:
                 found.setdefault("not_found" if state == "gone" else "conflict", set()).add(state)
         return found

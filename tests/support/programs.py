@@ -37,6 +37,8 @@ class Program(NamedTuple):
 
     spec: AgentSpec
     ends: frozenset[State] = frozenset()
+    # How each attempt ends, if it is not to be the whole agent's end.
+    attempt_ends: frozenset[State] = frozenset()
 
 
 PROGRAMS = {
@@ -47,7 +49,9 @@ PROGRAMS = {
     "failing": Program(sh(f"{SOON}; exit 3"), frozenset(("failed",))),
     "crashing": Program(sh(f"{SOON}; kill -SEGV $$"), frozenset(("failed",))),
     # Given up, and so failed, after the last of its attempts.
-    "recurring": Program(sh(SOON, restart=A_FEW_TIMES), frozenset(("failed",))),
+    "recurring": Program(
+        sh(SOON, restart=A_FEW_TIMES), frozenset(("failed",)), frozenset(("completed",))
+    ),
     "writer": Program(python(WRITER), frozenset(("completed",))),
     # Writes the lines it is given, and completes when its stdin is closed.
     "reader": Program(spec("cat", stdin="pipe")),

@@ -14,7 +14,7 @@ from descartesd.keeper.stdio import open_pipes
 
 def test_data_is_a_file_that_ends_and_can_be_opened_anew() -> None:
     data = os.urandom(300_000)
-    stdio = open_pipes(has_stdin=False, stdin_data=data)
+    stdio = open_pipes(-1, has_stdin=False, stdin_data=data)
     try:
         assert stdio.ours.stdin == -1
         with open(f"/proc/self/fd/{stdio.theirs[0]}", "rb") as again:

@@ -65,8 +65,8 @@ def test_600_agents_with_pipes_stay_within_what_an_unprivileged_user_may_have(
 @pytest.mark.parametrize(
     ("open_it", "what"),
     [
-        (lambda: stdio.open_pipes(has_stdin=True), "pipe"),
-        (lambda: stdio.open_pipes(has_stdin=False), "pipe"),
+        (lambda: stdio.open_pipes(-1, has_stdin=True), "pipe"),
+        (lambda: stdio.open_pipes(-1, has_stdin=False), "pipe"),
         (lambda: stdio.open_tty(Size(1, 1)), "terminal"),
     ],
 )
