@@ -28,9 +28,9 @@ class Agent:
         "agent_id", "attempt", "count_timer", "cpu_seconds", "ended_at", "ended_by",
         "eof_timer", "exit_code", "fence_at", "fence_timer", "group", "is_killed",
         "is_out_of_memory", "is_swept", "keeps_rest", "kill_timer", "leftovers",
-        "limits_enforced", "name", "on_swept", "paused_at", "pid", "pidfd", "run_s", "run_timer",
-        "signal", "signalled", "start_time", "started_at", "state", "stderr", "stdin", "stdout",
-        "stop_grace_s", "stop_signal", "task", "terminal", "tmp", "writers",
+        "limits_enforced", "met", "name", "on_swept", "paused_at", "pid", "pidfd", "run_s",
+        "run_timer", "signal", "signalled", "start_time", "started_at", "state", "stderr", "stdin",
+        "stdout", "stop_grace_s", "stop_signal", "task", "terminal", "tmp", "writers",
     )  # fmt: skip
 
     def __init__(self, pump: Pump, agent_id: str) -> None:
@@ -82,6 +82,8 @@ class Agent:
         # While a stop is under way, whom it has reached, as (pid, start_time).
         self.signalled: set[tuple[int, int]] | None = None
         self.is_killed = False
+        # While what it has left is ended, whom of that was counted, as (pid, start_time).
+        self.met: set[tuple[int, int]] = set()
         self.is_swept = True
         # Called when what it has left is ended and counted.
         self.on_swept: Callable[[], None] | None = None
@@ -198,6 +200,17 @@ class Agents:
         self.running[agent.pid] = agent
         self.leaders[agent.pid] = agent
         self.holders.add(agent)
+
+    def restore(self, agent: Agent, *, is_known: bool, leads: bool, holds: bool) -> None:
+        """Know an agent as another program of this process has known it."""
+        if is_known:
+            self._by_id[agent.agent_id] = agent
+        if agent.runs:
+            self.running[agent.pid] = agent
+        if leads:
+            self.leaders[agent.pid] = agent
+        if holds:
+            self.holders.add(agent)
 
     def drop(self, agent: Agent) -> None:
         """Forget an agent."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping
-from typing import Final
+from collections.abc import Collection, Generator, Mapping
+from typing import Any, Final
 
 CONTROLLERS: Final = ("memory", "cpu", "pids")
 _KEEPER: Final = "keeper"
@@ -148,6 +148,39 @@ class Groups:
                 # Not there, or in use by threads that cannot be moved: limits tell of it.
                 continue
         self.controllers = frozenset(_read(subtree).split())
+
+    def state(self) -> dict[str, Any]:
+        """What `restored` needs."""
+        return {
+            "path": self._path,
+            "name": self._name,
+            "controllers": sorted(self.controllers),
+            "ended": self.ended,
+        }
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Groups:
+        """The subtree another program of this process has claimed."""
+        made = cls(state["path"], state["name"])
+        made.controllers = frozenset(state["controllers"])
+        made.ended = state["ended"]
+        return made
+
+    def find(self, agent_id: str, attempt: int) -> Group:
+        """The group of an attempt that was made before."""
+        return self._group(f"{_PREFIX}{agent_id}.{attempt}")
+
+    def others(self, known: Collection[tuple[str, int]]) -> list[Group]:
+        """The groups there are beside those of these attempts: nobody needs them any more."""
+        if self._path is None:
+            return []
+        names = {f"{_PREFIX}{agent_id}.{attempt}" for agent_id, attempt in known}
+        try:
+            there = {name for name in os.listdir(self._path) if name.startswith(_PREFIX)}
+        except OSError:
+            # They go with the service.
+            return []
+        return [self._group(name) for name in sorted(there - names)]
 
     def make(self, agent_id: str, attempt: int, values: Mapping[str, str]) -> Group:
         """A group for one attempt, without processes, these values set.

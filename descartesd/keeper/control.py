@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Final
 
 from descartesd.errors import ConflictError, DeadlineExceededError, DescartesError
-from descartesd.keeper import procfs, tmpdir
+from descartesd.keeper import tmpdir
 from descartesd.keeper.agent import Agent, Agents
 from descartesd.keeper.cgroup import Group, remove_when_empty
 from descartesd.keeper.loop import Loop, Steps, boottime
-from descartesd.keeper.procfs import Process
+from descartesd.keeper.reach import DELAY_MIN_S, STEP, Reach
 from descartesd.keeper.server import Request
-from descartesd.keeper.tree import Identity, Tree
+from descartesd.keeper.tree import Tree
 
-STEP: Final = 64
 PAUSE_LIMIT_S: Final = 5.0
 KILL_FREEZE_S: Final = 0.25
-QUIET_ROUNDS: Final = 2
-DELAY_MIN_S: Final = 0.001
-DELAY_MAX_S: Final = 0.05
 SWEEP_DELAY_MAX_S: Final = 1.0
 UNCLEAR_LOOK_S: Final = 0.005
 UNCLEAR_LIMIT_S: Final = 0.5
-STILL_LIMIT_S: Final = 0.1
 
 
 class Control:
@@ -39,6 +34,7 @@ class Control:
         self._loop = loop
         self._agents = agents
         self._tree = tree
+        self._reach = Reach(tree)
         # Requests for a pause or a resume that is under way, by agent id.
         self._waiting: dict[str, list[Request]] = {}
 
@@ -121,7 +117,26 @@ class Control:
                 timer.cancel()
         agent.kill_timer = None
         keeps = agent.keeps_rest and agent.ended_by is None
-        agent.task = self._loop.start(self._releasing(agent) if keeps else self._sweeping(agent))
+        if keeps:
+            agent.task = self._loop.start(self._releasing(agent))
+        else:
+            agent.task = self._loop.start(self._sweeping(agent), is_resumable=True)
+
+    def go_on(self, agent: Agent, timers: Mapping[str, float | None]) -> None:
+        """Take up what another program of this process has begun with an agent.
+
+        `timers` has when it is stopped for its time being over, and when it is killed.
+        """
+        if timers["run_at"] is not None:
+            agent.run_timer = self._loop.call_at(timers["run_at"], lambda: self._end_run(agent))
+        if timers["kill_at"] is not None:
+            agent.kill_timer = self._loop.call_at(timers["kill_at"], lambda: self._kill(agent))
+        if agent.runs:
+            self.fence(agent, agent.fence_at)
+            if agent.is_killed:
+                self._kill(agent)
+        elif not agent.is_swept:
+            self.sweep(agent)
 
     def _refuse_stopping(self, agent: Agent, verb: str) -> None:
         if agent.state == "stopping":
@@ -163,7 +178,7 @@ class Control:
             agent.kill_timer = None
         if agent.task is not None:
             agent.task.cancel()
-        agent.task = self._loop.start(self._killing(agent))
+        agent.task = self._loop.start(self._killing(agent), is_resumable=True)
 
     def _begin(self, agent: Agent, steps: Steps, request: Request) -> None:
         self._waiting[agent.agent_id] = [request]
@@ -183,13 +198,13 @@ class Control:
                 request.fail(error)
 
     def _pausing(self, agent: Agent) -> Steps:
-        restless = yield from self._freeze(agent, PAUSE_LIMIT_S)
+        restless = yield from self._reach.freeze(agent, PAUSE_LIMIT_S)
         if restless is None:
             agent.state = "paused"
             agent.paused_at = time.time()
             self._answer(agent)
             return
-        yield from self._thaw(agent)
+        yield from self._reach.thaw(agent)
         self._answer(
             agent,
             DeadlineExceededError(
@@ -202,11 +217,11 @@ class Control:
     def _resuming(self, agent: Agent) -> Steps:
         agent.state = "running"
         agent.paused_at = None
-        yield from self._thaw(agent)
+        yield from self._reach.thaw(agent)
         self._answer(agent)
 
     def _signalling(self, agent: Agent, signum: int, request: Request) -> Steps:
-        reached = yield from self._send(agent, signum)
+        reached = yield from self._reach.send(agent, signum)
         if signum == signal.SIGCONT and agent.state == "paused":
             agent.state = "running"
             agent.paused_at = None
@@ -215,9 +230,9 @@ class Control:
         request.reply({"count": reached})
 
     def _stopping(self, agent: Agent, signum: int, *, thaw: bool) -> Steps:
-        yield from self._send(agent, signum)
+        yield from self._reach.send(agent, signum)
         if thaw:
-            yield from self._thaw(agent)
+            yield from self._reach.thaw(agent)
 
     def _killing(self, agent: Agent) -> Steps:
         delay_s = DELAY_MIN_S
@@ -225,22 +240,21 @@ class Control:
         while True:
             if agent.group is None or not agent.group.kill():
                 # Frozen first: what runs while its parent is killed could fork out of reach.
-                yield from self._freeze_tree(agent, KILL_FREEZE_S)
-                yield from self._send(agent, signal.SIGKILL)
+                yield from self._reach.freeze_tree(agent, KILL_FREEZE_S)
+                yield from self._reach.send(agent, signal.SIGKILL)
             yield delay_s
             delay_s = min(2 * delay_s, SWEEP_DELAY_MAX_S)
 
     def _sweeping(self, agent: Agent) -> Steps:
         if agent.group is not None:
             yield from self._empty(agent, agent.group)
-        met: set[Identity] = set()
         delay_s = 0.0
         deadline = boottime() + UNCLEAR_LIMIT_S
         while True:
-            if (yield from self._sweep_once(agent, met)):
+            if (yield from self._sweep_once(agent)):
                 yield delay_s
                 delay_s = min(2 * delay_s + DELAY_MIN_S, SWEEP_DELAY_MAX_S)
-                yield from self._freeze_tree(agent, KILL_FREEZE_S)
+                yield from self._reach.freeze_tree(agent, KILL_FREEZE_S)
             elif self._tree.has_unclear and boottime() < deadline:
                 yield UNCLEAR_LOOK_S
             else:
@@ -258,13 +272,14 @@ class Control:
                 yield 0.0
         if agent.group is not None:
             agent.group.thaw()
-            self._loop.start(remove_when_empty(agent.group))
+            self._loop.start(remove_when_empty(agent.group), is_resumable=True)
         self._note_swept(agent)
 
     def _note_swept(self, agent: Agent) -> None:
         agent.task = None
         agent.is_swept = True
         agent.signalled = None
+        agent.met.clear()
         if self._agents.leaders.get(agent.pid) is agent:
             del self._agents.leaders[agent.pid]
         if agent.on_swept is not None:
@@ -272,10 +287,11 @@ class Control:
 
     def _empty(self, agent: Agent, group: Group) -> Steps:
         """Kill what is in the group, count it, and remove the group."""
-        agent.is_out_of_memory = group.oom_kills > 0
+        agent.is_out_of_memory |= group.oom_kills > 0
         for count, process in enumerate(self._tree.members(group), 1):
-            if not (process.is_gone or process.pid == agent.pid):
-                key = (process.pid, process.start_time)
+            key = (process.pid, process.start_time)
+            if not (process.is_gone or process.pid == agent.pid or key in agent.met):
+                agent.met.add(key)
                 agent.leftovers += not (agent.is_killed or key in (agent.signalled or ()))
             if count % STEP == 0:
                 yield 0.0
@@ -285,9 +301,10 @@ class Control:
             yield delay_s
             delay_s = min(2 * delay_s + DELAY_MIN_S, SWEEP_DELAY_MAX_S)
 
-    def _sweep_once(self, agent: Agent, met: set[Identity]) -> Generator[float, None, bool]:
+    def _sweep_once(self, agent: Agent) -> Generator[float, None, bool]:
         """Kill what there is; returns whether anything was alive, new or lost."""
         found = False
+        met = agent.met
         misses = self._tree.misses
         for count, process in enumerate(self._tree.left_by(agent), 1):
             key = (process.pid, process.start_time)
@@ -303,95 +320,3 @@ class Control:
             if count % STEP == 0:
                 yield 0.0
         return found or misses != self._tree.misses
-
-    def _send(self, agent: Agent, signum: int) -> Generator[float, None, int]:
-        """Signal the whole tree; returns how many processes the signal reached."""
-        # The whole tree first: the children of a parent that dies of it would be out of sight.
-        tree: list[Process] = []
-        for process in self._tree.walk(agent):
-            tree.append(process)
-            if len(tree) % STEP == 0:
-                yield 0.0
-        if signum == signal.SIGCONT:
-            # A shell with job control that sees its foreground job stopped takes the terminal.
-            tree.reverse()
-        reached = 0
-        for count, process in enumerate(tree, 1):
-            if not process.is_gone:
-                if agent.signalled is not None:
-                    agent.signalled.add((process.pid, process.start_time))
-                reached += self._tree.signal(agent, process, signum)
-            if count % STEP == 0:
-                yield 0.0
-        return reached
-
-    def _freeze(self, agent: Agent, limit_s: float) -> Generator[float, None, int | None]:
-        """Have nothing of the agent run; after `limit_s` the pid of a process that still may."""
-        group = agent.group
-        if group is None:
-            return (yield from self._freeze_tree(agent, limit_s))
-        deadline = boottime() + limit_s
-        delay_s = DELAY_MIN_S
-        group.freeze()
-        while not group.is_frozen:
-            if boottime() >= deadline:
-                return next(iter(group.pids()), agent.pid)
-            yield delay_s
-            delay_s = min(2 * delay_s, DELAY_MAX_S)
-        return None
-
-    def _thaw(self, agent: Agent) -> Generator[float, None, None]:
-        if agent.group is not None:
-            agent.group.thaw()
-        else:
-            yield from self._send(agent, signal.SIGCONT)
-
-    def _freeze_tree(self, agent: Agent, limit_s: float) -> Generator[float, None, int | None]:
-        """Stop the tree until two whole rounds meet nothing new, nothing running, nothing lost.
-
-        Returns None, or after `limit_s` the pid of a process that was new or running.
-        """
-        deadline = boottime() + limit_s
-        met: set[Identity] = set()
-        delay_s = 0.0
-        quiet_rounds = 0
-        restless = agent.pid
-        while True:
-            misses = self._tree.misses
-            found = yield from self._freeze_once(agent, met)
-            is_quiet = found is None and misses == self._tree.misses
-            quiet_rounds = quiet_rounds + 1 if is_quiet else 0
-            if quiet_rounds == QUIET_ROUNDS:
-                return None
-            restless = found or restless
-            if boottime() >= deadline:
-                return restless
-            yield 0.0 if is_quiet else delay_s
-            if not is_quiet:
-                delay_s = min(2 * delay_s + DELAY_MIN_S, DELAY_MAX_S)
-
-    def _freeze_once(self, agent: Agent, met: set[Identity]) -> Generator[float, None, int | None]:
-        restless = None
-        for count, process in enumerate(self._tree.walk(agent), 1):
-            if (process.pid, process.start_time) not in met:
-                # A zombie too: before it died it may have forked out of this round's sight.
-                met.add((process.pid, process.start_time))
-                restless = process.pid
-            elif not (process.is_gone or procfs.is_still(process)):
-                restless = process.pid
-            if restless == process.pid and not process.is_gone:
-                self._tree.signal(agent, process, signal.SIGSTOP)
-                if agent.terminal is not None:
-                    yield from _until_still(process.pid)
-            if count % STEP == 0:
-                yield 0.0
-        return restless
-
-
-def _until_still(pid: int) -> Steps:
-    """Wait until a process has stopped, so that it sees none of its children stop."""
-    deadline = boottime() + STILL_LIMIT_S
-    while (process := procfs.read(pid)) is not None and not procfs.is_still(process):
-        if boottime() > deadline:
-            return
-        yield DELAY_MIN_S

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_right
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from descartesd.keeper.protocol import INDEX_ENTRY, INDEX_HEADER, INDEX_MAGIC
 
@@ -37,6 +38,24 @@ class TimeIndex:
         Raises OSError.
         """
         self.head = _stored_head(self._path)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        return {
+            "index_fd": self._fd,
+            "count": self._count,
+            "last_offset": self._last_offset,
+            "last_time": self._last_time,
+            "head": self.head,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another program of this process has been."""
+        self._fd = state["index_fd"]
+        self._count = state["count"]
+        self._last_offset = state["last_offset"]
+        self._last_time = state["last_time"]
+        self.head = state["head"]
 
     def mark(self, offset: int, now: float) -> None:
         """Note that the byte at `offset` was read at `now`, if the last entry is far enough back.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import os
 import socket
 import time
@@ -11,18 +10,20 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from descartesd.errors import ConflictError, UnimplementedError
-from descartesd.keeper import fields, procfs
+from descartesd.keeper import fields, handover, procfs
 from descartesd.keeper.agent import Agent, Agents
 from descartesd.keeper.cgroup import Groups, find_groups, remove_when_empty
 from descartesd.keeper.control import Control
 from descartesd.keeper.ending import Ending
+from descartesd.keeper.handover import Parts, State
 from descartesd.keeper.host import Host
 from descartesd.keeper.lastwords import leave_last_words
 from descartesd.keeper.loop import Loop, Steps, Timer, boottime
 from descartesd.keeper.output import Pump
 from descartesd.keeper.procfs import Process
-from descartesd.keeper.protocol import FEATURES, STREAMS, VERSION
+from descartesd.keeper.protocol import FEATURES, STREAMS, VERSION, build
 from descartesd.keeper.recover import Recovery
+from descartesd.keeper.reexec import Program, Reexecution
 from descartesd.keeper.server import Operation, Request, Server
 from descartesd.keeper.signals import Signals
 from descartesd.keeper.spawn import SWEPT_POLL_S, Spawning
@@ -48,28 +49,39 @@ class Notices(NamedTuple):
     tell: Say
 
 
+class Place(NamedTuple):
+    """Where a keeper works, and for whom."""
+
+    listener: socket.socket
+    # Held as long as this process lives: by it no other keeper takes the socket.
+    lock: int
+    output_dir: str
+    idle_exit_s: float | None
+    daemon_uid: int | None
+
+
 class Keeper:
     """Parent of all agents."""
 
     def __init__(
-        self,
-        listener: socket.socket,
-        output_dir: str,
-        *,
-        idle_exit_s: float | None,
-        daemon_uid: int | None,
-        notices: Notices,
+        self, place: Place, program: Program, notices: Notices, state: State | None = None
     ) -> None:
+        """With a `state` it goes on where another program of this process has been.
+
+        Raises handover.MALFORMED where that cannot be.
+        """
         say = notices.say
         self._loop = Loop()
         self._agents = Agents()
-        self._pump = Pump(self._loop, output_dir, say)
-        trusted = os.geteuid() if daemon_uid is None else daemon_uid
-        self._server = Server(self._loop, listener, trusted=trusted, say=say)
-        users = Users(daemon_uid)
-        self._host = Host(_own_groups(say), users, TmpDirs(self._loop, self._agents, users))
-        for group in self._host.groups.left:
-            self._loop.start(remove_when_empty(group))
+        punches = None if state is None else state["punches"]
+        self._pump = Pump(self._loop, place.output_dir, say, punches=punches)
+        trusted = os.geteuid() if place.daemon_uid is None else place.daemon_uid
+        self._server = Server(self._loop, place.listener, trusted=trusted, say=say)
+        users = Users(place.daemon_uid)
+        groups = _own_groups(say) if state is None else Groups.restored(state["groups"])
+        self._host = Host(groups, users, TmpDirs(self._loop, self._agents, users))
+        for group in groups.left:
+            self._loop.start(remove_when_empty(group), is_resumable=True)
         self._tree = Tree(self._loop, self._agents, self._host.groups)
         control = Control(self._loop, self._agents, self._tree)
         reaper = Reaper(self._loop, self._agents, self._tree, control, server=self._server)
@@ -79,23 +91,41 @@ class Keeper:
         self._say, self._tell = notices
         self._ending = Ending(self._loop, self._agents, self._tree, control, spawning=spawning)
         self._ending.on_begin = self._tell_stopping
-        Signals(self._loop, on_child=reaper.reap_orphans, on_end=self._ending.begin)
+        signals = Signals(self._loop, on_child=reaper.reap_orphans, on_end=self._ending.begin)
+        parts = Parts(
+            self._loop, self._agents, self._pump, groups, self._tree, control, reaper,
+            self._server, spawning,
+        )  # fmt: skip
+        self._reexecution = Reexecution(parts, program, signals, notices.tell)
         self._server.operations = {
             **self._operations(),
             **Verbs(self._agents, control).operations(),
             "spawn": spawning.spawn,
             "recover": Recovery(self._loop, self._host.groups).recover,
             "usage": Gauge(self._loop, self._agents, self._tree).usage,
+            "reexec": self._reexecution.reexec,
             "shutdown": self._ending.shutdown,
         }
-        self._about = self._describe()
-        self._idle_exit_s = idle_exit_s
+        self._take_up = _nothing if state is None else handover.restore(parts, state)
+        self._answered = None if state is None else state["request"]
+        self._about = self._describe(state or {})
+        self._reexecution.about = {
+            "lock_fd": place.lock,
+            "started_at": self._about["started_at"],
+            "reexecutions": self._about["reexecutions"] + 1,
+        }
+        self._idle_exit_s = place.idle_exit_s
         self._idle_timer: Timer | None = None
         self._loop.call_after_turn(self._mind_idleness)
 
     def run(self) -> None:
         """Serve until shutdown, a signal or idleness ends it; then no agent is left."""
         self._tell("READY=1")
+        self._take_up()
+        if self._answered is not None:
+            request = self._server.resume_request(self._answered, "reexec")
+            if request is not None:
+                request.reply(self._facts())
         self._loop.run()
         self._server.flush()
         self._server.close()
@@ -123,6 +153,9 @@ class Keeper:
                 f"version '{version}' of the keeper protocol: this keeper speaks {VERSION}",
                 hint="restart the keeper, which ends its agents, to get one that fits the daemon",
             )
+        return self._facts()
+
+    def _facts(self) -> dict[str, Any]:
         is_there = {
             "hole-punch": self._pump.punches,
             "cgroup": bool(self._host.groups),
@@ -239,16 +272,17 @@ class Keeper:
             self._idle_timer.cancel()
             self._idle_timer = None
 
-    def _describe(self) -> dict[str, Any]:
+    def _describe(self, before: State) -> dict[str, Any]:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot_id = file.read().strip()
         return {
             "version": VERSION,
-            "build": _build(),
+            "build": build(),
             "features": [],
             "pid": os.getpid(),
             "boot_id": boot_id,
-            "started_at": time.time(),
+            "started_at": before.get("started_at", time.time()),
+            "reexecutions": before.get("reexecutions", 0),
             "output_dir": self._pump.output_dir,
         }
 
@@ -263,12 +297,5 @@ def _own_groups(say: Say) -> Groups:
     return groups
 
 
-def _build() -> str:
-    """A checksum of this package's code as it was loaded: an upgrade shows as another build."""
-    code = 0
-    directory = os.path.dirname(__file__)
-    for name in sorted(os.listdir(directory)):
-        if name.endswith(".py"):
-            with open(os.path.join(directory, name), "rb") as file:
-                code = binascii.crc32(file.read(), code)
-    return f"{code:08x}"
+def _nothing() -> None:
+    return None

@@ -9,6 +9,7 @@ from typing import Final
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 _PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_RAISE: Final = 2
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION: Final = 0x2008_0522
 _CAPABILITY_SETS: Final = 24  # bytes of three sets of 64
@@ -39,6 +40,21 @@ def clear_ambient_capabilities() -> None:
     """
     if _LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0:
         raise _last_error()
+
+
+def raise_ambient_capabilities() -> None:
+    """Let the program this process turns into keep the capabilities it was given at its start.
+
+    Those are the ones it may hand on: permitted and inheritable. Raises OSError.
+    """
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        sets = dict(line.split(":\t") for line in file if line.startswith("Cap"))
+    given = int(sets["CapPrm"], 16) & int(sets["CapInh"], 16)
+    for capability in range(given.bit_length()):
+        if given >> capability & 1 and (
+            _LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0) != 0
+        ):
+            raise _last_error()
 
 
 def drop_capabilities() -> None:

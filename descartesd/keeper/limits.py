@@ -133,6 +133,11 @@ class Limits:
         with open(_OOM_SCORE, encoding="ascii") as file:
             self._resets_oom_score = file.read().strip() != "0"
 
+    @property
+    def inherited_files(self) -> int:
+        """The soft limit of open files that agents are started with."""
+        return self._inherited[0]
+
     def check(self, rlimits: dict[str, int]) -> None:
         """Refuse limits that do not exist or are over this process's hard limit.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Final
 
@@ -78,8 +78,19 @@ class Lookups:
 
     def _give_up(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
-        self._stuck.add(pid)
-        self._loop.start(self._reaping(pid))
+        self.wait_for([pid])
+
+    @property
+    def stuck(self) -> list[int]:
+        """The helpers that cannot even be killed yet."""
+        return sorted(self._stuck)
+
+    def wait_for(self, stuck: Iterable[int]) -> None:
+        """Reap helpers that were given up, whenever they end."""
+        for pid in stuck:
+            self._stuck.add(pid)
+            self._agents.helpers.add(pid)
+            self._loop.start(self._reaping(pid), is_resumable=True)
 
     def _reaping(self, pid: int) -> Steps:
         while os.waitpid(pid, os.WNOHANG) == (0, 0):

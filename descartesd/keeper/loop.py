@@ -44,24 +44,36 @@ class Timer:
 class Task:
     """Work in steps: a generator that yields how many seconds to wait before its next step."""
 
-    __slots__ = ("_loop", "_steps", "_timer")
+    __slots__ = ("_is_counted", "_loop", "_steps", "_timer")
 
-    def __init__(self, loop: Loop, steps: Steps) -> None:
+    def __init__(self, loop: Loop, steps: Steps, *, is_counted: bool) -> None:
         self._loop = loop
         self._steps = steps
         self._timer: Timer | None = None
+        self._is_counted = is_counted
+        loop.unfinished += is_counted
 
     def cancel(self) -> None:
         """Take no further step; harmless after the last one. Not to be called by a step itself."""
         if self._timer is not None:
             self._timer.cancel()
         self._steps.close()
+        self._note_end()
 
     def advance(self) -> None:
         """Take one step and plan the next."""
-        for delay_s in self._steps:
+        delay_s = None
+        try:
+            delay_s = next(self._steps, None)
+        finally:
+            if delay_s is None:
+                self._note_end()
+        if delay_s is not None:
             self._timer = self._loop.call_later(delay_s, self.advance)
-            return
+
+    def _note_end(self) -> None:
+        self._loop.unfinished -= self._is_counted
+        self._is_counted = False
 
 
 class Loop:
@@ -69,6 +81,8 @@ class Loop:
 
     def __init__(self) -> None:
         self.turn = 0
+        # Tasks that nobody could take up again where they are.
+        self.unfinished = 0
         self._control = select.epoll()
         self._pipes = select.epoll()
         self._pipes_fd = self._pipes.fileno()
@@ -123,9 +137,12 @@ class Loop:
         """Call at the end of every turn."""
         self._after_turn.append(callback)
 
-    def start(self, steps: Steps) -> Task:
-        """Take the first step of a task now; the others come by timer."""
-        task = Task(self, steps)
+    def start(self, steps: Steps, *, is_resumable: bool = False) -> Task:
+        """Take the first step of a task now; the others come by timer.
+
+        One that `is_resumable` can be begun anew by another program that has this one's state.
+        """
+        task = Task(self, steps, is_counted=not is_resumable)
         task.advance()
         return task
 

@@ -12,17 +12,21 @@ import sys
 from typing import Final, NamedTuple, NoReturn
 
 from descartesd.errors import InvalidArgumentError, StartupRefusedError
-from descartesd.keeper import kernel
-from descartesd.keeper.keeper import Keeper, Notices
+from descartesd.keeper import handover, kernel
+from descartesd.keeper.handover import State
+from descartesd.keeper.keeper import Keeper, Notices, Place
 from descartesd.keeper.launch import HOME
 from descartesd.keeper.notify import take_notifier
-from descartesd.keeper.signals import reset_inherited
+from descartesd.keeper.reexec import CHECK_OPTION, Program
+from descartesd.keeper.signals import reset_ignored, unblock_all
 
 USAGE: Final = (
     "usage: descartes-keeper --socket PATH --output-dir DIR [--idle-exit SECONDS] [--open-files N]"
     " [--daemon-user NAME]"
 )
-_OPTIONS: Final = ("--socket", "--output-dir", "--idle-exit", "--open-files", "--daemon-user")
+_OPTIONS: Final = (
+    "--socket", "--output-dir", "--idle-exit", "--open-files", "--daemon-user", CHECK_OPTION,
+)  # fmt: skip
 AGENTS_UMASK: Final = 0o022  # they inherit it; what the keeper makes has a mode of its own
 SOCKET_PATH_MAX: Final = 107  # unix(7)
 GARBAGE_LOOKED_FOR_AFTER: Final = 20_000  # objects; a start leaves hardly any cycle
@@ -38,37 +42,75 @@ class Options(NamedTuple):
     open_files: int | None = None
     # The only one, beside root, that may connect; this process's own where none is given.
     daemon_uid: int | None = None
+    # A descriptor of a state: whether this program could go on from it is all that is asked.
+    checked: int | None = None
 
 
 def main() -> NoReturn:
     """Run the keeper; exits 0 after an end in order, 2 on wrong usage, 78 when refused."""
+    program = Program.of_this_process()
     try:
         options = _read_options(sys.argv[1:])
     except InvalidArgumentError as error:
         _say(f"{error.message}\n{USAGE}")
         sys.exit(error.exit_status)
-    _prepare()
     try:
-        _pass_on(options.open_files)
-        os.makedirs(options.output_dir, mode=0o750, exist_ok=True)
-        # Of another user the group may connect; who that may be, the kernel's word decides.
-        listener = _listen(options.socket, 0o600 if options.daemon_uid is None else 0o660)
-        keeper = Keeper(
-            listener,
-            options.output_dir,
-            idle_exit_s=options.idle_exit_s,
-            daemon_uid=options.daemon_uid,
-            notices=Notices(_say, take_notifier(_say)),
-        )
+        state = _take_state(options)
+        _prepare(state)
+        keeper = _make(options, program, state)
+        unblock_all()
     except StartupRefusedError as error:
         _say(error.message)
         sys.exit(error.exit_status)
     except OSError as exc:
         _say(f"cannot start: {exc}")
         sys.exit(StartupRefusedError.exit_status)
+    if options.checked is not None:
+        sys.exit(0)
     keeper.run()
     os.unlink(options.socket)
     sys.exit(0)
+
+
+def _take_state(options: Options) -> State | None:
+    """What another program of this process has left; with `--check-state` without its descriptors.
+
+    Raises StartupRefusedError.
+    """
+    if options.checked is not None:
+        state: State = handover.stand_in(handover.read(options.checked))
+        return state
+    told = os.environ.pop(handover.VARIABLE, None)
+    if told is None:
+        return None
+    if not told.isdecimal():
+        raise StartupRefusedError(f"{handover.VARIABLE}: expected a descriptor, got '{told:.80}'")
+    return handover.read(int(told))
+
+
+def _make(options: Options, program: Program, state: State | None) -> Keeper:
+    """The keeper, not running yet; raises StartupRefusedError and OSError."""
+    notices = Notices(_say, take_notifier(_say))
+    if state is None:
+        os.makedirs(options.output_dir, mode=0o750, exist_ok=True)
+        _pass_on(options.open_files)
+        # Of another user the group may connect; who that may be, the kernel's word decides.
+        mode = 0o600 if options.daemon_uid is None else 0o660
+        place = _place(options, *_listen(options.socket, mode))
+        return Keeper(place, program, notices)
+    try:
+        _pass_on(state["open_files"])
+        listener = socket.socket(fileno=state["server"]["listener_fd"])
+        listener.setblocking(False)
+        return Keeper(_place(options, listener, state["lock_fd"]), program, notices, state)
+    except handover.MALFORMED as exc:
+        raise StartupRefusedError(
+            f"cannot go on from the state of the keeper before: {type(exc).__name__}: {exc}"
+        ) from exc
+
+
+def _place(options: Options, listener: socket.socket, lock: int) -> Place:
+    return Place(listener, lock, options.output_dir, options.idle_exit_s, options.daemon_uid)
 
 
 def _read_options(arguments: list[str]) -> Options:
@@ -88,6 +130,7 @@ def _read_options(arguments: list[str]) -> Options:
         _read_seconds(values["--idle-exit"]) if "--idle-exit" in values else None,
         _read_number(values["--open-files"]) if "--open-files" in values else None,
         _read_user(values["--daemon-user"]) if "--daemon-user" in values else None,
+        _read_number(values[CHECK_OPTION]) if CHECK_OPTION in values else None,
     )
 
 
@@ -127,21 +170,27 @@ def _pass_on(open_files: int | None) -> None:
     )
 
 
-def _prepare() -> None:
+def _prepare(state: State | None) -> None:
     # No pipe of an agent may come to lie on a standard descriptor that was closed.
     while (null := os.open("/dev/null", os.O_RDWR)) <= 2:
         continue
     os.close(null)
-    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    kept = set() if state is None else set(handover.descriptors(state))
+    first = 3
+    for fd in sorted(kept):
+        os.closerange(first, fd)
+        os.set_inheritable(fd, False)
+        first = fd + 1
+    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     gc.set_threshold(GARBAGE_LOOKED_FOR_AFTER)
     os.umask(AGENTS_UMASK)
     os.chdir(HOME)
-    reset_inherited()
+    reset_ignored()
     kernel.become_subreaper()
     kernel.clear_ambient_capabilities()
 
 
-def _listen(path: str, mode: int) -> socket.socket:
+def _listen(path: str, mode: int) -> tuple[socket.socket, int]:
     if len(os.fsencode(path)) > SOCKET_PATH_MAX:
         raise StartupRefusedError(
             f"socket path '{path}' is {len(os.fsencode(path))} bytes: at most {SOCKET_PATH_MAX}"
@@ -162,7 +211,7 @@ def _listen(path: str, mode: int) -> socket.socket:
     finally:
         os.umask(umask)
     listener.listen(8)
-    return listener
+    return listener, lock
 
 
 def _say(sentence: str) -> None:

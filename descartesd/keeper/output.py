@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from descartesd.keeper import kernel
 from descartesd.keeper.index import TimeIndex
@@ -31,14 +31,22 @@ class Pump:
 
     __slots__ = ("buffer", "loop", "output_dir", "punches", "say", "view")
 
-    def __init__(self, loop: Loop, output_dir: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        output_dir: str,
+        say: Callable[[str], None],
+        *,
+        punches: bool | None = None,
+    ) -> None:
+        """Whether holes can be punched is tried where it is not known."""
         self.loop = loop
         self.output_dir = output_dir
         self.say = say
         self.buffer = bytearray(READ_BYTES)
         self.view = memoryview(self.buffer)
-        self.punches = True
-        if not _can_punch(output_dir):
+        self.punches = punches is not False
+        if punches is None and not _can_punch(output_dir):
             self.note_no_holes()
 
     def note_no_holes(self) -> None:
@@ -109,6 +117,36 @@ class Stream:
         self._on_end = on_end
         self._is_overdue = False
         self._pump.loop.watch_pipe(pipe, self._on_readable)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        return {
+            "pipe_fd": self._pipe,
+            "file_fd": self._file,
+            "held": self._held,
+            "is_overdue": self._is_overdue,
+            "limit": self._limit,
+            "punched": self._punched,
+            "total": self.total,
+            "error": self.error,
+            "index": self._index.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], on_end: Callable[[], None]) -> None:
+        """Go on where another program of this process has been."""
+        self._index.restore(state["index"])
+        self._file = state["file_fd"]
+        self._held = state["held"]
+        self._limit = state["limit"]
+        self._punched = state["punched"]
+        self.total = state["total"]
+        self.error = state["error"]
+        if state["pipe_fd"] >= 0:
+            self.attach(state["pipe_fd"], self._limit, on_end)
+        if self._held:
+            self._pump.loop.unwatch_pipe(self._pipe)
+            self._pump.loop.call_later(RETRY_S, self._retry)
+        self._is_overdue = state["is_overdue"]
 
     def end(self) -> None:
         """Take what the pipe holds now and close it, whoever else still has it open."""

@@ -9,6 +9,9 @@ A packet over 64 KiB travels as a sealed memfd (SCM_RIGHTS) under the one-byte p
 msgpack never produces (the kernel refuses SEQPACKET messages over about 208 KiB, unix(7)).
 Unknown keys are ignored by both sides; keys are only added within version 1.
 
+`hello` and `reexec` are answered with `{version, build, features, pid, boot_id, started_at,
+output_dir, reexecutions}`; pid and started_at stay the same over re-executions, the rest need not.
+
 STATUS: `{agent_id, name, attempt, pid, start_time, started_at, state, paused_at, ended_at,
 exit_code, signal, ended_by, leftovers, pause_mode, limits_enforced, out_of_memory, eof, stdin_open,
 totals: {stdout, stderr}, output_error}`; limits_enforced says of each limit asked for whether it is
@@ -20,6 +23,7 @@ Times are seconds since the epoch; start_time is field 22 of /proc/PID/stat (pro
 from __future__ import annotations
 
 import array
+import binascii
 import fcntl
 import os
 import socket
@@ -29,10 +33,10 @@ from typing import Any, Final, TypedDict
 
 import msgpack
 
-VERSION: Final = "1.2"
+VERSION: Final = "1.3"
 FEATURES: Final = (
     "tree", "fence", "writer-offsets", "time-index", "hole-punch", "tty", "on-exit",
-    "limits", "usage", "private-tmp", "cgroup", "users", "cwd-within",
+    "limits", "usage", "private-tmp", "cgroup", "users", "cwd-within", "reexec",
 )  # fmt: skip
 # Fields of `spawn` that a keeper of an earlier version would not heed; of 1.0 `env_over` neither.
 SPAWN_SINCE: Final[Mapping[tuple[int, int], tuple[str, ...]]] = {
@@ -41,8 +45,7 @@ SPAWN_SINCE: Final[Mapping[tuple[int, int], tuple[str, ...]]] = {
 }
 OPS: Final = (
     "hello", "spawn", "list", "signal", "pause", "resume", "stop", "kill", "write", "close_stdin",
-    "resize", "forget", "remove", "fence", "recover", "strays", "usage",
-    "shutdown",
+    "resize", "forget", "remove", "fence", "recover", "strays", "usage", "reexec", "shutdown",
 )  # fmt: skip
 
 STATES: Final = ("running", "paused", "stopping", "exited")
@@ -89,6 +92,17 @@ class Status(TypedDict):
     stdin_open: bool
     totals: dict[str, int]
     output_error: str | None
+
+
+def build() -> str:
+    """A checksum of this package's code as it is installed: an upgrade shows as another build."""
+    code = 0
+    directory = os.path.dirname(__file__)
+    for name in sorted(os.listdir(directory)):
+        if name.endswith(".py"):
+            with open(os.path.join(directory, name), "rb") as file:
+                code = binascii.crc32(file.read(), code)
+    return f"{code:08x}"
 
 
 def data_path(output_dir: str, agent_id: str, stream: str) -> str:

@@ -8,12 +8,12 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from descartesd.errors import DescartesError, InternalError, UnimplementedError
 from descartesd.keeper import protocol
-from descartesd.keeper.agent import Agent
+from descartesd.keeper.agent import Agent, Agents
 from descartesd.keeper.loop import Loop
 
 REQUESTS_PER_TURN: Final = 16
@@ -37,6 +37,11 @@ class Request:
         self._request_id = fields.get("id")
         self.op = fields.get("op")
         self.fields = fields
+
+    @property
+    def request_id(self) -> Any:
+        """What its answer is known by."""
+        return self._request_id
 
     def reply(self, result: Message) -> None:
         """Answer; dropped when the daemon has gone."""
@@ -69,6 +74,7 @@ class Connection:
         self._outbox: deque[Message] = deque()
         self._is_open = True
         self._is_full = False
+        self._is_held = False
         self.peer_pid = peer_of(sock)[0]
         server.loop.watch(sock.fileno(), self._on_ready)
 
@@ -94,8 +100,33 @@ class Connection:
         """End the connection; replies still to come are dropped."""
         if self._is_open:
             self._is_open = False
-            self._server.loop.unwatch(self._sock.fileno())
+            if not self._is_held:
+                self._server.loop.unwatch(self._sock.fileno())
             self._sock.close()
+
+    def hold(self) -> None:
+        """Leave further requests where they are until `release`."""
+        self._is_held = True
+        self._server.loop.unwatch(self._sock.fileno())
+
+    def release(self) -> None:
+        """Read on."""
+        if self._is_open and self._is_held:
+            self._is_held = False
+            events = select.EPOLLOUT if self._is_full else select.EPOLLIN
+            self._server.loop.watch(self._sock.fileno(), self._on_ready, events=events)
+
+    def state(self) -> Message:
+        """What another program of this process needs to go on with it."""
+        return {
+            "connection_fd": self._sock.fileno(),
+            "outbox": [protocol.pack(each) for each in self._outbox],
+        }
+
+    def restore(self, outbox: Iterable[bytes]) -> None:
+        """Send first what another program of this process had left to send."""
+        self._outbox.extend(map(protocol.unpack, outbox))
+        self._expect_room(is_full=bool(self._outbox))
 
     def _on_ready(self, mask: int) -> None:
         if mask & select.EPOLLOUT:
@@ -133,6 +164,8 @@ class Connection:
     def _expect_room(self, *, is_full: bool) -> None:
         if is_full != self._is_full:
             self._is_full = is_full
+            if self._is_held:
+                return
             events = select.EPOLLOUT if is_full else select.EPOLLIN
             self._server.loop.rewatch(self._sock.fileno(), events=events)
 
@@ -207,6 +240,44 @@ class Server:
             self._connection = None
             self._unsent.clear()
             self.on_connection()
+
+    def hold(self) -> None:
+        """Take no further request and nobody's connection until `release`."""
+        self.loop.rewatch(self._listener.fileno(), events=0)
+        if self._connection is not None:
+            self._connection.hold()
+
+    def release(self) -> None:
+        """Serve on."""
+        self._accept_again()
+        if self._connection is not None:
+            self._connection.release()
+
+    def state(self) -> Message:
+        """What `restore` needs."""
+        there = self._connection
+        return {
+            "listener_fd": self._listener.fileno(),
+            "connection": None if there is None else there.state(),
+            "unsent": [[agent.agent_id, event] for (_, event), agent in self._unsent.items()],
+        }
+
+    def restore(self, state: Message, agents: Agents) -> None:
+        """Go on where another program of this process has been, with the daemon it had."""
+        if state["connection"] is not None:
+            sock = socket.socket(fileno=state["connection"]["connection_fd"])
+            sock.setblocking(False)
+            self._connection = Connection(sock, self)
+            self._connection.restore(state["connection"]["outbox"])
+        for agent_id, event in state["unsent"]:
+            if (agent := agents.find(agent_id)) is not None:
+                self._unsent[agent_id, event] = agent
+
+    def resume_request(self, request_id: Any, op: str) -> Request | None:
+        """A request that another program of this process has read and not answered."""
+        if self._connection is None:
+            return None
+        return Request(self._connection, {"id": request_id, "op": op})
 
     def close(self) -> None:
         """Stop listening and close the connection."""

@@ -18,12 +18,21 @@ _WITHOUT_EFFECT: Final = (
 )  # fmt: skip
 
 
-def reset_inherited() -> None:
-    """Default every ignored signal and unblock all: agents inherit both from the keeper."""
+def reset_ignored() -> None:
+    """Default every ignored signal: agents would inherit it from the keeper."""
     for signum in signal.valid_signals():
         if signal.getsignal(signum) == signal.SIG_IGN:
             signal.signal(signum, signal.SIG_DFL)
+
+
+def unblock_all() -> None:
+    """Let every signal through: agents would inherit what is blocked."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def block_all() -> None:
+    """Have every signal wait; over execve(2) too."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
 
 
 class Signals:
@@ -40,6 +49,11 @@ class Signals:
         for signum in (signal.SIGCHLD, *_ENDING, *_WITHOUT_EFFECT):
             signal.signal(signum, self._note)
         loop.watch(self._reader, self._on_ready)
+
+    @property
+    def is_end_asked_for(self) -> bool:
+        """Whether a signal has come, and nobody was called for it yet, that ends the keeper."""
+        return not self._came.isdisjoint(_ENDING)
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self._came.add(signum)

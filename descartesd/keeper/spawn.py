@@ -61,9 +61,9 @@ class Spawning:
         self._pump = pump
         self._reaper = reaper
         self._server = server
-        self._limits = Limits()
-        self._launcher = Launcher(self._limits)
-        self._lookups = Lookups(loop, agents)
+        self.limits = Limits()
+        self._launcher = Launcher(self.limits)
+        self.lookups = Lookups(loop, agents)
         # Started in this turn of the loop.
         self._fresh: list[tuple[Agent, Request]] = []
         self.is_refusing = False
@@ -83,15 +83,15 @@ class Spawning:
         With `trial` nothing is started: `{}` if program and cwd are there, else the refusal.
         """
         wanted = self._read(request.fields)
-        self._limits.check(wanted.launch.rlimits)
-        if self._lookups.may_wait(wanted.launch):
+        self.limits.check(wanted.launch.rlimits)
+        if self.lookups.may_wait(wanted.launch):
             self._loop.start(self._spawn_when_looked_up(wanted, request))
             return None
         return self._spawn(wanted, request)
 
     def _spawn_when_looked_up(self, wanted: Wanted, request: Request) -> Steps:
         try:
-            yield from self._lookups.looking(wanted.launch)
+            yield from self.lookups.looking(wanted.launch)
         except DescartesError as error:
             request.fail(error)
             return
@@ -135,7 +135,8 @@ class Spawning:
             yield SWEPT_POLL_S
         self._server.handle(request)
 
-    def _tell_started(self) -> None:
+    def tell_started(self) -> None:
+        """Answer for all that were started in this turn of the loop."""
         fresh, self._fresh = self._fresh, []
         for agent, request in fresh:
             request.reply(_facts(agent))
@@ -171,7 +172,7 @@ class Spawning:
         # Answered when the turn is over: many answers at once cost the daemon half of what they
         # cost one by one.
         if not self._fresh:
-            self._loop.call_later(0, self._tell_started)
+            self._loop.call_later(0, self.tell_started)
         self._fresh.append((agent, request))
 
     def _make_group(self, wanted: Wanted, planned: Plan) -> Group | None:
@@ -199,7 +200,7 @@ class Spawning:
         if self.is_refusing:
             raise UnavailableError("the keeper is shutting down: it starts nothing more")
         holders = len(self._agents.holders)
-        most = self._limits.descriptors_max
+        most = self.limits.descriptors_max
         if (holders + 1) * DESCRIPTORS > most - HEADROOM:
             raise ResourceExhaustedError(
                 f"{holders} agents may need {DESCRIPTORS} descriptors each,"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import select
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from descartesd.errors import ConflictError, WouldBlockError
 from descartesd.keeper.loop import Loop
@@ -22,6 +23,14 @@ class Writers:
 
     def __init__(self) -> None:
         self._offsets: dict[str, int] = {}
+
+    def state(self) -> list[tuple[str, int]]:
+        """What `restore` needs: the offsets, who wrote last at the end."""
+        return list(self._offsets.items())
+
+    def restore(self, state: Iterable[tuple[str, int]]) -> None:
+        """Go on where another program of this process has been."""
+        self._offsets = dict(state)
 
     def known(self, writer: str, offset: int) -> int:
         """How many bytes from `offset` on this writer has already delivered.
@@ -56,8 +65,27 @@ class Stdin:
         self._terminal = terminal
         self._buffer = bytearray()
         self._is_ending = False
-        # Waiting for nothing still reports EPOLLERR, which is the reader closing its end.
-        loop.watch_pipe(fd, self._on_ready, events=0)
+        if fd >= 0:
+            # Waiting for nothing still reports EPOLLERR, which is the reader closing its end.
+            loop.watch_pipe(fd, self._on_ready, events=0)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, beside the loop and the terminal."""
+        return {
+            "stdin_fd": self._fd,
+            "buffer": bytes(self._buffer),
+            "is_ending": self._is_ending,
+        }
+
+    @classmethod
+    def restore(cls, loop: Loop, state: Mapping[str, Any], terminal: Terminal | None) -> Stdin:
+        """Go on where another program of this process has been."""
+        made = cls(loop, state["stdin_fd"], terminal)
+        made._buffer += state["buffer"]
+        made._is_ending = state["is_ending"]
+        if made._buffer:
+            loop.rewatch_pipe(made._fd, events=select.EPOLLOUT)
+        return made
 
     @property
     def is_open(self) -> bool:

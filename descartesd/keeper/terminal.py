@@ -36,6 +36,11 @@ class Terminal:
     def __init__(self, slave: int) -> None:
         self._slave = slave
 
+    @property
+    def descriptor(self) -> int:
+        """The agent's side of it."""
+        return self._slave
+
     def resize(self, size: Size) -> None:
         """Change the size; the foreground processes get SIGWINCH if it is another one.
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from descartesd.keeper import procfs
 from descartesd.keeper.agent import Agent, Agents
@@ -49,6 +49,20 @@ class Tree:
         self.has_unclear = False
         self._families: dict[int, list[int]] = {}
         self._families_turn = -1
+
+    def state(self) -> list[list[Any]]:
+        """What `restore` needs: whose the processes are that were seen."""
+        return [
+            [pid, start_time, None if agent is None else agent.agent_id]
+            for pid, (start_time, agent) in self._kin.items()
+        ]
+
+    def restore(self, state: Iterable[list[Any]], agents: Mapping[str, Agent]) -> None:
+        """Go on where another program of this process has been."""
+        for pid, start_time, agent_id in state:
+            if agent_id is None or agent_id in agents:
+                self._kin[pid] = (start_time, agents.get(agent_id or ""))
+        self._kin_max = max(KIN_MAX, 2 * len(self._kin))
 
     def walk(self, agent: Agent) -> Iterator[Process]:
         """Every process of the agent, parents before their children.

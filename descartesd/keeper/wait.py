@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -41,6 +42,25 @@ class Reaper:
         self._leaders[agent.pidfd] = agent
         self._pidfds.register(agent.pidfd, select.EPOLLIN)
         self._control.limit_run(agent)
+
+    def go_on(self, agent: Agent, timers: Mapping[str, float | None]) -> None:
+        """Wait on for an agent that another program of this process has started.
+
+        `timers` has when its end is told, counted or not, and when its output is ended.
+        """
+        if agent.runs:
+            self._leaders[agent.pidfd] = agent
+            self._pidfds.register(agent.pidfd, select.EPOLLIN)
+        if timers["count_at"] is not None:
+            tell = partial(self._tell, agent)
+            agent.count_timer = self._loop.call_at(timers["count_at"], tell)
+        if timers["eof_at"] is not None:
+            end = partial(_end_output, agent)
+            agent.eof_timer = self._loop.call_at(timers["eof_at"], end)
+
+    def told_when_swept(self, agent: Agent) -> None:
+        """Have the end of an agent told once all it has left is counted."""
+        agent.on_swept = partial(self._tell, agent)
 
     def note_stream_end(self, agent: Agent) -> None:
         """Tell the daemon when the agent has exited and both streams have ended."""
@@ -91,7 +111,7 @@ class Reaper:
                 stream.look_for_end()
             tell()
         else:
-            agent.on_swept = tell
+            self.told_when_swept(agent)
             agent.count_timer = self._loop.call_later(COUNT_LIMIT_S, tell)
         if not agent.eof:
             agent.eof_timer = self._loop.call_later(EOF_LIMIT_S, partial(_end_output, agent))

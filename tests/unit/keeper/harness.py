@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,13 @@ class Keeper:
         prepare: Callable[[], None] | None = None,
         wrapper: Sequence[str] = (),
         uid: int | None = None,
+        program: Sequence[str] = ("-m", "descartesd.keeper"),
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        """`uid`: whom it runs as, with no capability but to find the interpreter anywhere."""
+        """`uid`: whom it runs as, with no capability but to find the interpreter anywhere.
+
+        `program` is what the interpreter is told to run, `env` is added to the environment.
+        """
         self.directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="kpr-"))
         self.socket = str(self.directory / "s")
         self.output = str(self.directory / "out")
@@ -107,10 +112,11 @@ class Keeper:
                 *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
                 *wrapper,
             ]
-        command = [*wrapper, sys.executable, "-m", "descartesd.keeper"]
+        command = [*wrapper, sys.executable, *program]
         self.process = subprocess.Popen(
             [*command, "--socket", self.socket, "--output-dir", self.output, *options],
             stderr=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
             preexec_fn=prepare,  # noqa: PLW1509 - no threads here
         )
         self.client = self.connect()
@@ -221,7 +227,8 @@ _numbers = itertools.count(1)
 
 def spawn_request(*argv: str, **fields: Any) -> dict[str, Any]:
     """The fields of a spawn; `env` is added to what every agent gets."""
-    agent_id = fields.get("agent_id") or f"agent{next(_numbers):05}"
+    # Unique on the host: a keeper ends what is left of lost agents wherever it finds their ids.
+    agent_id = fields.get("agent_id") or f"agent{os.getpid()}n{next(_numbers):05}"
     env = {"PATH": ":".join(PATH), "DESCARTES_AGENT_ID": agent_id, **fields.pop("env", {})}
     return {
         "agent_id": agent_id,

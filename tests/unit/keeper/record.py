@@ -33,6 +33,7 @@ REQUESTS: Final[list[dict[str, Any]]] = [
     {"op": "remove", **_AGENT},
     {"op": "strays"},
     {"op": "recover", "agents": [{**_AGENT, "pid": 4194303, "start_time": 1}]},
+    {"op": "reexec"},
     {"op": "no-such-operation"},
     {"op": "shutdown"},
 ]  # fmt: skip

@@ -67,6 +67,26 @@ def test_keeper_moves_aside_and_gives_each_agent_a_group(group: Path, grouped: K
     assert (grouped.status(agent_id) or {})["pause_mode"] == "cgroup"
 
 
+def test_reexecuted_keeper_has_its_groups(group: Path, grouped: Keeper) -> None:
+    script = "setsid sh -c 'while :; do sleep 1; done' & trap '' TERM; while :; do sleep 0.05; done"
+    agent_id = grouped.spawn("sh", "-c", script)
+    paused = grouped.spawn("sleep", "300")
+    grouped.ask("pause", agent_id=paused)
+
+    assert "cgroup" in grouped.ask("reexec")["features"]
+
+    assert (group / "keeper" / "cgroup.procs").read_text() == f"{grouped.process.pid}\n"
+    assert (grouped.status(paused) or {})["state"] == "paused"
+    assert (group / f"agent-{paused}.1" / "cgroup.freeze").read_text() == "1\n"
+    assert grouped.ask("pause", agent_id=agent_id) == {"mode": "cgroup"}
+    for each in (agent_id, paused):
+        grouped.ask("kill", agent_id=each)
+        assert grouped.exited(each)["signal"] == signal.SIGKILL
+    assert agents_in(group) == []
+    third = grouped.spawn("sleep", "300")
+    assert agents_in(group) == [f"agent-{third}.1"]
+
+
 def test_pause_stands_still_and_resume_goes_on(group: Path, grouped: Keeper) -> None:
     agent_id = grouped.spawn("sh", "-c", f"setsid sh -c '{TICKING}' & {TICKING}")
     eventually(lambda: used_us(group, agent_id) > 10_000)

@@ -20,6 +20,7 @@ def test_hello_says_who_this_keeper_is(keeper: Keeper) -> None:
 
     assert set(about) == {
         "version", "build", "features", "pid", "boot_id", "started_at", "output_dir",
+        "reexecutions",
     }  # fmt: skip
     assert about["version"] == protocol.VERSION
     assert about["pid"] == keeper.process.pid
@@ -40,7 +41,7 @@ def test_build_is_the_same_for_the_same_code(
 
 
 def test_another_major_version_is_unimplemented(keeper: Keeper) -> None:
-    with pytest.raises(UnimplementedError, match=r"this keeper speaks 1\.2"):
+    with pytest.raises(UnimplementedError, match=r"this keeper speaks 1\.3"):
         keeper.ask("hello", version="2.0")
     with pytest.raises(InvalidArgumentError, match="version: expected a text"):
         keeper.ask("hello")

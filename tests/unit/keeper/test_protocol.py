@@ -14,7 +14,7 @@ from descartesd.keeper import protocol
 from tests.unit.keeper.harness import Keeper
 from tests.unit.keeper.record import golden, record, settle
 
-EARLIER = ("1.0", "1.1")
+EARLIER = ("1.0", "1.1", "1.2")
 
 
 @pytest.fixture

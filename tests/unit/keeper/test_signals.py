@@ -10,8 +10,9 @@ import os, signal
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 from descartesd.keeper.loop import Loop
-from descartesd.keeper.signals import Signals, reset_inherited
-reset_inherited()
+from descartesd.keeper.signals import Signals, reset_ignored, unblock_all
+reset_ignored()
+unblock_all()
 print(signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL, signal.pthread_sigmask(0, ()) == set())
 loop, told = Loop(), []
 
