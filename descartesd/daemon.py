@@ -222,6 +222,7 @@ class Daemon:
                 facts=self._facts,
                 fleet=self._fleet,
                 keeper=self._link,
+                upgrade=self._keeping.upgrade,
                 policy=self._who.policy,
                 audit=self._audit,
                 directories=[
@@ -252,6 +253,7 @@ class Daemon:
         """Look after what has to be looked after until the stop."""
         return [
             group.create_task(self._keeping.mind(), name="keeper guard"),
+            group.create_task(self._keeping.upgrade.run(), name="keeper upgrade"),
             group.create_task(self._tidy(dispatcher), name="tidying"),
             group.create_task(self._sampler().run(), name="sampling"),
             group.create_task(self._fleet.turns.run(), name="turns"),

@@ -7,12 +7,15 @@ import contextlib
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from descartesd.agents.book import Book
 from descartesd.agents.facts import Facts
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.keeper_guard import KeeperGuard, KeeperPaths
 from descartesd.agents.keeper_link import KeeperLink, boot_id
+from descartesd.agents.keeper_upgrade import KeeperUpgrade
 from descartesd.agents.recovery import reconcile
 from descartesd.config.schema import Server
 from descartesd.errors import DescartesError, UnavailableError
@@ -61,6 +64,7 @@ class Keeping:
         self._lost = asyncio.Event()
         self.link = KeeperLink(on_lost=self._lost.set)
         self._guard = KeeperGuard(self.link, keeper_paths(server))
+        self.upgrade = KeeperUpgrade(self.link, is_allowed=server.keeper_upgrade == "reexec")
         self._ending: asyncio.Timeout | None = None
         self.is_own = not server.keeper_socket
         self._output_dir = server.output_dir
@@ -70,6 +74,7 @@ class Keeping:
         self._parts = parts
         self._health = health
         self._open_intents = parts.book.registry.open_intents()
+        self.upgrade.record = partial(_record, parts.book)
 
     async def mind(self) -> None:
         """Bring a keeper back whenever there is none, or none that answers."""
@@ -121,6 +126,7 @@ class Keeping:
         book.registry.save()
         self._close_open_intents()
         self._parts.fleet.turns.keeper_is_ready()
+        self.upgrade.keeper_is_ready()
 
     def _make_output_dir(self) -> None:
         try:
@@ -168,3 +174,7 @@ class Keeping:
                 await self.link.request("shutdown")
         self._ending = None
         await self._guard.gone(_STOP_MARGIN_S)
+
+
+def _record(book: Book, upgraded: dict[str, Any]) -> None:
+    book.journal.record("keeper_upgraded", data=upgraded)

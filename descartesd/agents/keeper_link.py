@@ -47,6 +47,8 @@ class KeeperLink:
         self.connections = 0
         self.pid: int | None = None
         self.version: str | None = None
+        # A checksum of the code it runs.
+        self.build: str | None = None
         self.boot_id: str | None = None
         # Tells this keeper from every other.
         self.identity: str | None = None
@@ -82,16 +84,28 @@ class KeeperLink:
         self.connections += 1
         asyncio.get_running_loop().add_reader(sock, self._readable)
         try:
-            facts = await self.request("hello", version=protocol.VERSION)
-            self.version = str(facts["version"])
-            self.boot_id = str(facts["boot_id"])
-            self._features = frozenset(facts.get("features", ()))
-            self.pid = int(facts["pid"])
-            self.identity = f"{self.pid} {facts['started_at']}"
-            self.output_dir = str(facts.get("output_dir", ""))
+            self._meet(await self.request("hello", version=protocol.VERSION))
         finally:
             if self.pid is None:
                 self._disconnect()
+
+    def _meet(self, facts: dict[str, Any]) -> None:
+        """Note who answers; what a keeper of an earlier version does not tell, it has not."""
+        self.version = str(facts["version"])
+        self.build = str(facts.get("build", ""))
+        self.boot_id = str(facts["boot_id"])
+        self._features = frozenset(facts.get("features", ()))
+        self.pid = int(facts["pid"])
+        self.identity = f"{self.pid} {facts['started_at']}"
+        self.output_dir = str(facts.get("output_dir", ""))
+
+    async def reexecute(self) -> None:
+        """Have the keeper turn into the program installed now; what is asked meanwhile waits.
+
+        Raises UnavailableError where it is to be asked again, UnimplementedError where that
+        program cannot take over; then the keeper is as it was.
+        """
+        self._meet(await self.request("reexec"))
 
     async def answers(self, within_s: float) -> bool:
         """Ask the keeper for a sign of life."""

@@ -118,6 +118,14 @@ class Server(Section, frozen=True):
             title="a path, or nothing",
         ),
     ] = ""
+    keeper_upgrade: Annotated[
+        Literal["reexec", "stay"],
+        Meta(
+            description="What becomes of a keeper of another version than the installed one: it "
+            "re-executes itself into that, keeping agents and output, or stays until it is "
+            "restarted, which ends its agents."
+        ),
+    ] = "reexec"
     output_dir: Annotated[
         str,
         Meta(

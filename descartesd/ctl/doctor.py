@@ -21,7 +21,7 @@ from descartesd.errors import DescartesError, StartupRefusedError, UnavailableEr
 
 if TYPE_CHECKING:
     from descartesd.keys.profile import Profile
-    from descartesd.wire.server import ServerHealth, ServerHello, Stray
+    from descartesd.wire.server import KeeperHealth, ServerHealth, ServerHello, Stray
 
 _CHECK_FAILED = 1
 _OLDEST_PYTHON = (3, 11)
@@ -224,6 +224,7 @@ def _parts(health: ServerHealth) -> Iterator[Check]:
     """What only the server can tell."""
     if health.keeper.connected:
         yield Check("keeper", ok=True, detail=f"connected, pid {health.keeper.pid}")
+        yield _keeper_version(health.keeper)
     else:
         hint = "the server's log tells why"
         yield Check("keeper", ok=False, detail="not connected: nothing can be started", hint=hint)
@@ -241,6 +242,23 @@ def _parts(health: ServerHealth) -> Iterator[Check]:
     else:
         detail = "agents run as users of their own"
     yield Check("isolation", ok=True, detail=detail)
+
+
+def _keeper_version(keeper: KeeperHealth) -> Check:
+    """A note, no fault: it works with the server as it is."""
+    detail = f"version {keeper.version}, build {keeper.build}"
+    if keeper.build == keeper.installed_build:
+        return Check("keeper version", ok=True, detail=f"{detail}, as installed")
+    installed = f"version {keeper.installed_version}, build {keeper.installed_build}"
+    if keeper.stays_because is None:
+        detail = f"{detail}; it is about to become {installed}"
+        return Check("keeper version", ok=True, detail=detail)
+    return Check(
+        "keeper version",
+        ok=True,
+        detail=f"{detail}; installed is {installed}: {keeper.stays_because}",
+        hint="it does all it did before; a restart of it brings the installed one, ends its agents",
+    )
 
 
 def _strays(strays: list[Stray]) -> Check:

@@ -11,11 +11,17 @@ from descartesd.ctl import text
 from descartesd.ctl.command import Command
 from descartesd.ctl.connect import connect
 from descartesd.ctl.output import Output
-from descartesd.errors import DeadlineExceededError
+from descartesd.errors import DeadlineExceededError, PermissionDeniedError
 
 if TYPE_CHECKING:
     from descartesd.client import Client
-    from descartesd.wire.server import Drained, ServerHealth, ServerHello, ServerStats
+    from descartesd.wire.server import (
+        Drained,
+        KeeperHealth,
+        ServerHealth,
+        ServerHello,
+        ServerStats,
+    )
 
 # How often `drain --wait` looks whether anything is still alive.
 _LOOK_EVERY_S = 0.5
@@ -29,8 +35,6 @@ def _health(args: Namespace, out: Output) -> int:
 
 
 def _health_rows(health: ServerHealth) -> list[tuple[str, str]]:
-    keeper = health.keeper
-    connected = f"connected, version {keeper.version}, pid {keeper.pid}"
     return [
         ("status", health.status),
         *(("reason", reason) for reason in health.reasons),
@@ -38,13 +42,27 @@ def _health_rows(health: ServerHealth) -> list[tuple[str, str]]:
         ("server", health.server_id),
         ("version", health.version),
         ("uptime", text.age(health.uptime_s)),
-        ("keeper", connected if keeper.connected else "not connected"),
+        *_keeper_rows(health.keeper),
         ("isolation", health.isolation),
         *(("listener", listener) for listener in health.listeners),
         ("agents", _counts(health.agents)),
         ("works", ", ".join(name for name, found in health.checks.items() if found == "ok")),
         *(("fails", name) for name, found in health.checks.items() if found != "ok"),
     ]
+
+
+def _keeper_rows(keeper: KeeperHealth) -> list[tuple[str, str]]:
+    """Who it is, and who it would be: one line where that is the same."""
+    if not keeper.connected:
+        return [("keeper", "not connected")]
+    rows = [
+        ("keeper", f"connected, version {keeper.version}, build {keeper.build}, pid {keeper.pid}")
+    ]
+    if keeper.build != keeper.installed_build:
+        installed = f"version {keeper.installed_version}, build {keeper.installed_build}"
+        why = keeper.stays_because or "it is about to be this one"
+        rows.append(("keeper installed", f"{installed}: {why}"))
+    return rows
 
 
 def _counts(numbers: Mapping[str, int]) -> str:
@@ -55,7 +73,13 @@ def _counts(numbers: Mapping[str, int]) -> str:
 def _info(args: Namespace, out: Output) -> int:
     with connect(args) as client:
         hello = client.server.hello()
-    out.document(hello, ids=[hello.server_id], lines=text.pairs(_info_rows(hello)))
+        try:
+            keeper = _keeper_rows(client.server.health().keeper)
+        except PermissionDeniedError:
+            # A role may be without this method, and tells nothing of it then.
+            keeper = []
+    rows = [*_info_rows(hello), *keeper]
+    out.document(hello, ids=[hello.server_id], lines=text.pairs(rows))
     return 0
 
 

@@ -20,7 +20,9 @@ from descartesd.wire.event import Event, EventFollow
 # Others get their turn after so many.
 _AT_ONCE = 16
 # What concerns everybody; what comes from elsewhere is told to who sees everything.
-_ABOUT_THE_SERVER = ("server_started", "server_stopping", "health_changed", "heartbeat", "gap")
+_ABOUT_THE_SERVER = (
+    "server_started", "server_stopping", "health_changed", "keeper_upgraded", "heartbeat", "gap",
+)  # fmt: skip
 
 Mine = Callable[[str | None], bool]
 

@@ -14,6 +14,7 @@ from descartesd.agents.book import Book
 from descartesd.agents.facts import Facts
 from descartesd.agents.fleet import Fleet
 from descartesd.agents.keeper_link import KeeperLink
+from descartesd.agents.keeper_upgrade import KeeperUpgrade
 from descartesd.hooks.relay import Relay
 from descartesd.methods.policy import Policy
 from descartesd.observe.audit import AuditLog
@@ -37,6 +38,7 @@ class Parts:
     facts: Facts
     fleet: Fleet
     keeper: KeeperLink
+    upgrade: KeeperUpgrade
     policy: Policy
     audit: AuditLog
     directories: list[str]
@@ -125,6 +127,10 @@ class Health:
                 connected=keeper.connected,
                 pid=keeper.pid,
                 version=keeper.version,
+                build=keeper.build,
+                installed_version=self.parts.upgrade.installed_version,
+                installed_build=self.parts.upgrade.installed_build,
+                stays_because=self.parts.upgrade.stays_because,
                 strays=self.strays,
             ),
             listeners=self.endpoints,

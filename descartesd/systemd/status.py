@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from descartesd.wire.server import ServerHealth
+from descartesd.wire.server import KeeperHealth, ServerHealth
 
 _ENDED = ("completed", "failed", "terminated", "lost")
 
@@ -22,9 +22,18 @@ def sentence(health: ServerHealth, clients: int, refused: str | None = None) -> 
         found += "; draining, takes no new agents"
     if health.reasons:
         found += f"; degraded: {'; '.join(health.reasons)}"
+    if health.keeper.stays_because is not None:
+        found += f"; {_other_keeper(health.keeper)}"
     if refused is not None:
         found += f"; the configuration was not reloaded: {refused}"
     return found
+
+
+def _other_keeper(keeper: KeeperHealth) -> str:
+    running, installed = keeper.version, keeper.installed_version
+    if running == installed:
+        running, installed = keeper.build, keeper.installed_build
+    return f"the keeper is {running}, installed is {installed}: {keeper.stays_because}"
 
 
 def _several(count: int, noun: str) -> str:

@@ -21,6 +21,7 @@ EventKind = Literal[
     "server_started",
     "server_stopping",
     "health_changed",
+    "keeper_upgraded",
     "activity",
     "progress",
     "question",

@@ -66,11 +66,20 @@ class Stray(Struct, frozen=True, kw_only=True):
 
 
 class KeeperHealth(Struct, frozen=True, kw_only=True):
-    """The process that owns the agents; `strays` are at most 100, as of the last seconds."""
+    """The process that owns the agents; `strays` are at most 100, as of the last seconds.
+
+    `version` is that of the protocol it speaks, `build` a checksum of its code; the installed ones
+    are what it would be after a re-execution. `stays_because` says why it is not re-executed though
+    it is another.
+    """
 
     connected: bool
     pid: int | None = None
     version: str | None = None
+    build: str | None = None
+    installed_version: str | None = None
+    installed_build: str | None = None
+    stays_because: str | None = None
     strays: list[Stray] = []
 
 
