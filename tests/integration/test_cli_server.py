@@ -238,8 +238,9 @@ def test_doctor_finds_a_healthy_server_healthy(shared_server: Server) -> None:
     # What another test had its agents leave is told for a while.
     assert set(checks) - {"strays"} == {
         "python", "programs", "profile", "modes", "certificate", "server", "port", "keeper",
-        "isolation",
+        "keeper version", "isolation",
     }  # fmt: skip
+    assert checks["keeper version"]["detail"].endswith(", as installed")
     assert f"{shared_server.port} is held by 'descartesd'" in checks["port"]["detail"]
     assert people.returncode == 0
     assert all(line.startswith("✓ ") for line in people.stdout.decode().splitlines())
