@@ -135,8 +135,7 @@ def _commands() -> Iterator[tuple[str, ctl.Command]]:
 
 
 def _actions(title: str, command: ctl.Command) -> list[argparse.Action]:
-    parser = ctl.build_parser(title, command)
-    return [a for a in parser._actions if a.dest != "help"]  # noqa: SLF001  # argparse tells them nowhere else
+    return ctl.actions_of(ctl.build_parser(title, command))
 
 
 def _section(

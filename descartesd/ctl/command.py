@@ -97,6 +97,7 @@ SINGLE = {
     "demo": Single("play ten scenarios on a server of its own", "demo", "demo"),
     "doctor": Single("check this host, the profile and the server", "doctor", "doctor"),
     "login": Single("make a profile with a join string", "join", "login"),
+    "completion": Single("complete words in bash, zsh or fish", "completion", "completion"),
     "help": Single("explain a noun, or the topic exit-codes", "topics", "help"),
 }
 # Told apart from the noun and the verb when they stand in front of them.
@@ -162,6 +163,20 @@ class _Parser(argparse.ArgumentParser):
         if needless:
             message = f"{option.removeprefix('argument ')} takes no value"
         raise InvalidArgumentError(message, hint=f"see: {self.prog} --help")
+
+
+def next_word(words: list[str]) -> tuple[str, list[str]]:
+    """Find the first word that belongs to no global option; '' when there is none."""
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if word in GLOBAL_VALUES:
+            at += 2
+        elif word in GLOBAL_FLAGS or word.partition("=")[0] in GLOBAL_VALUES:
+            at += 1
+        else:
+            return word, words[:at] + words[at + 1 :]
+    return "", words
 
 
 def find_command(module: str, verb: str) -> Command:
@@ -250,11 +265,17 @@ def _add_globals(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Everything a parser reads but `--help`."""
+    actions = parser._actions  # noqa: SLF001  # argparse tells its options nowhere else
+    return [action for action in actions if action.dest != "help"]
+
+
 def _refuse(parser: argparse.ArgumentParser, word: str) -> NoReturn:
     otherwise = f"see: {parser.prog} --help"
     if not word.startswith("-"):
         raise InvalidArgumentError(f"unexpected argument '{_shown(word)}'", hint=otherwise)
-    known = _options(parser)
+    known = ("--help", "-h", *_options(parser))
     meant = _ELSEWHERE.get(word[:2], word.partition("=")[0])
     raise InvalidArgumentError(
         f"unknown option '{_shown(word)}'", hint=suggest(meant, known, otherwise)
@@ -281,14 +302,13 @@ def _with_dashes(parser: argparse.ArgumentParser, words: list[str]) -> str:
     return " ".join(part for part in parts if part)
 
 
+def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    return {name: action for action in actions_of(parser) for name in action.option_strings}
+
+
 def _may_be_secret(word: str, before: str) -> bool:
     """Whether a word of a command looks like a variable of the environment, or is one."""
     return word.partition("=")[0].isupper() or before == "--env" or word.startswith("--env=")
-
-
-def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    actions = parser._actions  # noqa: SLF001  # argparse tells its options nowhere else
-    return {name: action for action in actions for name in action.option_strings}
 
 
 def suggest(word: str, known: Iterable[str], otherwise: str) -> str:

@@ -18,6 +18,7 @@ from descartesd.ctl.command import (
     SINGLE,
     HelpAsked,
     find_command,
+    next_word,
     parse,
     suggest,
 )
@@ -94,7 +95,7 @@ def _finished(head: list[str], after: list[str] | None, out: Output) -> int:
 
 
 def _run(head: list[str], after: list[str] | None, out: Output) -> int:
-    noun, rest = _next_word(head)
+    noun, rest = next_word(head)
     if noun in _HELP or noun == "--version":
         return _about(noun, out)
     if noun in SINGLE:
@@ -102,7 +103,7 @@ def _run(head: list[str], after: list[str] | None, out: Output) -> int:
         title = noun
     elif noun in NOUNS:
         modules = NOUNS[noun].verbs
-        verb, rest = _next_word(rest)
+        verb, rest = next_word(rest)
         if verb in _HELP:
             return _about(noun, out)
         if verb not in modules:
@@ -112,20 +113,6 @@ def _run(head: list[str], after: list[str] | None, out: Output) -> int:
         raise _unknown("noun", noun, NOUNS | SINGLE, PROGRAM)
     command = find_command(module, verb)
     return command.run(parse(title, command, rest, after), out)
-
-
-def _next_word(words: list[str]) -> tuple[str, list[str]]:
-    """Find the first word that belongs to no global option; '' when there is none."""
-    at = 0
-    while at < len(words):
-        word = words[at]
-        if word in GLOBAL_VALUES:
-            at += 2
-        elif word in GLOBAL_FLAGS or word.partition("=")[0] in GLOBAL_VALUES:
-            at += 1
-        else:
-            return word, words[:at] + words[at + 1 :]
-    return "", words
 
 
 def _about(word: str, out: Output) -> int:

@@ -5,8 +5,16 @@ from argparse import ArgumentParser, Namespace
 
 import pytest
 
-from descartesd.ctl.command import NOUNS, SINGLE, Command, build_parser, find_command, parse
-from descartesd.ctl.main import _next_word, _split
+from descartesd.ctl.command import (
+    NOUNS,
+    SINGLE,
+    Command,
+    build_parser,
+    find_command,
+    next_word,
+    parse,
+)
+from descartesd.ctl.main import _split
 from descartesd.ctl.output import Output
 from descartesd.errors import InvalidArgumentError
 
@@ -47,11 +55,11 @@ def test_help_of_every_command_ends_with_two_examples(title: str, command: Comma
 def test_examples_are_commands_as_they_stand(title: str, command: Command) -> None:
     for example in command.examples:
         head, after = _split(shlex.split(example.partition(" < ")[0]))
-        noun, head = _next_word(head)
+        noun, head = next_word(head)
         if noun in SINGLE:
             found = find_command(SINGLE[noun].module, SINGLE[noun].verb)
         else:
-            verb, head = _next_word(head)
+            verb, head = next_word(head)
             found = find_command(NOUNS[noun].verbs[verb], verb)
         if "--help" not in head:
             parse(title, found, head, after)

@@ -1,0 +1,110 @@
+"""Words completed by real shells, which ask a real server for what it has."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from descartesd.client import Client
+from tests.support.agents import left_empty, spec
+from tests.support.eventually import eventually
+from tests.support.server import BIN, Server
+from tests.support.tmux import Tmux, Window
+
+# For a prompt nobody would mistake for anything else.
+PROMPT = "ready> "
+STARTS = {
+    "bash": ("bash --norc --noprofile -i", "PS1='{}'; stty echo"),
+    "zsh": ("zsh -f -i", "autoload -U compinit; compinit -u -D; PS1='{}'"),
+    "fish": ("fish --no-config -i", "function fish_prompt; echo -n '{}'; end"),
+}
+each_shell = pytest.mark.parametrize("shell", STARTS)
+
+
+@pytest.fixture
+def client(shared_server: Server) -> Iterator[Client]:
+    """The administrator; afterwards every agent is gone."""
+    with shared_server.client(wait_for_server_s=30) as client, left_empty(client):
+        yield client
+
+
+@pytest.fixture
+def typing(
+    shared_server: Server, client: Client, tmp_path: Path
+) -> Iterator[Callable[[str], Window]]:
+    """Opens a shell in a terminal, which completes words of descartesctl."""
+    scripts = {shell: _script(shell, tmp_path) for shell in STARTS}
+    with Tmux(shared_server) as tmux:
+
+        def opened(shell: str) -> Window:
+            command, prepare = STARTS[shell]
+            window = tmux.window("env", f"HOME={tmp_path}", "TERM=tmux", *command.split(), cols=240)
+            eventually(lambda: window.screen.strip() != "", timeout=30, step=0.05)
+            window.writes(f"{prepare.format(PROMPT)}; source {scripts[shell]}; clear")
+            window.types("Enter")
+            eventually(lambda: window.screen.strip() == PROMPT.strip(), timeout=30, step=0.05)
+            return window
+
+        yield opened
+
+
+def _script(shell: str, directory: Path) -> Path:
+    done = subprocess.run(
+        [BIN / "descartesctl", "completion", shell], capture_output=True, text=True, check=True
+    )
+    path = directory / f"completion.{shell}"
+    path.write_text(done.stdout)
+    return path
+
+
+def completed(window: Window, typed: str, whole: str) -> None:
+    """Type this and a Tab, until this stands there; then empty the line again."""
+    window.writes(typed)
+    window.types("Tab")
+    window.shows(f"{PROMPT}{whole}", timeout=30)
+    window.types("C-u")
+    eventually(lambda: window.screen.split("\n")[0].strip() == PROMPT.strip(), timeout=30)
+
+
+@each_shell
+def test_shell_completes_words_values_agents_and_files(
+    shell: str, typing: Callable[[str], Window], client: Client, tmp_path: Path
+) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    client.agent.spawn(spec=spec("sleep", "300", name="web-server"))
+    client.agent.spawn(spec=spec("sleep", "300", name="worker-paused"))
+    client.agent.pause(id="worker-paused")
+    (tmp_path / "alice.pub").touch()
+    window = typing(shell)
+
+    for typed, rest in {
+        "ag": "ent",
+        "agent list --st": "ate",
+        "agent list --state=ru": "nning",
+        "agent stop web": "-server",
+        "agent resume w": "orker-paused",
+        "--json agent show we": "b-server",
+        f"cert add {tmp_path}/al": "ice.pub",
+        f"cert issue ci --out={tmp_path}/al": "ice.pub",
+    }.items():
+        completed(window, f"descartesctl {typed}", f"descartesctl {typed}{rest}")
+
+
+@each_shell
+def test_shell_shows_what_it_may_be(shell: str, typing: Callable[[str], Window]) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    window = typing(shell)
+
+    window.writes("descartesctl server ")
+    window.types("Tab", "Tab")
+
+    screen = window.shows("health", "info", "stats", "methods", "drain", "reload", timeout=30)
+    if shell != "bash":
+        assert re.search(r"health\s.*Tell whether every part", screen)
