@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Seconds for what is left at the end.
 _LEFT_S = 1.0
 _GARBAGE_LOOKED_FOR_AFTER = 20_000
-_EPILOG = """examples:
+EPILOG = """examples:
   descartesd init /srv/descartes
   descartesd --config /srv/descartes/descartesd.toml
 """
@@ -32,7 +32,7 @@ _EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; the exit status."""
-    parser = _parser()
+    parser = build_parser()
     try:
         _refuse_unknown(parser, sys.argv[1:] if arguments is None else arguments)
     except InvalidArgumentError as exc:
@@ -61,11 +61,12 @@ def _lines(text: str) -> str:
     return "\n".join(map(shown, text.split("\n")))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the program's words."""
     parser = argparse.ArgumentParser(
         prog="descartesd",
         description="Spawn, supervise and control agent processes for many clients.",
-        epilog=_EPILOG,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"descartesd {_version()}")

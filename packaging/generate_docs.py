@@ -4,24 +4,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from cli_page import cli_page
 from hooks_page import hooks_page
-from methods_page import anchor, methods_page, page, sentences, table
+from methods_page import methods_page, page, table
 from metrics_page import metrics_page
 
-from descartesd import main as daemon_program
 from descartesd.agents.lifecycle import TRANSITIONS
 from descartesd.config.reference import reference
-from descartesd.ctl import command as ctl
 from descartesd.ctl.topics import exit_codes
 from descartesd.errors import ERRORS
-from descartesd.keeper.main import USAGE as KEEPER_USAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- begin generated from {} -->\n", "<!-- end generated -->\n"
@@ -89,102 +85,6 @@ def exit_codes_page() -> str:
     """docs/reference/exit-codes.md."""
     text = f"```text\n{exit_codes()}\n```\n"
     return page("Exit codes", "descartesd/ctl/topics.py", EXIT_INTRO, text)
-
-
-CLI_INTRO = """
-`descartesctl` speaks to a server, `descartesd` is the server, `descartes-keeper` is started by it.
-Standard output carries data, standard error everything else.
-With `--json` a command prints the wire types, described in [methods](methods.md),
-and an error is one line `{"error": {…}}` on standard error, with the same
-[exit status](exit-codes.md).
-
-The profile is the one `--profile` names (a file, or a name in `~/.config/descartes`), or the one
-`DESCARTES_PROFILE` names, or `~/.config/descartes/default.toml`, or the Unix socket
-`/run/descartes/control.sock`.
-
-## Global options
-
-They stand before or after noun and verb, never after `--`.
-"""
-
-
-def cli_page() -> str:
-    """docs/reference/cli.md."""
-    commands = dict(_commands())
-    general = next(iter(commands.values()))
-    names = {option for action in _actions("", general) for option in action.option_strings}
-    known = {*ctl.GLOBAL_FLAGS, *ctl.GLOBAL_VALUES} & names
-    shared = [a for a in _actions("", general) if known & set(a.option_strings)]
-    return page(
-        "Command line",
-        "the parsers of descartesd/ctl, descartesd/main.py and descartesd/keeper/main.py",
-        CLI_INTRO,
-        table(("option", "meaning"), map(_option, shared)),
-        *(_section(title, command, commands, known) for title, command in commands.items()),
-        f"## descartesd\n\n```text\n{_daemon_help()}```\n",
-        f"## descartes-keeper\n\n```text\n{KEEPER_USAGE}\n```\n",
-    )
-
-
-def _commands() -> Iterator[tuple[str, ctl.Command]]:
-    for noun, (_, verbs) in ctl.NOUNS.items():
-        for verb, module in verbs.items():
-            yield f"{noun} {verb}", ctl.find_command(module, verb)
-    for name, single in ctl.SINGLE.items():
-        yield name, ctl.find_command(single.module, single.verb)
-
-
-def _actions(title: str, command: ctl.Command) -> list[argparse.Action]:
-    return ctl.actions_of(ctl.build_parser(title, command))
-
-
-def _section(
-    title: str, command: ctl.Command, commands: dict[str, ctl.Command], known: set[str]
-) -> str:
-    first = next(each for each, other in commands.items() if other is command)
-    if first != title:
-        return f"## {title}\n\nThe same as [{first}](#{anchor(first)}).\n"
-    return _command(title, command, known)
-
-
-def _command(title: str, command: ctl.Command, known: set[str]) -> str:
-    actions = [a for a in _actions(title, command) if not known & set(a.option_strings)]
-    options = [a for a in actions if a.option_strings]
-    words = [_positional(a) for a in actions if not a.option_strings]
-    tail = ["--", "COMMAND", "[ARG …]"] if command.takes_command else []
-    synopsis = [ctl.PROGRAM, title, *(["[options]"] if options else []), *words, *tail]
-    explained = [a for a in actions if a.option_strings or a.help]
-    parts = [
-        f"## {title}\n",
-        sentences(command.summary) + "\n",
-        f"```text\n{' '.join(synopsis)}\n```\n",
-        *([table(("argument", "meaning"), map(_option, explained))] if explained else []),
-        "Examples:\n",
-        "".join(f"- `{ctl.PROGRAM} {line}`\n" for line in command.examples),
-    ]
-    return "\n".join(parts)
-
-
-def _positional(action: argparse.Action) -> str:
-    name = str(action.metavar or action.dest.upper())
-    several = {"+": f"{name} [{name} …]", "*": f"[{name} …]", "?": f"[{name}]"}
-    return several.get(str(action.nargs), name)
-
-
-def _option(action: argparse.Action) -> tuple[str, str]:
-    names = ", ".join(action.option_strings) or str(action.metavar or action.dest.upper())
-    value = ""
-    if action.option_strings and action.nargs != 0:
-        value = f" {action.metavar or '|'.join(action.choices or [action.dest.upper()])}"
-    shown = f"{names}{value}".replace("|", r"\|")
-    return f"`{shown}`", (action.help or "").replace("|", r"\|")
-
-
-def _daemon_help() -> str:
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        daemon_program.main(["--help"])
-    return text.getvalue()
 
 
 def lifecycle_page() -> str:

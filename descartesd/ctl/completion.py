@@ -10,7 +10,10 @@ from descartesd.ctl.text import safe
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell it is for")
+    shells = ("bash", "zsh", "fish")
+    parser.add_argument(
+        "shell", metavar="|".join(shells), choices=shells, help="the shell it is for"
+    )
     parser.add_argument(
         "--line", metavar="LINE", help="tell what may follow this line, as that script asks"
     )

@@ -24,9 +24,15 @@ USAGE: Final = (
     "usage: descartes-keeper --socket PATH --output-dir DIR [--idle-exit SECONDS] [--open-files N]"
     " [--daemon-user NAME]"
 )
-_OPTIONS: Final = (
-    "--socket", "--output-dir", "--idle-exit", "--open-files", "--daemon-user", CHECK_OPTION,
-)  # fmt: skip
+OPTIONS: Final = {
+    "--socket": "the socket it listens on for the daemon",
+    "--output-dir": "directory it writes the output of agents to; made if there is none",
+    "--idle-exit": "seconds without daemon and agents after which it ends; otherwise it stays",
+    "--open-files": "soft limit of open files that agents are started with; -1 is the hard one",
+    "--daemon-user": "the only user beside root that may connect; otherwise its own",
+}
+# Beside what a keeper asks its own next version with.
+_KNOWN: Final = (*OPTIONS, CHECK_OPTION)
 AGENTS_UMASK: Final = 0o022  # they inherit it; what the keeper makes has a mode of its own
 SOCKET_PATH_MAX: Final = 107  # unix(7)
 GARBAGE_LOOKED_FOR_AFTER: Final = 20_000  # objects; a start leaves hardly any cycle
@@ -118,7 +124,7 @@ def _read_options(arguments: list[str]) -> Options:
     left = iter(arguments)
     for argument in left:
         name, joined, value = argument.partition("=")
-        if name not in _OPTIONS:
+        if name not in _KNOWN:
             raise InvalidArgumentError(f"no option '{argument}'")
         values[name] = value if joined else next(left, "")
     for name in ("--socket", "--output-dir"):

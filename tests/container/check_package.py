@@ -73,6 +73,16 @@ def test_journal_has_every_fact_as_a_field(host: Host) -> None:
     host.run("systemctl reload descartesd")
 
 
+def test_installed_completion_knows_the_agents(host: Host) -> None:
+    script = "/usr/share/bash-completion/completions/descartesctl"
+    asked = (
+        'COMP_LINE="descartesctl agent stop sl"; COMP_POINT=${#COMP_LINE};'
+        " _descartesctl descartesctl sl stop; echo ${COMPREPLY[@]}"
+    )
+
+    assert host.run(f"bash -c '. {script}; {asked}'") == "sleeper"
+
+
 def test_agent_reads_neither_keys_nor_registry_nor_output_of_others(host: Host) -> None:
     secrets = (
         "/var/lib/descartesd/keys/host.key", "/var/lib/descartesd/registry.sqlite",
@@ -291,7 +301,9 @@ def test_purge_leaves_what_it_says(host: Host) -> None:
     told = host.run("dpkg --purge descartesd 2>&1")
 
     assert "left: the users" in told
-    left = (
-        "/usr/lib/descartesd /etc/descartesd /var/lib/descartesd /run/descartes /usr/bin/descartes*"
-    )
-    assert host.run(f"ls -d {left} 2>/dev/null", status=2) == ""
+    # The tests themselves have put something into /root and under the units.
+    places = "/etc /usr /var /run /tmp -not -path '/run/systemd/system/*' -not -path '/run/deb/*'"
+    left = host.run(f"find {places} -iname '*descartes*'")
+    assert left.split() == ["/var/lib/descartes-agent"]
+    users = host.run("getent passwd | cut -d: -f1 | grep descartes").split()
+    assert sorted(users) == ["descartes-agent", "descartes-keeper", "descartesd"]
