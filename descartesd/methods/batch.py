@@ -85,7 +85,7 @@ class BatchMethods:
         # Any id will do: each agent's own takes its place.
         request = inner(method.request, {**params.params, "id": "any"})
         asked = [(word, _key(word, target), target) for word, target in self._targets(call, params)]
-        part = call._replace(idem=None)
+        part = structs.replace(call, idem=None)
         jobs: dict[str, Job] = {
             key: partial(self._do, part, params, request, target) for _, key, target in asked
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Raw, Struct
 
@@ -15,7 +15,7 @@ from descartesd.transport.streams import Stream
 from descartesd.wire.methods import METHODS
 
 
-class Call(NamedTuple):
+class Call(Struct, frozen=True):
     """One request: who asks, over which connection, when, and under which idempotency key.
 
     `began_ns` is the `perf_counter_ns` it came at; `identify` tells who a user id is now.

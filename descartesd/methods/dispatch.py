@@ -10,6 +10,7 @@ from time import perf_counter_ns
 from typing import Any, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from descartesd.errors import (
     DeadlineExceededError,
@@ -227,7 +228,7 @@ class Dispatcher:
             stream = self.streams.make(call.peer, request.id, request.credit)
             stream.on_open = partial(row.metrics.answered, call.began_ns)
             stream.check = partial(self._check_granted, row, call, params)
-            work = self._stream(row, call._replace(stream=stream), asked, params)
+            work = self._stream(row, replace(call, stream=stream), asked, params)
             task = self._group.create_task(work, name=name)
             if meter is not None:
                 task.add_done_callback(lambda _: meter.close_stream())

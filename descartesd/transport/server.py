@@ -12,9 +12,10 @@ import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import zmq
+from msgspec import Struct
 
 from descartesd.observe.metrics import Traffic
 from descartesd.transport.listeners import Listener
@@ -29,6 +30,7 @@ _BUDGET = 64
 _NOW = int(zmq.NOBLOCK)
 _MORE = int(zmq.SNDMORE) | _NOW
 _SRCFD = int(zmq.SRCFD)
+_USER_ID = b"User-Id"
 _HANDSHAKE_MS = 3000
 # A peer whose host is gone: asked after 3 s of silence, given up after three more questions.
 _KEEPALIVE_IDLE_S, _KEEPALIVE_EVERY_S, _KEEPALIVE_TRIES = 3, 2, 2
@@ -36,7 +38,7 @@ _UNACKNOWLEDGED_MS = 8000
 _LINGER_MS = 1000
 
 
-class Peer(NamedTuple):
+class Peer(Struct, frozen=True, gc=False):
     """Where a request came from; valid for answering that request, never as an identity."""
 
     route: bytes
@@ -270,7 +272,7 @@ class RouterServer:
             self._note_overlong(frame)
             return self._discard()
         try:
-            user_id: str = frame.get("User-Id")  # type: ignore[assignment]  # text by RFC 27
+            user_id: str = frame.get(_USER_ID)  # text by RFC 27
             peer = Peer(route, delimited, user_id, frame.get(_SRCFD))
         except zmq.ZMQError:
             # ZAP names every peer it lets in: one without a name did not come through it.

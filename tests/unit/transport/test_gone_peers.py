@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 import zmq
+from msgspec.structs import replace
 
 from descartesd.errors import UnauthenticatedError
 from descartesd.transport.server import Peer, Send
@@ -183,7 +184,7 @@ def test_streams_of_who_is_let_in_no_longer_end_with_the_reason() -> None:
         streams = Streams(onto(wire), Unread())
         async with asyncio.TaskGroup() as group:
             for number, user_id in enumerate(("key:alice", "key:bob")):
-                stream = streams.make(PEER._replace(user_id=user_id), number, None)
+                stream = streams.make(replace(PEER, user_id=user_id), number, None)
                 task = group.create_task(asyncio.Event().wait())
                 streams.add(stream, task)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from msgspec.structs import replace
 
 from descartesd.errors import NotFoundError
 from descartesd.transport.server import Peer
@@ -94,7 +95,7 @@ def test_streams_end_with_their_connection_and_only_they() -> None:
         loop = asyncio.get_running_loop()
         tasks = []
         for fd in (7, 8):
-            stream = streams.make(PEER._replace(fd=fd), fd, None)
+            stream = streams.make(replace(PEER, fd=fd), fd, None)
             tasks.append(loop.create_task(asyncio.Event().wait()))
             streams.add(stream, tasks[-1])
         streams.drop_connection(7)
@@ -125,7 +126,7 @@ def test_another_connection_cannot_touch_a_stream() -> None:
         task = asyncio.get_running_loop().create_task(asyncio.Event().wait())
         streams.add(streams.make(PEER, 5, None), task)
         with pytest.raises(NotFoundError):
-            streams.cancel(PEER._replace(route=b"other"), 5)
+            streams.cancel(replace(PEER, route=b"other"), 5)
         task.cancel()
 
     asyncio.run(scenario())
