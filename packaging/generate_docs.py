@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cli_page import cli_page
 from hooks_page import hooks_page
+from log_page import log_page
 from methods_page import methods_page, page, table
 from metrics_page import metrics_page
 
@@ -104,6 +105,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/methods.md": methods_page,
     "docs/reference/hooks.md": hooks_page,
     "docs/reference/errors.md": errors_page,
+    "docs/reference/log.md": log_page,
     "docs/reference/metrics.md": metrics_page,
     "docs/reference/exit-codes.md": exit_codes_page,
     "docs/reference/configuration.md": reference,

@@ -34,6 +34,8 @@ _KINDS: dict[State, EventKind] = {
     "lost": "error",
     "terminated": "terminated",
 }
+# Whoever started it has an answer soon; whoever lost it has none.
+_LEVELS = {"starting": logging.DEBUG, "lost": logging.WARNING}
 
 
 class Book:
@@ -211,8 +213,9 @@ class Book:
         self._move(agent, previous, following)
         if agent.outcome is not None and (following in ENDED or following == "backoff"):
             self.ends[following, agent.outcome.reason] += 1
-        level = logging.WARNING if following == "lost" else logging.DEBUG
-        log.log(level, "agent.state", extra={"agent": agent.id, "state": following})
+        level = _LEVELS.get(following, logging.INFO)
+        if log.isEnabledFor(level):
+            log.log(level, "agent.state", extra=_facts(agent, previous))
         self.journal.record(
             _KINDS.get(following, "status_changed"),
             agent.id,
@@ -295,3 +298,21 @@ class Book:
             wakers.discard(waker)
             if not wakers and self._wakers.get(agent.id) is wakers:
                 del self._wakers[agent.id]
+
+
+def _facts(agent: Agent, previous: State) -> dict[str, object]:
+    """What a log line says of a change."""
+    facts: dict[str, object] = {
+        "agent": agent.id,
+        "agent_name": agent.name,
+        "owner": agent.owner,
+        "state": agent.state,
+        "previous": previous,
+        "attempt": agent.attempt,
+    }
+    outcome = agent.outcome
+    if outcome is not None and agent.state not in ALIVE:
+        facts |= {"reason": outcome.reason, "exit_code": outcome.exit_code}
+        if outcome.signal is not None:
+            facts["signal"] = outcome.signal
+    return facts

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"  # base32hex, RFC 4648 §7: sorts like its numbers
+_DIGITS = frozenset(_ALPHABET)
 _LENGTH = 20
 _RANDOM_BITS = 52
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
@@ -25,6 +26,11 @@ class IdSource:
         value = int(self._clock() * 1000) << _RANDOM_BITS | _random(_RANDOM_BITS)
         self._last = max(value, self._last + 1)
         return encode(self._last, _LENGTH)
+
+
+def is_id(text: str) -> bool:
+    """Whether this is an id as it is made here."""
+    return len(text) == _LENGTH and set(text) <= _DIGITS
 
 
 def _random(bits: int) -> int:

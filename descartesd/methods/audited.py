@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from descartesd.agents.ids import is_id
 from descartesd.agents.registry import Registry
 from descartesd.agents.roster import Roster
 from descartesd.config.schema import Config
@@ -18,7 +20,7 @@ from descartesd.errors import DescartesError, UnauthenticatedError
 from descartesd.keys.curve import CurveKeyPair
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.seal import sealer_of
-from descartesd.methods.call import Call, Handler
+from descartesd.methods.call import Call, Handler, Trace, about
 from descartesd.methods.dispatch import Dispatcher
 from descartesd.methods.policy import Policy
 from descartesd.methods.targets import target_of
@@ -31,6 +33,10 @@ from descartesd.wire.agent import AgentInfo
 from descartesd.wire.batch import BatchItem, BatchResult, BatchRun
 from descartesd.wire.methods import METHODS, Method
 
+log = logging.getLogger(__name__)
+
+# What carries what is typed.
+_DATA = frozenset(("agent.resize", "agent.write"))
 # Lines about the agents of a batch written at once; others get their turn in between.
 _PORTION = 500
 _REFUSED = frozenset({"permission_denied", "unauthenticated", "resource_exhausted"})
@@ -84,6 +90,7 @@ class _Audited:
         self._roster = roster
         self._target_of = target_of(method)
         self._names_agents = method.name.startswith("agent.")
+        self._level = logging.DEBUG if method.name in _DATA else logging.INFO
         self.handler: Handler = self._wait if inspect.iscoroutinefunction(handler) else self._do
 
     def _do(self, call: Call, params: Struct) -> Struct:
@@ -97,6 +104,7 @@ class _Audited:
             raise
         finally:
             self._log.add(replace(line, outcome=outcome))
+            self._told(call, line.target, outcome)
         return result
 
     async def _wait(self, call: Call, params: Struct) -> Struct:
@@ -118,8 +126,20 @@ class _Audited:
         finally:
             if outcome != "ok":
                 self._log.add(replace(line, outcome=outcome))
+                self._told(call, line.target, outcome)
+        agent = result.id if isinstance(result, AgentInfo) else line.target
+        self._told(call, agent, outcome)
         await self._end(line, result, words)
         return result
+
+    def _told(self, call: Call, target: str | None, outcome: str) -> None:
+        """Log what became of it."""
+        if not log.isEnabledFor(self._level):
+            return
+        facts = {"method": self._name, "outcome": outcome, **call.about()}
+        if target is not None:
+            facts["agent" if self._names_agents and is_id(target) else "target"] = target
+        log.log(self._level, "request.done", extra=facts)
 
     def _awaited(self, call: Call, params: Struct) -> Awaitable[Struct]:
         answer: Awaitable[Struct] = self._call(call, params)
@@ -219,10 +239,16 @@ class Refusals:
         zap.on_refused = self.handshake
         return self.close
 
-    def request(self, peer: Peer, method: str, error: DescartesError) -> None:
+    def request(
+        self, peer: Peer, method: str, error: DescartesError, trace: Trace = None, /
+    ) -> None:
         """A request was not let in."""
-        if error.code in _REFUSED:
-            self._add((peer.user_id, self._name(peer.user_id), method, None, error.code))
+        if error.code not in _REFUSED:
+            return
+        identity = peer.user_id
+        if self._add((identity, self._name(identity), method, None, error.code)):
+            facts = {"method": method, "code": error.code, "cause": error.message}
+            log.warning("request.refused", extra={**facts, **about(identity, trace)})
 
     def handshake(self, address: str, key: bytes) -> None:
         """A peer was not let in."""
@@ -247,15 +273,17 @@ class Refusals:
         except UnauthenticatedError:
             return None
 
-    def _add(self, kind: Kind, detail: str | None = None) -> None:
+    def _add(self, kind: Kind, detail: str | None = None) -> bool:
+        """Have a line written, at once for the first of its kind in a while; whether it was."""
         if kind not in self._counts:
             if len(self._counts) < _MOST_KINDS:
                 self._counts[kind] = 0
                 self._log.add(_refused(kind, 1, detail))
                 self._wait()
-                return
+                return True
             kind = ("-", None, "-", None, kind[-1])
         self._counts[kind] += 1
+        return False
 
     def _wait(self) -> None:
         if self._pause is None:

@@ -52,7 +52,7 @@ class AuthorityMethods:
     async def add(self, call: Call, params: wire.CertAdd) -> wire.CertAdded:
         """Answer `cert.add`: an administrator is told what is wrong with it."""
         identity = self._trust.take(unarmour(params.certificate))
-        log.info("certificate.added", extra={"holder": identity.name, "by": call.caller.id})
+        log.info("certificate.added", extra={"holder": identity.name, "identity": call.caller.id})
         return _added(identity)
 
     async def present(self, call: Call, params: wire.CertPresent) -> wire.CertAdded:
@@ -69,15 +69,16 @@ class AuthorityMethods:
             reason = (exc.details or {}).get("reason", exc.code)
             log.warning(
                 "certificate.refused",
-                extra={"by": call.caller.id, "reason": reason, "cause": exc.message},
+                extra={"identity": call.caller.id, "reason": reason, "cause": exc.message},
             )
             raise self._guests.failed(call.caller.id) from exc
-        log.info("certificate.presented", extra={"holder": identity.name, "by": call.caller.id})
+        facts = {"holder": identity.name, "identity": call.caller.id}
+        log.info("certificate.presented", extra=facts)
         return _added(identity)
 
     def _tell(self, event: str, trusted: Trusted, call: Call) -> None:
         shown = fingerprint(trusted.public)
-        log.warning(event, extra={"fingerprint": shown, "by": call.caller.id})
+        log.warning(event, extra={"fingerprint": shown, "identity": call.caller.id})
 
 
 def _info(trusted: Trusted) -> wire.AuthorityInfo:

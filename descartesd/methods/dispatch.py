@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from time import perf_counter_ns
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from descartesd.errors import (
 )
 from descartesd.methods.asked import Asked, asked_of
 from descartesd.methods.authorizing import Authorizer
-from descartesd.methods.call import Call, Handler
+from descartesd.methods.call import Call, Handler, OnRefused, about, nobody_asks
 from descartesd.methods.idempotency import Answer, Answers
 from descartesd.methods.limiting import Limits
 from descartesd.methods.outcomes import incident, settled
@@ -73,7 +73,7 @@ class Dispatcher:
         # Plugins that may refuse what a role allows; None while there are none.
         self.authorizer: Authorizer | None = None
         # Told of each request that was not let in.
-        self.on_refused: Callable[[Peer, str, DescartesError], None] = _nobody_asks
+        self.on_refused: OnRefused = nobody_asks
 
     def register(self, handlers: Mapping[str, Handler]) -> None:
         """Take the function of every method; raises ValueError when one is missing."""
@@ -148,10 +148,11 @@ class Dispatcher:
                 self._send(peer, self._encoded(request.id, row.handler(call, params)))
                 row.metrics.answered(began_ns)
         except DescartesError as exc:
-            self.on_refused(peer, request.method, exc)
+            self.on_refused(peer, request.method, exc, request.trace)
             self._refuse(row, began_ns, peer, request.id, exc)
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
-            self._refuse(row, began_ns, peer, request.id, incident(exc, request.method))
+            error = incident(exc, request.method, about(peer.user_id, request.trace))
+            self._refuse(row, began_ns, peer, request.id, error)
 
     @property
     def open_requests(self) -> int:
@@ -173,7 +174,8 @@ class Dispatcher:
             try:
                 self._policy.identify(pending.call.peer.user_id)
             except UnauthenticatedError as error:
-                self.on_refused(pending.call.peer, pending.row.method.name, error)
+                call = pending.call
+                self.on_refused(call.peer, pending.row.method.name, error, call.trace)
                 self._break_off(pending, error)
         self.shed.settle()
 
@@ -205,7 +207,7 @@ class Dispatcher:
         if self._is_stopping and not row.is_harmless(params):
             raise _stopping()
         idem = request.idem if isinstance(request.idem, str) else None
-        return Call(caller, peer, began_ns, idem, None, self._identify), params
+        return Call(caller, peer, began_ns, idem, None, self._identify, request.trace), params
 
     def _unknown(self, name: str) -> UnimplementedError:
         near = codec.nearest(name, self._rows)
@@ -258,7 +260,7 @@ class Dispatcher:
                 exc.retryable = row.method.resend != "never"
             error = exc
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
-            error = incident(exc, row.method.name)
+            error = incident(exc, row.method.name, call.about())
         self._pending.close((call.peer.route, asked.id), asyncio.current_task())
         self._refuse(row, call.began_ns, call.peer, asked.id, error)
         # It knows this frame: known to it, too, it would keep the whole request.
@@ -271,7 +273,7 @@ class Dispatcher:
         try:
             await self.authorizer.allow(call.caller, row.method.name, params)
         except DescartesError as exc:
-            self.on_refused(call.peer, row.method.name, exc)
+            self.on_refused(call.peer, row.method.name, exc, call.trace)
             raise
 
     async def _answer(self, row: Row, call: Call, asked: Asked, params: Struct) -> None:
@@ -311,7 +313,8 @@ class Dispatcher:
                 answer = self._answers.begin(call.caller.id, call.idem, method, asked.digest)
                 self._work_on(self._answered(row, call, params, answer))
             return await answer.result()
-        outcome = await asyncio.shield(self._work_on(settled(row.handler(call, params), method)))
+        work = self._work_on(settled(row.handler(call, params), method, call))
+        outcome = await asyncio.shield(work)
         try:
             if isinstance(outcome, DescartesError):
                 raise outcome
@@ -330,11 +333,11 @@ class Dispatcher:
         return task
 
     async def _answered(self, row: Row, call: Call, params: Struct, answer: Answer) -> None:
-        outcome = await settled(self._recorded(row, call, params), row.method.name)
+        outcome = await settled(self._recorded(row, call, params), row.method.name, call)
         try:
             await self._answers.finish(answer, outcome)
         except Exception as exc:  # the boundary: nobody else would catch it, and it ends the server
-            answer.settle(incident(exc, row.method.name))
+            answer.settle(incident(exc, row.method.name, call.about()))
 
     async def _recorded(self, row: Row, call: Call, params: Struct) -> Any:
         if not row.records_itself:
@@ -358,7 +361,7 @@ class Dispatcher:
         except DescartesError as exc:
             error = exc
         except Exception as exc:  # the boundary: a bug of ours is answered and logged
-            error = incident(exc, row.method.name)
+            error = incident(exc, row.method.name, call.about())
         self._pending.close((stream.peer.route, stream.id), asyncio.current_task())
         if error is not None:
             row.metrics.failed(error.code, is_answered=stream.is_open)
@@ -395,7 +398,3 @@ def _stopping() -> UnavailableError:
 
 def _unsent(_peer: Peer, _payload: bytes, _is_item: bool = False) -> bool | None:
     return False
-
-
-def _nobody_asks(_peer: Peer, _method: str, _error: DescartesError) -> None:
-    return None

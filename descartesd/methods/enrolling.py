@@ -60,7 +60,7 @@ class Enrolling:
                 "fingerprint": token.fingerprint,
                 "kind": token.kind,
                 "role": params.role,
-                "by": call.caller.id,
+                "identity": call.caller.id,
             },
         )
         server_key = decode_key(introduction.server_key)

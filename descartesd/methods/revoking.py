@@ -70,7 +70,7 @@ class Revoking:
                 "fingerprint": revocation.fingerprint,
                 "generation": revocation.generation,
                 "join_strings": ended,
-                "by": call.caller.id,
+                "identity": call.caller.id,
             },
         )
         if call.caller.id == f"key:{revocation.fingerprint}":

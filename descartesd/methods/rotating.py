@@ -55,7 +55,7 @@ class Rotating:
                 "key": params.what,
                 "fingerprint": rotated.fingerprint,
                 "until": rotated.until,
-                "by": call.caller.id,
+                "identity": call.caller.id,
             },
         )
         return rotated

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import hashlib
 import logging
 import os
@@ -34,6 +35,7 @@ def leads_to_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) ->
     return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
+@functools.lru_cache(maxsize=256)
 def message_id(event: str) -> str:
     """The same 128 bits for the same kind of event on every host: journalctl MESSAGE_ID=…"""
     return hashlib.blake2b(f"descartesd\0{event}".encode(), digest_size=16).hexdigest()
@@ -54,10 +56,11 @@ class JournalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record."""
-        fields = {
+        event = record.getMessage()
+        fields: dict[str, object] = {
             "MESSAGE": self.format(record),
-            "MESSAGE_ID": message_id(record.getMessage()),
-            "EVENT": record.getMessage(),
+            "MESSAGE_ID": message_id(event),
+            "EVENT": event,
             "PRIORITY": next(number for least, number in _PRIORITIES if record.levelno >= least),
             "SYSLOG_IDENTIFIER": "descartesd",
             "LOGGER": record.name,
@@ -98,6 +101,7 @@ class JournalHandler(logging.Handler):
         super().close()
 
 
+@functools.lru_cache(maxsize=256)
 def _field_name(name: str) -> str:
     # The journal keeps no field that begins with '_' or a digit.
     return _NAMES.get(name) or _UNFIT.sub("_", name.upper()).lstrip("_0123456789")[:64] or "FIELD"

@@ -19,6 +19,8 @@ _LEVELS = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+_text = json.JSONEncoder(default=str).encode
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -33,6 +35,10 @@ def set_up(level: str, style: Literal["json", "pretty"], stream: TextIO = sys.st
     else:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(_Json() if style == "json" else _Pretty())
+    # No line says in which file, thread and process it was written: finding that out costs as much
+    # as the rest of it. https://docs.python.org/3/howto/logging.html#optimization
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_level(level)
@@ -45,7 +51,7 @@ def set_level(level: str) -> None:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return {key: record.__dict__[key] for key in sorted(record.__dict__.keys() - _STANDARD)}
+    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
 
 
 class _Json(logging.Formatter):
@@ -59,15 +65,15 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return printable(msgspec.json.encode(line, enc_hook=str)).decode()
+        return printable(_encode(line)).decode()
 
 
 class _Brief(logging.Formatter):
     """The event and its facts; the journal itself knows when it was and how severe."""
 
     def format(self, record: logging.LogRecord) -> str:
-        # json.dumps keeps a newline or an escape sequence in a value from forging a line.
-        fields = " ".join(f"{k}={json.dumps(v, default=str)}" for k, v in _fields(record).items())
+        # JSON keeps a newline or an escape sequence in a value from forging a line.
+        fields = " ".join(f"{key}={_text(value)}" for key, value in _fields(record).items())
         text = shown(f"{self.heading(record)}{record.getMessage()} {fields}".rstrip())
         if not record.exc_info:
             return text
