@@ -82,7 +82,7 @@ def grants_of(roles: Sequence[NamedRole]) -> Grants:
         if verdicts[one].scope is None and verdicts[other].scope is not None:
             verdicts[other] = Verdict(None, f"needs {one} as well, which {verdicts[one].rule}")
     for method in _OF_STREAMS:
-        if verdicts[method].scope is None and not _denied(roles, method):
+        if verdicts[method].scope != "any" and not _denied(roles, method):
             verdicts[method] = _with_a_stream(verdicts, verdicts[method])
     rank = max(role.rank for role in roles)
     return Grants(
