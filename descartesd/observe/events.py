@@ -55,6 +55,8 @@ EVENTS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Keeper": {
         "keeper.started": "The server has started its keeper.",
+        "keeper.upgraded": "The keeper has turned into the installed version, its agents with it.",
+        "keeper.stays": "It stays the version it is, for this reason, and is worked with.",
         "keeper.lost": "The connection to the keeper has ended.",
         "keeper.unavailable": "There is no keeper that can be worked with, for this reason.",
         "keeper.cannot_be_used": "Agreeing with the keeper failed by a bug.",
