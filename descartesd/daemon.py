@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 
 from descartesd.agents.accounts import account_of_agents
@@ -85,8 +86,10 @@ class Daemon:
         server = config.server
         self._service = service
         self._lock = lock_state(server.state_dir)
+        service.begins("reading the registry")
         self._registry, agents = open_registry(os.path.join(server.state_dir, "registry.sqlite"))
         self._who = Identities(config, self._registry, service.key_files(server))
+        service.begins("reading the audit log")
         self._audit = open_log(config, self._who.sealing_key, self._registry)
         self._output_dir = output_dir = server.output_dir
         self._keeping = Keeping(server)
@@ -161,7 +164,7 @@ class Daemon:
         connect(self._plugins.relay, self._book, loop)
         agreeing = Agreeing(self._book, self._facts, self._fleet, self._answers, self._audit, most)
         self._keeping.agree_with(agreeing, self._health)
-        await self._keeping.bring_up()
+        await self._keeping.begin(self._service)
         router = RouterServer(
             context,
             self._who.router_options(self._config.network),
@@ -184,13 +187,23 @@ class Daemon:
             # To the very end: what an agent has said decides how it ended.
             listening = group.create_task(monitor.run(), name="listening")
             minding = self._mind(group, dispatcher, telling)
-            await self._until_told_to_stop(telling)
+            about = await self._until_told_to_stop(telling)
             for task in minding:
                 task.cancel()
-            await self._end(dispatcher, router)
-            await self._exporting.stop()
-            await self._plugins.relay.close()
+            async with telling.stopping(self._grace_s(), partial(self._left, dispatcher)):
+                await stopping(self._plugins.relay, about)
+                await self._end(dispatcher, router)
+                await self._exporting.stop()
+                await self._plugins.relay.close()
             listening.cancel()
+
+    def _grace_s(self) -> float:
+        """How long agents may take to end by themselves; those of a service do not end now."""
+        return self._book.roster.longest_grace_s() if self._keeping.is_own else 0.0
+
+    def _left(self, dispatcher: Dispatcher) -> tuple[int, int]:
+        """What a stop has to bring to its end yet: agents and requests."""
+        return (self._book.alive if self._keeping.is_own else 0), dispatcher.open_requests
 
     async def _end(self, dispatcher: Dispatcher, router: RouterServer) -> None:
         """Bring to its end what has begun; where the keeper goes on, so do the clients."""
@@ -261,8 +274,8 @@ class Daemon:
             group.create_task(self._reloading.run(), name="reloading"),
         ]
 
-    async def _until_told_to_stop(self, telling: Telling) -> None:
-        """Say that the server serves, and at the end that it stops."""
+    async def _until_told_to_stop(self, telling: Telling) -> ServerInfo:
+        """Say that the server serves, and what it is, once it is to stop."""
         about = ServerInfo(
             server_id=self._config.server.server_id,
             version=version(),
@@ -275,9 +288,8 @@ class Daemon:
         self._exporting.start()
         await self._stopping.wait()
         log.info("server.stopping")
-        telling.stopping(self._book.roster.longest_grace_s() if self._keeping.is_own else 0)
         self._book.journal.record("server_stopping")
-        await stopping(self._plugins.relay, about)
+        return about
 
     def _sampler(self) -> Sampler:
         server = self._config.server

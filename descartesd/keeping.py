@@ -24,6 +24,8 @@ from descartesd.methods.health import Health
 from descartesd.methods.idempotency import Answers
 from descartesd.observe.audit import AuditLog
 from descartesd.places import allow_descriptors
+from descartesd.systemd.extending import extending
+from descartesd.systemd.service import Service
 from descartesd.wire.agent import Reason
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ _RETRY_S = 1.0
 _ASKED_EVERY_S = 5.0
 _PATIENCE_S = 10.0
 _STOP_MARGIN_S = 10.0
+_START_PATIENCE_S = 60.0
+_START_LONGEST_S = 300.0
 
 
 def keeper_paths(server: Server) -> KeeperPaths:
@@ -75,6 +79,18 @@ class Keeping:
         self._health = health
         self._open_intents = parts.book.registry.open_intents()
         self.upgrade.record = partial(_record, parts.book)
+
+    async def begin(self, service: Service) -> None:
+        """Bring a keeper up as part of a start, which systemd is to wait for."""
+        service.begins("agreeing with the keeper")
+        journal = self._parts.book.journal
+        async with extending(
+            service.notifier,
+            lambda: (self.link.connected, journal.last),
+            patience_s=_START_PATIENCE_S,
+            longest_s=_START_LONGEST_S,
+        ):
+            await self.bring_up()
 
     async def mind(self) -> None:
         """Bring a keeper back whenever there is none, or none that answers."""

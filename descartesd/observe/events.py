@@ -19,6 +19,7 @@ EVENTS: Final[Mapping[str, Mapping[str, str]]] = {
         "watchdog.withheld": "Its check of itself did not pass: systemd's watchdog was not fed.",
         "notify.nobody": "NOTIFY_SOCKET leads nowhere: it runs as one without systemd.",
         "systemd.not_told": "systemd could not be told how it is.",
+        "systemd.no_more_time": "A start or a stop gets on no more: systemd is not asked for time.",
         "systemd.failure_not_kept": "Why a start failed could not be kept for the next status.",
         "tidying.failed": "Something that is done once a second failed; it is tried again.",
         "internal": "A bug: a request was answered with this incident. The traceback is there.",

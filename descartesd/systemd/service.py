@@ -35,6 +35,7 @@ class Service:
         self.inherited = inherited or Inherited()
         self.watchdog_s = watchdog_s
         # systemd forgets why the last start failed when it tries the next: this file does not.
+        self._because = ""
         self._last_failure = runtime_dir and os.path.join(runtime_dir, _LAST_FAILURE)
 
     @classmethod
@@ -72,8 +73,8 @@ class Service:
     def telling(self) -> Iterator[None]:
         """Tell that this starts, and if it ends by an error, why."""
         last = self._read_failure()
-        told = f"starting; the last start failed: {last}" if last else "starting"
-        self.notifier.starting(told, _STARTING_S)
+        self._because = f"; the last start failed: {last}" if last else ""
+        self.begins()
         try:
             yield
         except DescartesError as exc:
@@ -86,6 +87,11 @@ class Service:
             for passed in self.inherited.rest():
                 passed.socket.close()
             self.notifier.close()
+
+    def begins(self, step: str | None = None) -> None:
+        """The start has got to this step, which may take a while."""
+        told = "starting" if step is None else f"starting: {step}"
+        self.notifier.starting(f"{told}{self._because}", _STARTING_S)
 
     def ready(self, sentence: str) -> None:
         """It serves; what has failed before is forgotten."""

@@ -36,5 +36,12 @@ def _other_keeper(keeper: KeeperHealth) -> str:
     return f"the keeper is {running}, installed is {installed}: {keeper.stays_because}"
 
 
+def stopping_sentence(agents: int, requests: int) -> str:
+    """What a stop still waits for."""
+    counts = ((agents, "agent"), (requests, "request"))
+    left = " and ".join(_several(count, noun) for count, noun in counts if count)
+    return f"stopping: {left} left" if left else "stopping"
+
+
 def _several(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
+from descartesd.systemd.extending import extending
 from descartesd.systemd.service import Service
+from descartesd.systemd.status import stopping_sentence
 from descartesd.systemd.watchdog import feed
 
 _STATUS_EVERY_S = 1.0
@@ -45,7 +48,25 @@ class Telling:
                 await asyncio.sleep(_STATUS_EVERY_S)
                 self._service.notifier.status(self._sentence())
 
-    def stopping(self, grace_s: float) -> None:
-        """It stops, and what it ends has this long, in seconds, to do so by itself."""
-        self._service.notifier.stopping("stopping")
-        self._service.notifier.extend(grace_s + _STOP_S)
+    @contextlib.asynccontextmanager
+    async def stopping(
+        self, grace_s: float, left: Callable[[], tuple[int, int]]
+    ) -> AsyncIterator[None]:
+        """It stops, within the block.
+
+        What it ends has `grace_s` seconds to do so by itself; `left` counts agents and requests.
+        """
+        notifier = self._service.notifier
+        notifier.stopping("stopping")
+
+        def look() -> tuple[int, int]:
+            found = left()
+            notifier.status(stopping_sentence(*found))
+            return found
+
+        # Nothing may happen for as long as the most patient agent is waited for.
+        patience_s = grace_s + _STOP_S
+        longest_s = grace_s + 2 * _STOP_S
+        async with extending(notifier, look, patience_s=patience_s, longest_s=longest_s):
+            yield
+        notifier.status("stopping")

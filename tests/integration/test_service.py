@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from descartesd.client import Client
-from descartesd.wire.agent import Restart
-from tests.support.agents import SLEEP, spec
+from descartesd.wire.agent import Restart, StopSpec
+from tests.support.agents import SLEEP, spec, until_output
 from tests.support.eventually import eventually
 from tests.support.manager import Managed, managed
 from tests.support.server import BIN, alive, free_port
@@ -220,3 +220,33 @@ def test_fault_66_blocked_loop_does_not_feed_the_watchdog() -> None:
 
         eventually(lambda: len(server.hearing.values("WATCHDOG")) > before)
         assert time.monotonic() - began < 5
+
+
+def test_stop_that_takes_its_time_asks_for_it_again_and_again() -> None:
+    with managed() as server, server.client() as client:
+        script = "trap '' TERM; echo on; while :; do sleep 0.1; done"
+        agent = client.agent.spawn(spec=spec("sh", "-c", script, stop=StopSpec(grace_s=3.5)))
+        until_output(client, agent.id, b"on")
+        before = len(server.hearing.values("EXTEND_TIMEOUT_USEC"))
+        assert server.process is not None
+
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: server.hearing.status == "stopping: 1 agent left", timeout=20)
+        assert server.process.wait(timeout=60) == 0
+
+        told = server.hearing.values("EXTEND_TIMEOUT_USEC")[before:]
+        assert len(told) >= 3
+        assert server.hearing.status == "stopping"
+
+
+def test_start_says_what_it_is_at_and_asks_for_time() -> None:
+    with managed() as server:
+        told = server.hearing.values("STATUS")
+
+        assert told[:4] == [
+            "starting",
+            "starting: reading the registry",
+            "starting: reading the audit log",
+            "starting: agreeing with the keeper",
+        ]
+        assert len(server.hearing.values("EXTEND_TIMEOUT_USEC")) >= 5
