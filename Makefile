@@ -8,7 +8,7 @@ LOCK := packaging/requirements/dev.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 WORKERS ?= 2
 
-.PHONY: help venv demo test test-plugins test-slow test-vm test-container test-agents check bench docs docs-check package lock clean
+.PHONY: help venv demo test test-plugins test-slow test-vm test-container test-agents check bench docs docs-check package image lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -41,9 +41,9 @@ test-agents: $(STAMP) ## drive the real coding agents, installed with npm, again
 test-vm: $(STAMP) ## run the tests that need a whole host, in a virtual machine
 	$(BIN)/python -m tests.vm
 
-test-container: $(STAMP) ## run the tests of control groups and of the package in booted containers, as root
+test-container: $(STAMP) ## run the tests of control groups, of the package and of the image in containers, as root
 	$(BIN)/python -m tests.container
-	$(BIN)/python -m pytest -n 0 -o timeout=120 tests/container/check_package.py
+	$(BIN)/python -m pytest -n 0 -o timeout=240 tests/container/check_package.py tests/container/check_image.py
 
 check: $(STAMP) ## lint, types, generated files
 	$(BIN)/ruff check .
@@ -59,9 +59,15 @@ docs: $(STAMP) ## generate the reference pages
 	$(BIN)/python packaging/generate_client.py
 	$(BIN)/python packaging/generate_docs.py
 
-package: $(STAMP) ## build wheel, source archive and Debian package into dist/
+package: $(STAMP) ## build wheels, source archive, Debian package and, where its tools are, the image into dist/
+	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
+	for plugin in $(PLUGINS); do (cd $$plugin && $(CURDIR)/$(BIN)/python -m hatchling build -t wheel -d $(CURDIR)/dist) || exit 1; done
 	$(BIN)/python packaging/build_deb.py dist
+	$(BIN)/python packaging/build_image.py --if-possible dist
+
+image: $(STAMP) ## build the container image into dist/ (needs buildah and mmdebstrap)
+	$(BIN)/python packaging/build_image.py dist
 
 lock: ## renew the lock (needs uv)
 	uv pip compile pyproject.toml $(PLUGINS:%=%/pyproject.toml) --group dev --extra cli \

@@ -106,6 +106,13 @@ class Server(Section, frozen=True):
     keys_dir: Annotated[
         Path, Meta(description="Directory of the server's secret keys: host.key, authority.key.")
     ] = "keys"
+    make_missing_keys: Annotated[
+        bool,
+        Meta(
+            description="Whether a start makes the keys that are missing, as a container's first "
+            "one does; a systemd service does so in any case."
+        ),
+    ] = False
     run_dir: Annotated[Path, Meta(description="Directory of what lives as long as the server.")] = (
         "run"
     )

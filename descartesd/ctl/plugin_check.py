@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ def _check_arguments(parser: ArgumentParser) -> None:
 
 def _check(args: Namespace, out: Output) -> int:
     from descartesd.hooks.trial import try_out  # noqa: PLC0415  # start-up time
+
+    # We do without it, see main; what a plugin imports may not.
+    if sys.modules.get("typing_extensions", sys) is None:
+        del sys.modules["typing_extensions"]
 
     trial = try_out(args.name, args.config)
     out.document(trial.report(), ids=[trial.name], lines=_lines(trial))

@@ -59,12 +59,12 @@ class Service:
         return self.notifier.is_there
 
     def key_files(self, server: Server) -> KeyFiles:
-        """Where the server's keys are; a service makes those that are missing.
+        """Where the server's keys are; a service, or who is told so, makes those that are missing.
 
         Raises the error of the family that fits the kernel's.
         """
         files = key_files(server)
-        if self.is_managed:
+        if self.is_managed or server.make_missing_keys:
             os.makedirs(server.trust_dir, mode=0o700, exist_ok=True)
             make_missing(files)
         return files

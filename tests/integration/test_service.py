@@ -15,7 +15,7 @@ from descartesd.wire.agent import Restart, StopSpec
 from tests.support.agents import SLEEP, spec, until_output
 from tests.support.eventually import eventually
 from tests.support.manager import Managed, managed
-from tests.support.server import BIN, alive, free_port
+from tests.support.server import BIN, Server, alive, free_port
 
 
 def test_systemd_is_told_that_it_serves_and_how_it_is() -> None:
@@ -39,6 +39,25 @@ def test_what_does_not_work_stands_in_the_status() -> None:
         (server.directory / "run" / "control.sock").unlink()
 
         eventually(lambda: "degraded: nobody can connect to ipc://" in server.hearing.status)
+
+
+def test_missing_keys_are_made_by_who_is_told_so() -> None:
+    with Server() as server:
+        for name in ("host.key", "authority.key", "authority.pub"):
+            (server.directory / "keys" / name).unlink()
+        refused = subprocess.run(
+            [BIN / "descartesd", "--config", server.config],
+            capture_output=True,
+            env=server.environ,
+            check=False,
+        )
+        assert refused.returncode == 78
+
+        server.environ["DESCARTES_SERVER__MAKE_MISSING_KEYS"] = "true"
+        server.start(wait=False)
+        with server.client(server.local, wait_for_server_s=30) as client:
+            assert client.server.health().status == "ok"
+        assert (server.directory / "keys/authority.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_failed_start_says_why_and_the_next_start_repeats_it() -> None:
