@@ -10,10 +10,10 @@ import math
 import os
 import time
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from descartesd.errors import DescartesError
 from descartesd.keys.profile import Profile, load_profile, replace_profile, with_server_key

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from descartesd.errors import StartupRefusedError, UnavailableError
 from descartesd.keys.files import create_public, read_contents
@@ -25,12 +26,11 @@ TITLE = "CURVE key"
 SERVER_PUBLIC_FILE = "server.pub"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class CurveKeyPair:
+class CurveKeyPair(Struct, frozen=True):
     """32 bytes each; only the fingerprint shows in its repr."""
 
     public: bytes
-    secret: bytes = field(repr=False)
+    secret: bytes
 
     def __repr__(self) -> str:
         return f"CurveKeyPair({fingerprint(self.public)})"

@@ -1,15 +1,18 @@
 """Profiles: where a client finds its server and which keys it uses.
 
 A TOML file of mode 0600. The profile of a Unix socket has no keys: the server's stands beside the
-socket, and the kernel tells the server who calls. Imports stay few: every command reads one.
+socket, and the kernel tells the server who calls. Imports stay few, as every command reads one:
+dataclasses alone would cost a twentieth of its time.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from descartesd.config.endpoint import parse_tcp, unix_path_fault
 from descartesd.config.toml_text import toml_lines, toml_text
@@ -22,8 +25,7 @@ UNIX = "ipc://"
 _LATEST = 253_402_300_799
 
 
-@dataclass(frozen=True, slots=True)
-class ClientSettings:
+class ClientSettings(Struct, frozen=True):
     """How patient a client is. The names are those of the table [client]; times are seconds."""
 
     connection_timeout_secs: float = 3.0
@@ -50,8 +52,7 @@ class ClientSettings:
     """For how long they do, before one is let through to try."""
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True, eq=False):
     """Where the servers are, and who the client is. Keys are Z85 text of 40 characters.
 
     `server_keys` belong to `endpoints` in their order; one alone is that of all, and those beyond
@@ -64,13 +65,36 @@ class Profile:
     endpoints: tuple[str, ...]
     server_keys: tuple[str, ...] = ()
     public_key: str | None = None
-    secret_key: str | None = field(default=None, repr=False)
-    certificate: str | None = field(default=None, repr=False)
-    introduction_key: str | None = field(default=None, repr=False)
+    secret_key: str | None = None
+    certificate: str | None = None
+    introduction_key: str | None = None
     renew_at: int | None = None
     client: ClientSettings = ClientSettings()
-    # Where it was read from.
-    path: str | None = field(default=None, compare=False)
+    # Where it was read from; no part of what it says.
+    path: str | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Profile(endpoints={self.endpoints!r}, server_keys={self.server_keys!r},"
+            f" public_key={self.public_key!r}, renew_at={self.renew_at!r},"
+            f" client={self.client!r}, path={self.path!r})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Profile) and self._said == other._said
+
+    def __hash__(self) -> int:
+        return hash(self._said)
+
+    @property
+    def _said(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in _KEYS)
+
+
+_KEYS = tuple(name for name in Profile.__struct_fields__ if name != "path")
+_DEFAULTS: Mapping[str, Any] = dict(
+    zip(ClientSettings.__struct_fields__, ClientSettings.__struct_defaults__, strict=True)
+)
 
 
 def load_profile(path: str) -> Profile:
@@ -144,9 +168,9 @@ def profile_text(profile: Profile) -> str:
     if profile.certificate is not None:
         lines.append(f"certificate = {toml_lines(profile.certificate)}")
     changed = [
-        f"{each.name} = {toml_text(getattr(profile.client, each.name))}"
-        for each in fields(ClientSettings)
-        if getattr(profile.client, each.name) != each.default
+        f"{name} = {toml_text(getattr(profile.client, name))}"
+        for name, default in _DEFAULTS.items()
+        if getattr(profile.client, name) != default
     ]
     if changed:
         lines += ["", "[client]", *changed]
@@ -154,7 +178,7 @@ def profile_text(profile: Profile) -> str:
 
 
 def _profile(table: Mapping[str, Any]) -> Profile:
-    _refuse_unknown(table, [each.name for each in fields(Profile) if each.compare])
+    _refuse_unknown(table, _KEYS)
     profile = Profile(
         endpoints=_texts(table, "endpoints"),
         server_keys=_texts(table, "server_keys"),
@@ -217,13 +241,13 @@ def _check_keys(profile: Profile) -> None:
 def _client(table: Any) -> ClientSettings:
     if not isinstance(table, dict):
         raise ValueError(f"client: expected a table, got {table!r}")
-    _refuse_unknown(table, [each.name for each in fields(ClientSettings)], "client.")
+    _refuse_unknown(table, _DEFAULTS, "client.")
     values: dict[str, Any] = {}
-    for each in fields(ClientSettings):
-        if each.name in table:
-            value = values[each.name] = table[each.name]
-            if (expected := _expected_setting(each.default, value)) is not None:
-                raise ValueError(f"client.{each.name}: expected {expected}, got {value!r}")
+    for name, default in _DEFAULTS.items():
+        if name in table:
+            value = values[name] = table[name]
+            if (expected := _expected_setting(default, value)) is not None:
+                raise ValueError(f"client.{name}: expected {expected}, got {value!r}")
     return ClientSettings(**values)
 
 
@@ -241,7 +265,7 @@ def _expected_setting(default: object, value: object) -> str | None:
             return None if fits else f"seconds, {span} 86400"
 
 
-def _refuse_unknown(table: Iterable[str], known: list[str], prefix: str = "") -> None:
+def _refuse_unknown(table: Iterable[str], known: Collection[str], prefix: str = "") -> None:
     for name in table:
         if name not in known:
             from descartesd.wire.codec import nearest  # noqa: PLC0415  # only errors need it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from descartesd.client import AsyncClient, Client
 from descartesd.errors import AbortedError, DescartesError
@@ -157,7 +157,7 @@ WISHED = {"pause": "paused", "resume": "running", "stop": "terminated", "kill": 
 def client_of(server: Server) -> AsyncClient:
     """Make a client that waits for a server and comes back to it soon."""
     soon = ClientSettings(reconnect_delay_secs=0.02)
-    profile = dataclasses.replace(load_profile(str(server.admin)), client=soon)
+    profile = replace(load_profile(str(server.admin)), client=soon)
     return AsyncClient(profile, wait_for_server_s=20)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from descartesd.client import Client
 from descartesd.errors import AbortedError, DeadlineExceededError, DescartesError
@@ -105,7 +105,7 @@ def slow_close(proxy: Proxy) -> None:
 
 def profile_through(proxy: Proxy, server: Server, settings: ClientSettings) -> Profile:
     admin = load_profile(str(server.admin))
-    return dataclasses.replace(admin, endpoints=(f"tcp://127.0.0.1:{proxy.port}",), client=settings)
+    return replace(admin, endpoints=(f"tcp://127.0.0.1:{proxy.port}",), client=settings)
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def test_fault_62_clients_live_through_graceful_restarts_under_load(
 ) -> None:
     runs = tmp_path / "runs"
     runs.touch()
-    profile = dataclasses.replace(load_profile(str(server.admin)), client=QUICK)
+    profile = replace(load_profile(str(server.admin)), client=QUICK)
     with ExitStack() as opened:
         clients: list[Any] = [
             opened.enter_context(closing(kind(profile, wait_for_server_s=20)))
@@ -398,7 +398,7 @@ def each_goes_on(loads: list[Load]) -> None:
 def test_fault_62_followers_go_on_through_a_graceful_restart(
     server: Server, connect: Connect
 ) -> None:
-    profile = dataclasses.replace(load_profile(str(server.admin)), client=QUICK)
+    profile = replace(load_profile(str(server.admin)), client=QUICK)
     script = "echo first; trap 'echo last; exit' TERM; while :; do sleep 0.02; done"
     with server.client() as near:
         since = near.server.hello().last_event

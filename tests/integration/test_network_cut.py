@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from threading import Event
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from descartesd.client import Client
 from descartesd.errors import DeadlineExceededError, DescartesError, UnavailableError
@@ -173,7 +173,7 @@ def cut_under_load(directory: Path, settings: ClientSettings, *, seconds: float)
         server.client() as near,
         Proxy(server.port, delay_s=0.03) as proxy,
     ):
-        far = dataclasses.replace(
+        far = replace(
             load_profile(str(server.admin)),
             endpoints=(f"tcp://127.0.0.1:{proxy.port}",),
             client=settings,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from descartesd.client import Client
 from descartesd.keys.profile import Profile, load_profile
@@ -32,7 +32,7 @@ LIMITS_S = {"spawn": 20.0, "list": 3.0, "pause": 15.0, "resume": 10.0, "stop": 1
 
 def through(proxy: Proxy, server: Server) -> Profile:
     admin = load_profile(str(server.admin))
-    return dataclasses.replace(admin, endpoints=(f"tcp://127.0.0.1:{proxy.port}",))
+    return replace(admin, endpoints=(f"tcp://127.0.0.1:{proxy.port}",))
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from descartesd.ctl.scenarios.findings import Findings
 from descartesd.ctl.scenarios.stage import OPERATORS, Stage

@@ -246,7 +246,7 @@ def test_reading_a_profile_loads_no_heavy_library(tmp_path: Path) -> None:
     path = write(tmp_path, TCP)
     code = (
         "import sys; from descartesd.keys.profile import load_profile; load_profile(sys.argv[1])\n"
-        "heavy = {'nacl', 'dynaconf', 'zmq', 'msgspec', 'asyncio', 'cffi'}\n"
+        "heavy = {'nacl', 'dynaconf', 'zmq', 'dataclasses', 'asyncio', 'cffi'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
 
