@@ -49,6 +49,8 @@ def main(out: Path) -> Path:
 def missing() -> list[str]:
     """What has to be there first, in words."""
     wanted = [f"needs {each}" for each in _NEEDED if shutil.which(each) is None]
+    if os.geteuid() != 0:
+        wanted.append("needs root, to make files of other users")
     if sys.version_info[:2] != PYTHON:
         wanted.append(f"needs Python {PYTHON[0]}.{PYTHON[1]}, which {SUITE} has")
     return wanted
