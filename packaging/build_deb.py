@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
+import tomllib
 from pathlib import Path
 
 from deb_environment import environment
@@ -47,7 +47,9 @@ Description: daemon that starts, supervises and controls agent processes
 
 def main(out: Path, *, fast: bool = False) -> Path:
     """Build the package into a directory, larger than it has to be if `fast`; its path."""
-    version = f"{metadata.version('descartesd')}-{REVISION}"
+    # Of this source, which need not be the one that is installed here.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    version = f"{project['version']}-{REVISION}"
     architecture = _told("dpkg", "--print-architecture")
     out.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="dsc-deb-") as work:
