@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -168,9 +170,21 @@ def decode_incoming(payload: bytes) -> Incoming:
 def decode_as(kind: type[S], payload: msgspec.Raw | bytes) -> S:
     """Decode a result or an item as its type; raises InvalidArgumentError."""
     try:
-        return msgspec.msgpack.decode(payload, type=kind)
+        decoded: S = _decoder(kind).decode(payload)
     except MALFORMED as exc:
         raise InvalidArgumentError(f"the server's reply is malformed: {exc}") from exc
+    return decoded
+
+
+# msgspec looks at a type once, at its first use; a thread that uses it meanwhile finds half of what
+# there is to know of it, and crashes. Clients of different threads share their types.
+_FIRST_USE = threading.Lock()
+
+
+@cache
+def _decoder(kind: type[S]) -> msgspec.msgpack.Decoder[S]:
+    with _FIRST_USE:
+        return msgspec.msgpack.Decoder(kind)
 
 
 def failure(request_id: str | int | None, error: DescartesError) -> bytes:
