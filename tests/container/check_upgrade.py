@@ -114,15 +114,16 @@ def until_installed(host: Host, build: str) -> dict[str, Any]:
 def begin_load(host: Host, seconds: int) -> None:
     """Have two clients read and spawn until then."""
     host.run(
-        f"{PYTHON} /root/load.py {seconds} /root/load.toml /root/local.toml"
-        " >/root/told 2>/root/trouble & echo $! >/root/load-pid"
+        f"{{ {PYTHON} -X faulthandler /root/load.py {seconds}"
+        " /root/load.toml /root/local.toml >/root/told;"
+        " echo $? >>/root/trouble; } 2>/root/trouble & echo $! >/root/load-pid"
     )
 
 
 def end_load(host: Host) -> None:
     """Nothing failed, and every agent asked for is there once."""
     host.run("while kill -0 $(cat /root/load-pid) 2>/dev/null; do sleep 0.1; done")
-    assert host.run("cat /root/trouble") == ""
+    assert host.run("cat /root/trouble") == "0"
     told = json.loads(host.run("cat /root/told"))
     assert told["errors"] == []
     names = [each["name"] for each in host.ctl("agent list")["agents"]]
