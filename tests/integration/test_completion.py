@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from descartesd.client import Client
+from descartesd.ctl.completing import complete
 from tests.support.agents import left_empty, spec
 from tests.support.eventually import eventually
 from tests.support.server import BIN, Server
@@ -21,7 +22,11 @@ PROMPT = "ready> "
 STARTS = {
     "bash": ("bash --norc --noprofile -i", "PS1='{}'; stty echo"),
     "zsh": ("zsh -f -i", "autoload -U compinit; compinit -u -D; PS1='{}'"),
-    "fish": ("fish --no-config -i", "function fish_prompt; echo -n '{}'; end"),
+    # What it would suggest by itself looks like what it completes.
+    "fish": (
+        "fish --no-config -i",
+        "set -g fish_autosuggestion_enabled 0; function fish_prompt; echo -n '{}'; end",
+    ),
 }
 each_shell = pytest.mark.parametrize("shell", STARTS)
 
@@ -63,14 +68,29 @@ def _script(shell: str, directory: Path) -> Path:
 
 
 def completed(window: Window, typed: str, whole: str) -> None:
-    """Type this and a Tab, until this stands there; then empty the line again."""
+    """Type this and a Tab, until this stands there; then empty the line again.
+
+    A server that takes too long to answer has nothing completed: Tab is pressed once more then.
+    """
     window.writes(typed)
-    window.types("Tab")
+    for _ in range(4):
+        window.types("Tab")
+        if came(lambda: f"{PROMPT}{whole}" in window.screen):
+            break
     window.shows(f"{PROMPT}{whole}", timeout=30)
     window.types("C-u")
     eventually(lambda: window.screen.split("\n")[0].strip() == PROMPT.strip(), timeout=30)
 
 
+def came(is_there: Callable[[], bool]) -> bool:
+    """Whether it is there within 6 seconds, twice the time the server is given."""
+    try:
+        return eventually(is_there, timeout=6, step=0.05)
+    except AssertionError:
+        return False
+
+
+@pytest.mark.timeout(240)
 @each_shell
 def test_shell_completes_words_values_agents_and_files(
     shell: str, typing: Callable[[str], Window], client: Client, tmp_path: Path
@@ -108,3 +128,23 @@ def test_shell_shows_what_it_may_be(shell: str, typing: Callable[[str], Window])
     screen = window.shows("health", "info", "stats", "methods", "drain", "reload", timeout=30)
     if shell != "bash":
         assert re.search(r"health\s.*Tell whether every part", screen)
+
+
+def test_server_is_asked_for_what_it_has(shared_server: Server, client: Client) -> None:
+    agent = client.agent.spawn(spec=spec("sleep", "300", name="asked-for"))
+    line = f"descartesctl --profile {shared_server.admin}"
+
+    def words(typed: str) -> list[str]:
+        return eventually(
+            lambda: [offer.word for offer in complete(f"{line} {typed}").words], timeout=30
+        )
+
+    assert words("agent show asked") == ["asked-for"]
+    assert words(f"agent show {agent.id[:8]}") == [agent.id]
+    assert words("agent kill ask") == ["asked-for"]
+    assert words("action run pi") == ["ping"]
+    assert words("agent spawn --backend=co") == ["--backend=codex"]
+    assert words("cert show adm") == ["admin"]
+    assert words("action run echo --agent as") == ["asked-for"]
+    assert not complete(f"{line} agent resume ask").words
+    assert not complete(f"{line} agent show asked-for ").words
