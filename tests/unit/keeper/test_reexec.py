@@ -259,6 +259,28 @@ def test_what_an_agent_has_left_is_still_its_own(keeper: Keeper) -> None:
     eventually(lambda: not alive(left))
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_what_was_left_is_ended_by_the_next_program_and_counted_once(
+    make_keeper: Callable[..., Keeper], *, is_late: bool
+) -> None:
+    powerless = "from descartesd.keeper import tree\nif fresh: tree.Tree.signal = lambda *_: False"
+    keeper = make_keeper(program=before(then=powerless))
+    agent_id = keeper.spawn("sh", "-c", "setsid sh -c 'echo $$; exec sleep 300' & read x")
+    left = int(keeper.wait_out(agent_id, b"\n"))
+    if is_late:
+        # Told without waiting any longer for the end of what was left.
+        assert keeper.exited(agent_id)["leftovers"] == 1
+    eventually(lambda: not keeper.children() or keeper.children() == [left])
+
+    keeper.ask("reexec")
+
+    assert keeper.exited(agent_id)["leftovers"] == 1
+    eventually(lambda: not alive(left))
+    assert told(keeper, agent_id)["leftovers"] == 1
+    assert keeper.run("true")["exit_code"] == 0
+    assert [event for event in keeper.client.events if event["event"] == "exited"] == []
+
+
 def test_output_that_waits_for_room_is_written_afterwards(keeper: Keeper) -> None:
     request = spawn_request("sh", "-c", "echo one; read x; echo two", stdin="pipe")
     obstacle = Path(keeper.output) / f"{request['agent_id']}.stdout"
