@@ -22,6 +22,7 @@ from descartesd.agents.restart import LEAST_S
 from descartesd.agents.roster import Roster
 from descartesd.agents.views import Views
 from descartesd.errors import UnavailableError
+from descartesd.observe.logs import tell
 from descartesd.wire.agent import AgentInfo, Outcome, Reason, State
 from descartesd.wire.event import EventKind
 
@@ -215,7 +216,7 @@ class Book:
             self.ends[following, agent.outcome.reason] += 1
         level = _LEVELS.get(following, logging.INFO)
         if log.isEnabledFor(level):
-            log.log(level, "agent.state", extra=_facts(agent, previous))
+            tell(log, level, "agent.state", _facts(agent, previous))
         self.journal.record(
             _KINDS.get(following, "status_changed"),
             agent.id,
@@ -241,8 +242,8 @@ class Book:
     def wake(self, agent: Agent) -> None:
         """Wake everyone who waits for a change of this agent."""
         self.views.changed(agent)
-        for tell in self.on_change:
-            tell(agent)
+        for hear in self.on_change:
+            hear(agent)
         for waker in self._wakers.get(agent.id, ()):
             waker.set()
 

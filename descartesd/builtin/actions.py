@@ -22,7 +22,7 @@ def register_actions() -> list[Action]:
         Action(name="ping", summary="Answer 'pong'.", run=_ping, permission="observer"),
         Action(
             name="get_env",
-            summary="Tell an agent's state and the environment that was asked for it.",
+            summary="Tell an agent's state and the names of the variables asked for it.",
             run=_get_env,
             permission="observer",
             needs_agent=True,
@@ -48,5 +48,6 @@ async def _get_env(context: ActionContext, _params: Empty) -> dict[str, Any]:
         "name": agent.name,
         "agent_id": agent.id,
         "last_status_update_secs": time.time() - max(filter(None, changes)),
-        "env": agent.spec.env,
+        # Names alone: who may run this need not be who may see what they hold.
+        "env": sorted({*agent.spec.env, *agent.spec.secret_env}),
     }

@@ -27,6 +27,7 @@ from descartesd.methods.targets import target_of
 from descartesd.observe.audit import AuditLog, AuditOptions
 from descartesd.observe.audit_head import HeadStore
 from descartesd.observe.audit_line import Entry
+from descartesd.observe.logs import tell
 from descartesd.transport.server import Peer
 from descartesd.transport.zap import ZapHandler, peer_of
 from descartesd.wire.agent import AgentInfo
@@ -139,7 +140,7 @@ class _Audited:
         facts = {"method": self._name, "outcome": outcome, **call.about()}
         if target is not None:
             facts["agent" if self._names_agents and is_id(target) else "target"] = target
-        log.log(self._level, "request.done", extra=facts)
+        tell(log, self._level, "request.done", facts)
 
     def _awaited(self, call: Call, params: Struct) -> Awaitable[Struct]:
         answer: Awaitable[Struct] = self._call(call, params)

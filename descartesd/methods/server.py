@@ -19,11 +19,15 @@ from descartesd.methods.call import Call, Handler
 from descartesd.methods.policy import Caller
 from descartesd.methods.sight import reach
 from descartesd.transport.streams import Streams
+from descartesd.wire import codec
 from descartesd.wire import server as wire
 from descartesd.wire.envelope import CURVE_OVERHEAD, VERSION
 from descartesd.wire.methods import METHODS, Method
 
 log = logging.getLogger(__name__)
+
+# An introduction holds so long for who asks again, unless something happens.
+_FRESH_S = 0.01
 
 FEATURES = [
     "streams",
@@ -82,6 +86,8 @@ class ServerMethods:
         self._book = book
         self._fleet = fleet
         self._streams = streams
+        # The introduction told last: to whom, when, up to which event, and its bytes.
+        self._told: tuple[Caller | None, float, int, msgspec.Raw] = None, 0.0, 0, msgspec.Raw()
 
     def handlers(self) -> Mapping[str, Handler]:
         """The functions by method name."""
@@ -95,7 +101,19 @@ class ServerMethods:
             "stream.cancel": self.cancel,
         }
 
-    def hello(self, call: Call, _params: wire.Empty) -> wire.ServerHello:
+    def hello(self, call: Call, _params: wire.Empty) -> msgspec.Raw:
+        now = time.time()
+        caller, at, event, told = self._told
+        if (
+            caller is not call.caller
+            or event != self._book.journal.last
+            or not 0 <= now - at < _FRESH_S
+        ):
+            told = msgspec.Raw(codec.encode(self._hello(call, now)))
+            self._told = call.caller, now, self._book.journal.last, told
+        return told
+
+    def _hello(self, call: Call, now: float) -> wire.ServerHello:
         upkeep = self._reports.upkeep(call.caller)
         return wire.ServerHello(
             server_id=self._facts.server_id,
@@ -107,7 +125,7 @@ class ServerMethods:
             identity=wire.IdentityInfo(
                 id=call.caller.id, role=call.caller.role, name=call.caller.name
             ),
-            time=time.time(),
+            time=now,
             last_event=self._book.journal.last,
             next_server_key=upkeep.next_server_key,
             next_server_key_at=upkeep.next_server_key_at,

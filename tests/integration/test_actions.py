@@ -25,7 +25,7 @@ def test_builtin_actions_are_listed_and_run(shared_server: Server) -> None:
     assert (echoed.action, echoed.agent_id) == ("echo", None)
     assert echoed.result == {"numbers": [1, 2.5], "data": b"\0"}
     assert (ping.result, ping.agent_id) == ("pong", agent.id)
-    assert told.result["env"] == {"COLOUR": "blue"}
+    assert told.result["env"] == ["COLOUR"]
     assert (told.result["status"], told.result["name"]) == ("running", "web")
 
 

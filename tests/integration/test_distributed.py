@@ -349,7 +349,7 @@ def test_custom_actions(shared_server: Server, client: Client) -> None:
     assert (echo.action, echo.result, echo.agent_id) == ("echo", given, None)
     assert pong.result == "pong"
     assert told.agent_id == agent.id
-    assert (told.result["status"], told.result["env"]) == ("running", {"COLOUR": "blue"})
+    assert (told.result["status"], told.result["env"]) == ("running", ["COLOUR"])
     with pytest.raises(NotFoundError, match="custom_test"):
         client.action.run(name="custom_test", params=given)
     with pytest.raises(InvalidArgumentError, match="agent"):

@@ -140,6 +140,7 @@ def test_a_variable_whose_name_is_a_secrets_is_masked_wherever_it_is_shown(
     assert told(client, agent).split()[1] == str(len(planted))
     found = client.agent.get(id=agent.id)
     assert found.spec.env == {"API_KEY": "***", "WHO": "me"}
+    assert asked.result["env"] == ["API_KEY", "WHO"]
     item = batch.results[0].agent
     assert item is not None
     shown = [agent, item, *client.agent.list().agents, found]

@@ -22,6 +22,8 @@ def words(call: ast.Call) -> set[str]:
     plain = call.func.id if isinstance(call.func, ast.Name) else name
     if plain in BY_NAME:
         found = call.args[:1]
+    elif name is None and plain == "tell" and len(call.args) == 4:
+        found = call.args[2:3]
     elif name in LEVELS and isinstance(call.func, ast.Attribute) and is_log(call.func.value):
         found = call.args[name == "log" :][:1]
     else:

@@ -148,7 +148,7 @@ def test_builtin_actions_answer(book: Book) -> None:
     told = run(mine, "get_env", "observer", agent="web")
     assert 0 <= told.pop("last_status_update_secs") < 3600
     assert told == {
-        "status": "running", "name": "web", "agent_id": WEB.id, "env": {"COLOUR": "blue"},
+        "status": "running", "name": "web", "agent_id": WEB.id, "env": ["COLOUR"],
     }  # fmt: skip
 
 
