@@ -43,7 +43,7 @@ test-vm: $(STAMP) ## run the tests that need a whole host, in a virtual machine
 
 test-container: $(STAMP) ## run the tests of control groups, of the package and of the image in containers, as root
 	$(BIN)/python -m tests.container
-	$(BIN)/python -m pytest -n 0 -o timeout=240 tests/container/check_package.py tests/container/check_upgrade.py tests/container/check_image.py
+	$(BIN)/python -m pytest -n 0 -o timeout=240 tests/container/check_*.py
 
 check: $(STAMP) ## lint, types, generated files
 	$(BIN)/ruff check .

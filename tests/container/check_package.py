@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.host import Host, with_package
+from tests.container.host import DAEMON, KEEPER, Host, with_package
 from tests.support.eventually import eventually
 
-DAEMON, KEEPER = "descartesd.service", "descartes-keeper.service"
 SLEEPER = "agent spawn --name sleeper -- sleep 300"
 CONFIG = "/etc/descartesd/descartesd.toml"
 

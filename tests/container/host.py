@@ -16,6 +16,7 @@ from tests.container.tree import tree
 
 _BUILD = Path(__file__).parents[2] / "packaging" / "build_deb.py"
 _DEB = "/run/deb"
+DAEMON, KEEPER = "descartesd.service", "descartes-keeper.service"
 
 
 class Host:
