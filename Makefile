@@ -8,7 +8,7 @@ LOCK := packaging/requirements/dev.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 WORKERS ?= 2
 
-.PHONY: help venv demo test test-plugins test-slow test-vm test-container test-agents check bench docs docs-check package image lock clean
+.PHONY: help venv demo test test-plugins test-slow test-vm test-container test-service test-agents check bench docs docs-check package image lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -44,6 +44,9 @@ test-vm: $(STAMP) ## run the tests that need a whole host, in a virtual machine
 test-container: $(STAMP) ## run the tests of control groups, of the package and of the image in containers, as root
 	$(BIN)/python -m tests.container
 	$(BIN)/python -m pytest -n 0 -o timeout=240 tests/container/check_*.py
+
+test-service: $(STAMP) ## run the most important of these, as root
+	$(BIN)/python -m pytest -n 0 -o timeout=240 -m essential tests/container/check_package.py tests/container/check_state.py tests/container/check_faults.py
 
 check: $(STAMP) ## lint, types, generated files
 	$(BIN)/ruff check .

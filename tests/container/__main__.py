@@ -16,11 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.container.machine import Machine, booted
+from tests.container.machine import NEEDED, Machine, booted
 from tests.container.tree import tree
 from tests.support.guest import HOME, PROGRAMS
 
-NEEDED: Final = ("systemd-nspawn", "mmdebstrap", "nsenter", "setpriv")
 ROOT: Final = Path(__file__).parents[2]
 CHECKS: Final = ("tests/unit/keeper/test_cgroup.py", "tests/faults/test_agents_contained.py")
 # By this a check is skipped that is here to be run.

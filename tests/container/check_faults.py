@@ -178,6 +178,7 @@ def test_fault_61_killed_again_and_again_it_loses_and_doubles_nothing(
     assert host.run(f"pgrep -P {host.unit(KEEPER, 'MainPID')} | grep -cx {sleeper}") == "1"
 
 
+@pytest.mark.essential
 def test_fault_66_loop_blocked_by_a_plugin_is_ended_and_who_waits_is_answered(
     host: Host, sleeper: int
 ) -> None:
@@ -230,6 +231,7 @@ def test_fault_72_storm_of_sighups_is_outlived_and_the_last_one_counts(
     assert host.is_active(DAEMON)
 
 
+@pytest.mark.essential
 def test_fault_72_stopped_amid_a_burst_of_spawns_it_leaves_no_orphan(host: Host) -> None:
     spawning = "while :; do descartesctl --timeout 2 agent spawn -- sleep 4000; done"
     took_s = host.run(

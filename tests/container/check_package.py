@@ -31,6 +31,7 @@ def host() -> Iterator[Host]:
         yield made
 
 
+@pytest.mark.essential
 def test_it_starts_and_says_so(host: Host) -> None:
     assert not host.is_active(DAEMON)
     host.run("systemctl start descartesd")
@@ -42,6 +43,7 @@ def test_it_starts_and_says_so(host: Host) -> None:
     assert (health["status"], health["isolation"]) == ("ok", "user")
 
 
+@pytest.mark.essential
 def test_root_needs_no_key_and_its_agent_no_capability(host: Host) -> None:
     host.run(f"descartesctl {SLEEPER}")
 
@@ -54,6 +56,7 @@ def test_root_needs_no_key_and_its_agent_no_capability(host: Host) -> None:
     assert "/descartes-keeper.service/agent-" in host.run(f"cat /proc/{pid}/cgroup")
 
 
+@pytest.mark.essential
 def test_journal_has_every_fact_as_a_field(host: Host) -> None:
     agent = host.agent("sleeper")["id"]
 
@@ -81,6 +84,7 @@ def test_installed_completion_knows_the_agents(host: Host) -> None:
     assert host.run(f"bash -c '. {script}; {asked}'") == "sleeper"
 
 
+@pytest.mark.essential
 def test_agent_reads_neither_keys_nor_registry_nor_output_of_others(host: Host) -> None:
     secrets = (
         "/var/lib/descartesd/keys/host.key", "/var/lib/descartesd/registry.sqlite",
@@ -131,6 +135,7 @@ def test_issued_profile_works_over_tcp(host: Host) -> None:
     assert host.run("descartesctl agent logs carols") == "descartes-agent"
 
 
+@pytest.mark.essential
 def test_restart_touches_neither_keeper_nor_agent(host: Host) -> None:
     before = host.agent("sleeper")["pid"], host.unit(KEEPER, "MainPID")
     for verb in ("systemctl restart", "systemctl kill --signal=KILL"):
@@ -226,6 +231,7 @@ def test_upgrade_restarts_the_daemon_alone(host: Host) -> None:
         host.run(f"descartesctl agent kill {name}")
 
 
+@pytest.mark.essential
 def test_fault_66_hung_daemon_is_shot_by_the_watchdog_and_no_agent_notices(host: Host) -> None:
     drop_in = "/run/systemd/system/descartesd.service.d/watchdog.conf"
     host.put(drop_in, "[Service]\nWatchdogSec=3s")
@@ -242,6 +248,7 @@ def test_fault_66_hung_daemon_is_shot_by_the_watchdog_and_no_agent_notices(host:
     host.run(f"rm {drop_in} && systemctl daemon-reload && systemctl restart descartesd")
 
 
+@pytest.mark.essential
 def test_start_that_fails_says_why_in_its_status(host: Host) -> None:
     host.run(f"cp {CONFIG} /root/good && printf '[network]\\nmax_message = 3\\n' >> {CONFIG}")
     host.run("systemctl restart descartesd", status=1)
@@ -256,6 +263,7 @@ def test_start_that_fails_says_why_in_its_status(host: Host) -> None:
     assert host.agent("sleeper")["state"] == "running"
 
 
+@pytest.mark.essential
 def test_fault_68_reload_that_is_refused_fails_and_changes_nothing(host: Host) -> None:
     pid = host.unit(DAEMON, "MainPID")
     host.run(f"sed -i 's/max_agents = 100/max_agents = 50/' {CONFIG}")
@@ -270,12 +278,14 @@ def test_fault_68_reload_that_is_refused_fails_and_changes_nothing(host: Host) -
     assert host.unit(DAEMON, "MainPID") == pid
 
 
+@pytest.mark.essential
 def test_exposure_is_what_is_promised(host: Host) -> None:
     told = host.run("systemd-analyze security --no-pager descartesd.service | tail -n 1")
 
     assert float(told.split(":")[1].split()[0]) <= 1.8
 
 
+@pytest.mark.essential
 def test_stop_ends_every_agent_in_order_and_leaves_nothing(host: Host) -> None:
     pid = host.agent("sleeper")["pid"]
     host.run("systemctl stop descartesd")
@@ -286,6 +296,7 @@ def test_stop_ends_every_agent_in_order_and_leaves_nothing(host: Host) -> None:
     assert host.unit(DAEMON, "ActiveState") == "inactive"
 
 
+@pytest.mark.essential
 def test_what_a_stop_has_ended_is_known_as_such_afterwards(host: Host) -> None:
     host.run("systemctl start descartesd")
 

@@ -78,6 +78,7 @@ def degraded(host: Host, why: str) -> None:
     assert host.journal("-u descartesd EVENT=health.changed STATUS=degraded -n 1")
 
 
+@pytest.mark.essential
 def test_fault_63_start_on_a_read_only_disk_serves_reads(host: Host, sleeper: int) -> None:
     assert sleeper
     killed(host, f"python3 /root/remount.py {STATE} ro")
@@ -109,6 +110,7 @@ def test_fault_63_closed_directory_bars_changes_until_it_is_open(host: Host, sle
     host.run(f"chmod 700 {STATE}")
 
 
+@pytest.mark.essential
 def test_fault_64_damaged_registry_is_put_aside_and_the_keepers_agents_are_taken_in(
     host: Host,
 ) -> None:
@@ -161,6 +163,7 @@ def test_keeper_that_does_not_start_leaves_a_server_that_can_be_asked(host: Host
     host.run("systemctl restart descartesd; descartesctl agent spawn --wait -- true")
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(
     "obstacle",
     ["Delegate=no\nProtectControlGroups=yes", "TemporaryFileSystem=/sys/fs/cgroup:ro"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.container.machine import Machine, booted
+from tests.container.machine import NEEDED, Machine, booted
 from tests.container.tree import tree
 
 _BUILD = Path(__file__).parents[2] / "packaging" / "build_deb.py"
@@ -63,6 +65,9 @@ class Host:
 @contextmanager
 def with_package() -> Iterator[Host]:
     """Boot a container and install the package as it is built from this source."""
+    missing = [program for program in NEEDED if shutil.which(program) is None]
+    assert not missing, f"needs {', '.join(missing)}: apt install systemd-container mmdebstrap"
+    assert os.geteuid() == 0, "needs root, as nobody else may boot a container"
     with tempfile.TemporaryDirectory(prefix="dsc-package-") as work:
         deb = Path(work) / "deb"
         subprocess.run([sys.executable, _BUILD, deb, "--fast"], check=True, stdout=subprocess.PIPE)

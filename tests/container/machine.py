@@ -13,6 +13,7 @@ from typing import IO, Final
 
 from tests.support.eventually import eventually
 
+NEEDED: Final = ("systemd-nspawn", "mmdebstrap", "nsenter", "setpriv")
 # A host with version 1 beside it, and a pure one; version 1 keeps a tree for systemd's own use.
 _GROUPS: Final = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 _OF_SYSTEMD: Final = "/sys/fs/cgroup/systemd"
