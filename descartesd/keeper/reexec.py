@@ -44,6 +44,9 @@ class Program(NamedTuple):
     argv: list[str]
     environ: dict[str, str]
 
+    def __repr__(self) -> str:
+        return f"Program({self.executable!r}, {self.argv!r})"
+
     @classmethod
     def of_this_process(cls) -> Program:
         """To be called before anything is taken out of the environment."""

@@ -313,14 +313,15 @@ class Dispatcher:
                 answer = self._answers.begin(call.caller.id, call.idem, method, asked.digest)
                 self._work_on(self._answered(row, call, params, answer))
             return await answer.result()
-        work = self._work_on(settled(row.handler(call, params), method, call))
-        outcome = await asyncio.shield(work)
+        work = settled(row.handler(call, params), method, call)
+        outcome = await asyncio.shield(self._work_on(work))
         try:
             if isinstance(outcome, DescartesError):
                 raise outcome
             return outcome
         finally:
-            # An error that knows this frame and is known to it would keep the whole request.
+            # An error that knows this frame and is known to it, or to a task that is, would keep
+            # the whole request.
             del outcome
 
     def _work_on(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

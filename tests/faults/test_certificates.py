@@ -322,6 +322,7 @@ def test_fault_45_a_malformed_certificate_is_skipped_and_told_and_the_rest_load(
     trust = server.directory / "state/trust"
     (trust / "broken.cert").write_bytes(b"# name=broken\n\xff\xfe not base64\n")
     (trust / "empty.cert").touch()
+    (server.directory / "state/tokens").mkdir(mode=0o700)
     (server.directory / "state/tokens/broken.token").write_text("no token", encoding="ascii")
     server.crash_and_restart()
 

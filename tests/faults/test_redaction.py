@@ -227,6 +227,7 @@ SENSITIVE = {
 SHOWN = {
     "wire.agent.AgentSpec.secret_env",
     "config.role.Role.env",
+    "config.schema.Server.make_missing_keys",
 }
 
 

@@ -146,6 +146,8 @@ def test_upgrade_touches_neither_agents_nor_streams_nor_clients(
                 stdout=file,
                 env=server.environ,
             )
+        # One that has not begun to follow would be refused while nobody is there.
+        eventually((server.root / "followed").read_bytes, timeout=SLOW_S)
         loads = [pool.submit(_load, server, over) for _ in range(2)]
         for number in range(2):
             package.change("keeper", f"# version {number}")

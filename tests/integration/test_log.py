@@ -32,13 +32,16 @@ def test_every_state_of_an_agent_is_told_with_its_id(server: Server) -> None:
         failing = client.agent.spawn(spec=spec("sh", "-c", "exit 3"))
         client.agent.wait(id=failing.id)
 
+    eventually(lambda: lines(server, event="agent.state", agent=agent.id, state="terminated"))
     told = lines(server, event="agent.state", agent=agent.id)
     states = [line["state"] for line in told]
     assert states == ["running", "paused", "running", "stopping", "terminated"]
     assert {line["level"] for line in told} == {"info"}
     assert {line["agent_name"] for line in told} == {"a"}
     assert (told[-1]["reason"], told[-1]["signal"]) == ("killed", 9)
-    (failed,) = lines(server, event="agent.state", agent=failing.id, state="failed")
+    (failed,) = eventually(
+        lambda: lines(server, event="agent.state", agent=failing.id, state="failed")
+    )
     assert (failed["reason"], failed["exit_code"]) == ("exit", 3)
 
 
@@ -58,12 +61,12 @@ def test_who_changed_what_is_told_with_what_he_calls_it(server: Server) -> None:
         finally:
             peer.socket.close()
 
-    spawned, killed = eventually(lambda: lines(server, event="request.done", trace="build-7"))
+    (missed,) = eventually(lambda: lines(server, event="request.done", trace="build-8"))
+    spawned, killed = lines(server, event="request.done", trace="build-7")
     assert [line["method"] for line in (spawned, killed)] == ["agent.spawn", "agent.kill"]
     assert {line["agent"] for line in (spawned, killed)} == {agent["id"]}
     assert spawned["identity"] == agent["owner"]
     assert spawned["outcome"] == "ok"
-    (missed,) = lines(server, event="request.done", trace="build-8")
     assert (missed["outcome"], missed["target"]) == ("not_found", "nobody")
     # Whoever reads leaves no line.
     assert lines(server, trace="build-9") == []
