@@ -320,8 +320,7 @@ class Dispatcher:
                 raise outcome
             return outcome
         finally:
-            # An error that knows this frame and is known to it, or to a task that is, would keep
-            # the whole request.
+            # An error that knows this frame and is known to it would keep the whole request.
             del outcome
 
     def _work_on(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
