@@ -104,21 +104,9 @@ def test_fault_63_start_in_a_state_directory_that_cannot_be_written_serves_reads
         assert client.audit.verify().holds
 
 
-def test_fault_69_second_daemon_is_refused_where_nothing_can_be_written(server: Managed) -> None:
-    with unwritable(server.directory / "state"):
-        server.start()
-        second = subprocess.run(
-            [BIN / "descartesd", "--config", server.config],
-            capture_output=True,
-            text=True,
-            env={name: each for name, each in server.environ.items() if name != "NOTIFY_SOCKET"},
-            timeout=PATIENT_S,
-            check=False,
-        )
-    assert second.returncode == 78
-    assert "another descartesd runs on the state directory" in second.stderr
-    # Nor once it can: what the first holds does not depend on it.
-    third = subprocess.run(
+def another_run(server: Managed) -> subprocess.CompletedProcess[str]:
+    """Start a second daemon on the same directory, and wait for its end."""
+    return subprocess.run(
         [BIN / "descartesd", "--config", server.config],
         capture_output=True,
         text=True,
@@ -126,6 +114,16 @@ def test_fault_69_second_daemon_is_refused_where_nothing_can_be_written(server: 
         timeout=PATIENT_S,
         check=False,
     )
+
+
+def test_fault_69_second_daemon_is_refused_where_nothing_can_be_written(server: Managed) -> None:
+    with unwritable(server.directory / "state"):
+        server.start()
+        second = another_run(server)
+    assert second.returncode == 78
+    assert "another descartesd runs on the state directory" in second.stderr
+    # Nor once it can: what the first holds does not depend on it.
+    third = another_run(server)
     assert third.returncode == 78
     with server.client() as client:
         assert client.agent.get(id="a").state == "running"

@@ -74,7 +74,9 @@ def running_in(group: Path, **settings: object) -> Iterator[Server]:
         )  # fmt: skip
         try:
             eventually((server.directory / "run" / "keeper.sock").exists)
-            server.start()
+            server.start(wait=False)
+            # The first start in a virtual machine, whose processor may be emulated, is a cold one.
+            server.wait_until_serving(60)
             yield server
         finally:
             server.stop()
