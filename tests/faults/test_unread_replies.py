@@ -61,13 +61,18 @@ def slowest_in_a_hundred(client: Client, agent_id: str) -> float:
 
 
 def answers(sock: zmq.Socket[bytes]) -> dict[Any, dict[str, Any]]:
-    """Everything that comes until nothing more does, by id; each id once."""
+    """Every answer that comes until nothing more does, by id; each id once.
+
+    A stream may have items before it, such as the heartbeats of the server.
+    """
     found: dict[Any, dict[str, Any]] = {}
     while True:
         try:
             message = msgpack.unpackb(sock.recv())
         except zmq.Again:
             return found
+        if "item" in message:
+            continue
         assert message["id"] not in found
         found[message["id"]] = message
 
