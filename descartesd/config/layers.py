@@ -53,6 +53,8 @@ class Layer:
     prefix: str = ""
     # The tables of plugins, which nobody has loaded yet.
     plugins: list[Given] = field(default_factory=list)
+    # The part of its origin it is, where that has several.
+    section: str = ""
 
     def take(self, key: str, value: Any, *, named: str | None = None) -> None:
         """Take one setting, or note what is wrong with it; `named` is its key as written."""
@@ -115,7 +117,7 @@ def file_layers(table: Mapping[str, Any], origin: str, environment: str) -> list
         return [base]
     chosen = [base]
     for name, overrides in environments.items():
-        layer = Layer(origin)
+        layer = Layer(origin, section=f"environments.{name}")
         if isinstance(overrides, dict):
             _take_environment(layer, overrides, f"environments.{name}.")
         else:

@@ -12,7 +12,7 @@ import re
 import socket
 import tomllib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,11 +41,15 @@ _NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class Loaded(NamedTuple):
-    """A configuration, the name of its file, and what it has for each plugin, layer by layer."""
+    """A configuration, the name of its file, and what it has for each plugin, layer by layer.
+
+    `layers` are those the configuration was made of, the strongest last.
+    """
 
     config: Config
     origin: str
     plugins: list[Given]
+    layers: Sequence[Layer] = ()
 
 
 def load_config(
@@ -86,7 +90,7 @@ def load(
     plugins = [given for layer in layers for given in layer.plugins]
     if strays := stray_faults(plugins, config.plugins.enabled):
         raise StartupRefusedError("\n".join(strays), details={"faults": strays})
-    return Loaded(config, origin, plugins)
+    return Loaded(config, origin, plugins, layers)
 
 
 def resolved(config: Config, directory: str) -> Config:

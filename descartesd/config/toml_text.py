@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from datetime import date, time
+from typing import Any
 
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {
     **{code: f"\\u{code:04x}" for code in (*range(0x20), 0x7F)},
     ord('"'): '\\"',
@@ -12,8 +16,8 @@ _ESCAPES = {
 _LINE_ESCAPES = {code: text for code, text in _ESCAPES.items() if code != ord("\n")}
 
 
-def toml_text(value: str | float | Sequence[str]) -> str:
-    """One value on one line: a basic string, a number, a boolean or a list of strings."""
+def toml_text(value: Any) -> str:
+    """One value of TOML on one line, whatever it is."""
     match value:
         case bool():
             return str(value).lower()
@@ -21,8 +25,18 @@ def toml_text(value: str | float | Sequence[str]) -> str:
             return f'"{value.translate(_ESCAPES)}"'
         case int() | float():
             return str(value)
+        case date() | time():
+            return value.isoformat()
+        case dict():
+            pairs = (f"{toml_key([name])} = {toml_text(each)}" for name, each in value.items())
+            return f"{{{', '.join(pairs)}}}"
         case _:
             return f"[{', '.join(toml_text(item) for item in value)}]"
+
+
+def toml_key(path: Sequence[str]) -> str:
+    """A dotted key; a part that could not stand in it as it is stands in quotes."""
+    return ".".join(part if _BARE.fullmatch(part) else toml_text(part) for part in path)
 
 
 def toml_lines(text: str) -> str:

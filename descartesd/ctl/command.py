@@ -88,6 +88,9 @@ NOUNS = {
             "rotate": "authority",
         },
     ),
+    "config": Noun(
+        "the configuration of a server, read without one", {"show": "config", "check": "config"}
+    ),
     "policy": Noun("who may do what", {"explain": "policy"}),
     "audit": Noun("who did what", {"show": "audit", "verify": "audit"}),
 }

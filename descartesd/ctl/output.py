@@ -171,7 +171,9 @@ class Output:
         self._read_to[chunk.stream] = chunk.next_offset
 
     def _complain(self, error: DescartesError, prefix: str = "") -> None:
-        self._stderr.line(f"error: {safe(prefix + error.message)}")
+        # One of a configuration has a line for each fault; none of them can pass for a hint.
+        first, *more = map(safe, (prefix + error.message).split("\n"))
+        self._stderr.line("\n       ".join([f"error: {first}", *more]))
         if error.hint:
             # A hint may hold lines to copy, as those of a configuration.
             lines = (safe(line) for line in error.hint.split("\n"))

@@ -255,10 +255,11 @@ def test_start_that_fails_says_why_in_its_status(host: Host) -> None:
 
     why = "network.max_message: unknown key"
     eventually(lambda: why in host.unit(DAEMON, "StatusText"), timeout=10)
+    assert why in host.run("descartesctl config check 2>&1", status=2)
     # It is tried again, and the reason stands there all the time.
     eventually(lambda: int(host.unit(DAEMON, "NRestarts")) > 1, timeout=10)
     eventually(lambda: why in host.unit(DAEMON, "StatusText"), timeout=10)
-    host.run(f"cp /root/good {CONFIG}")
+    host.run(f"cp /root/good {CONFIG} && descartesctl config check")
     eventually(lambda: host.is_active(DAEMON), timeout=10)
     assert host.agent("sleeper")["state"] == "running"
 

@@ -165,6 +165,14 @@ def test_note_is_for_people_and_no_data() -> None:
     assert (json_lines.out, json_lines.err) == (b"", b"")
 
 
+def test_lines_of_an_error_are_below_one_another_and_none_passes_for_a_hint() -> None:
+    printed = Captured()
+
+    printed.output.error(ConflictError("d.toml: a\nhint: b\x1b[2J", hint="c"))
+
+    assert printed.err.decode() == "error: d.toml: a\n       hint: b\\x1b[2J\nhint: c\n"
+
+
 def test_error_for_people_is_escaped_and_its_hint_may_have_lines() -> None:
     printed = Captured()
 
