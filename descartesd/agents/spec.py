@@ -7,6 +7,7 @@ import pwd
 import signal as signals
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from descartesd.agents.accounts import keeper_fields, own_account
@@ -36,24 +37,30 @@ class RunnerDefaults:
     account: pwd.struct_passwd = field(default_factory=own_account)
     backends: Backends = field(default_factory=Backends)
 
-    def environment(self, account: pwd.struct_passwd) -> dict[str, str]:
+    def environment(self, account: pwd.struct_passwd) -> Mapping[str, str]:
         """What every agent of an account finds in its environment unless its own says otherwise."""
-        home = account.pw_dir
-        path = [os.path.join(home, p[2:]) if p.startswith("~/") else p for p in self.path]
-        return {
-            "HOME": home,
-            "USER": account.pw_name,
-            "LOGNAME": account.pw_name,
-            "SHELL": account.pw_shell or "/bin/sh",
-            "LANG": "C.UTF-8",
-            "PATH": ":".join(path),
-        }
+        return _environment(self.path, account)
+
+
+@lru_cache(maxsize=256)
+def _environment(path: tuple[str, ...], account: pwd.struct_passwd) -> Mapping[str, str]:
+    home = account.pw_dir
+    places = [os.path.join(home, p[2:]) if p.startswith("~/") else p for p in path]
+    return {
+        "HOME": home,
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "SHELL": account.pw_shell or "/bin/sh",
+        "LANG": "C.UTF-8",
+        "PATH": ":".join(places),
+    }
 
 
 def check(spec: AgentSpec, backends: Backends) -> None:
     """Refuse what no type can tell; raises InvalidArgumentError naming the field."""
     _check_program(spec)
-    for name, text in _texts(spec).items():
+    texts = _texts(spec)
+    for name, text in texts.items():
         refuse_nul(f"spec.{name}", text)
     for name, value in spec.env.items():
         refuse_nul(f"spec.env.{name}", value)
@@ -67,7 +74,7 @@ def check(spec: AgentSpec, backends: Backends) -> None:
             raise InvalidArgumentError(f"spec.env.{name}: this name is set by the server")
     check_fields(spec, backends)
     _check_events(spec)
-    size = sum(map(len, (*spec.env.values(), *_texts(spec).values())))
+    size = sum(map(len, (*spec.env.values(), *texts.values())))
     if size > _ARGUMENTS_MAX:
         raise InvalidArgumentError(
             f"spec: command and env have {size} characters, more than {_ARGUMENTS_MAX}"
@@ -120,7 +127,8 @@ def dialect_of(spec: AgentSpec, backends: Backends) -> str | None:
 def _texts(spec: AgentSpec) -> dict[str, str]:
     """What may become arguments, by the name of its field."""
     found = {f"command[{number}]": text for number, text in enumerate(spec.command)}
-    found |= {f"extra_args[{number}]": text for number, text in enumerate(spec.extra_args)}
+    if spec.extra_args:
+        found |= {f"extra_args[{number}]": text for number, text in enumerate(spec.extra_args)}
     for name in ("task", "system_prompt", "context", "subagents"):
         if (text := getattr(spec, name)) is not None:
             found[name] = text
@@ -137,6 +145,9 @@ def signal_number(signal: Signal, field: str = "signal") -> int:
     """Turn `TERM`, `SIGTERM`, `15` or 15 into a number; raises InvalidArgumentError."""
     if isinstance(signal, int):
         return signal
+    known = _SIGNALS.get(signal)
+    if known is not None:
+        return known
     if signal.isdigit() and 1 <= int(signal) <= 64:
         return int(signal)
     number = _SIGNALS.get(signal.upper().removeprefix("SIG"))
@@ -158,13 +169,13 @@ class Given:
     bounds: Bounds | None = None
 
 
-def _has_private_tmp(spec: AgentSpec, *, is_own: bool) -> bool:
+def _has_private_tmp(spec: AgentSpec, env: Mapping[str, str], *, is_own: bool) -> bool:
     """Whether it gets a directory of its own for temporary files.
 
     Coding agents litter; to make and remove one takes a quarter of the time of a start, so that a
     plain command gets none. One named in its environment is its own business.
     """
-    return "TMPDIR" not in spec.env and not (spec.backend is None and is_own)
+    return "TMPDIR" not in env and not (spec.backend is None and is_own)
 
 
 def launch_fields(
@@ -184,16 +195,17 @@ def launch_fields(
         "DESCARTES_AGENT_ID": agent_id,
         "DESCARTES_AGENT_NAME": name,
     }
+    whole = {**env, **over}
+    is_shared = account.pw_uid == defaults.account.pw_uid
     fields: dict[str, Any] = {
         "agent_id": agent_id,
         "name": name,
         "argv": argv,
         "cwd": spec.cwd or defaults.working_dir or account.pw_dir,
-        "env": env,
-        "env_over": over,
-        "path": {**env, **over}["PATH"].split(":"),
+        "env": whole,
+        "path": whole["PATH"].split(":"),
         "stdin": stdin,
-        "private_tmp": _has_private_tmp(spec, is_own=account.pw_uid == defaults.account.pw_uid),
+        "private_tmp": _has_private_tmp(spec, over, is_own=is_shared),
         "output_bytes": spec.limits.output_bytes or defaults.output_bytes,
         "stop": {"signal": signal_number(spec.stop.signal), "grace_s": spec.stop.grace_s},
         **keeper_fields(account),
@@ -215,6 +227,8 @@ def launch_fields(
             )
         fields["stdin_data"] = stdin_data
     if spec.env_file is not None:
+        # What it sets goes between.
+        fields["env"], fields["env_over"] = env, over
         fields["env_file"] = spec.env_file
     return fields
 

@@ -97,7 +97,7 @@ def test_environment_is_the_agents_own_and_complete() -> None:
 
     fields = fields_of(spec("true", env={"LANG": "de_DE.UTF-8", "MINE": "1"}))
 
-    assert {**fields["env"], **fields["env_over"]} == {
+    assert {**fields["env"], **fields.get("env_over", {})} == {
         "HOME": HOME,
         "USER": account.pw_name,
         "LOGNAME": account.pw_name,

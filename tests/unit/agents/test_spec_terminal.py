@@ -23,7 +23,7 @@ def fields_of(**fields: Any) -> dict[str, Any]:
 
 
 def environment(fields: dict[str, Any]) -> dict[str, str]:
-    return {**fields["env"], **fields["env_over"]}
+    return {**fields["env"], **fields.get("env_over", {})}
 
 
 def test_terminal_is_asked_for_with_a_kind_programs_know() -> None:
