@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from descartesd.errors import InvalidArgumentError, ResourceExhaustedError
 from descartesd.methods.call import Call
@@ -23,8 +23,15 @@ class Pending:
     key: Key
     row: Row
     call: Call
-    task: asyncio.Task[None]
     size: int
+    task: asyncio.Task[None] = field(init=False)
+    # It took longer than it might.
+    is_late: bool = False
+
+    def end_late(self) -> None:
+        """End it for having taken too long."""
+        self.is_late = True
+        self.task.cancel()
 
 
 class PendingRequests:
@@ -51,7 +58,7 @@ class PendingRequests:
                 raise InvalidArgumentError(
                     f"id: a request '{request_id}' is open on this connection already"
                 )
-            self.close(key, same.task)
+            self.close(same)
         if self._count[route] >= MOST:
             raise ResourceExhaustedError(
                 f"{MOST} requests are open on this connection",
@@ -69,18 +76,17 @@ class PendingRequests:
         self._all[key] = pending
         self._count[key[0]] += 1
         self._bytes[key[0]] += pending.size
-        pending.task.add_done_callback(lambda task: self.close(key, task))
+        pending.task.add_done_callback(lambda _: self.close(pending))
 
-    def resize(self, key: Key, size: int) -> None:
+    def resize(self, pending: Pending, size: int) -> None:
         """From now on so many bytes are kept for it."""
-        pending = self._all[key]
-        self._bytes[key[0]] += size - pending.size
+        self._bytes[pending.key[0]] += size - pending.size
         pending.size = size
 
-    def close(self, key: Key, task: asyncio.Task[None] | None) -> None:
+    def close(self, pending: Pending) -> None:
         """Forget a request, before its last message goes out: its id may come again at once."""
-        pending = self._all.get(key)
-        if pending is None or pending.task is not task:
+        key = pending.key
+        if self._all.get(key) is not pending:
             return
         del self._all[key]
         route = key[0]
