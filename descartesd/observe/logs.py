@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Literal, TextIO
@@ -23,6 +24,7 @@ _LEVELS = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
+_NAMES = {number: logging.getLevelName(number).lower() for number in _LEVELS.values()}
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _root = logging.getLogger()
 _text = json.JSONEncoder(default=str).encode
@@ -74,7 +76,9 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _json(created: float, level: str, event: str, logger: str, facts: Mapping[str, object]) -> str:
-    line = {"time": round(created, 6), "level": level, "event": event, "logger": logger, **facts}
+    # To the microsecond; round() would cost as much as encoding all of it.
+    stamp = int(created * 1e6) / 1e6
+    line = {"time": stamp, "level": level, "event": event, "logger": logger, **facts}
     return printable(_encode(line)).decode()
 
 
@@ -93,7 +97,10 @@ class _JsonLines(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self.setFormatter(_Json())
-        self._waiting: list[str] = []
+        # Threads may add at any time: what a deque does is done at once. It is due only while a
+        # `flush` is still to take what waits: who adds looks at that afterwards.
+        self._waiting: deque[str] = deque()
+        self._is_due = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
@@ -104,34 +111,31 @@ class _JsonLines(logging.StreamHandler[TextIO]):
 
     def tell(self, logger: str, level: int, event: str, facts: Mapping[str, object]) -> None:
         """Write what would be a record; it has to be encodable."""
-        line = _json(time.time(), logging.getLevelName(level).lower(), event, logger, facts)
-        self.acquire()
-        try:
-            self._add(line, level)
-        finally:
-            self.release()
+        self._add(_json(time.time(), _NAMES[level], event, logger, facts), level)
 
     def flush(self) -> None:
         """Write what waits."""
         self.acquire()
         try:
-            waiting, self._waiting = self._waiting, []
+            self._is_due = False
+            lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
             # A stream that takes nothing leaves nobody to be told.
             with suppress(OSError):
-                self.stream.write("".join(waiting))
+                self.stream.write("".join(lines))
                 self.stream.flush()
         finally:
             self.release()
 
     def _add(self, line: str, level: int) -> None:
         self._waiting.append(f"{line}\n")
-        if level < logging.WARNING and len(self._waiting) == 1:
+        if level >= logging.WARNING:
+            self.flush()
+        elif not self._is_due:
             try:
                 asyncio.get_running_loop().call_soon(self.flush)
+                self._is_due = True
             except RuntimeError:
                 self.flush()
-        elif level >= logging.WARNING:
-            self.flush()
 
 
 class _Brief(logging.Formatter):
