@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -77,7 +78,8 @@ class Wire:
         number = next(self._numbers)
         request = {"v": 1, "id": number, "method": method, "params": params}
         if idem:
-            request["idem"] = secrets.token_hex(16)
+            # As the protocol advises.
+            request["idem"] = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
         self._socket.send(msgpack.packb(request))
         return number
 
