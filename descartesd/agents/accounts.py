@@ -77,7 +77,7 @@ def account_for(
 
 def keeper_fields(account: pwd.struct_passwd) -> dict[str, Any]:
     """What the keeper is told of an account other than the server's own."""
-    if account.pw_uid == os.getuid():
+    if account.pw_uid == own_account().pw_uid:
         return {}
     groups = os.getgrouplist(account.pw_name, account.pw_gid)
     return {"user": {"uid": account.pw_uid, "gid": account.pw_gid, "groups": groups}}

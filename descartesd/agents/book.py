@@ -106,15 +106,12 @@ class Book:
         self._count(agent.owner, None, agent.state)
 
     def _count(self, owner: str, previous: State | None, following: State | None) -> None:
-        alive = (following in ALIVE) - (previous in ALIVE)
-        queued = (following == "queued") - (previous == "queued")
-        self.alive += alive
-        self.queued += queued
-        for counted, change in ((self.alive_of, alive), (self.queued_of, queued)):
-            if change:
-                counted[owner] += change
-                if not counted[owner]:
-                    del counted[owner]
+        if alive := (following in ALIVE) - (previous in ALIVE):
+            self.alive += alive
+            _add(self.alive_of, owner, alive)
+        if queued := (following == "queued") - (previous == "queued"):
+            self.queued += queued
+            _add(self.queued_of, owner, queued)
 
     def wait(self, agent: Agent) -> None:
         """Have a queued agent wait for a slot, and one in backoff for its next start."""
@@ -229,7 +226,7 @@ class Book:
             message=why,
         )
         self.wake(agent)
-        if following in ENDED:
+        if following in ENDED and agent.id in self._ends:
             self._tell_end(agent, self.views.info(agent))
         if self.on_state is not None:
             self.on_state(agent, previous)
@@ -299,6 +296,12 @@ class Book:
             wakers.discard(waker)
             if not wakers and self._wakers.get(agent.id) is wakers:
                 del self._wakers[agent.id]
+
+
+def _add(counted: Counter[str], owner: str, change: int) -> None:
+    counted[owner] += change
+    if not counted[owner]:
+        del counted[owner]
 
 
 def _facts(agent: Agent, previous: State) -> dict[str, object]:

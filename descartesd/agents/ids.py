@@ -6,9 +6,11 @@ import random
 import re
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"  # base32hex, RFC 4648 §7: sorts like its numbers
 _DIGITS = frozenset(_ALPHABET)
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _LENGTH = 20
 _RANDOM_BITS = 52
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
@@ -39,14 +41,20 @@ def _random(bits: int) -> int:
 
 def encode(value: int, length: int) -> str:
     """Write a number in base32hex, padded with zeros."""
-    digits = [_ALPHABET[(value >> (5 * place)) & 31] for place in range(length)]
-    return "".join(reversed(digits))
+    places = range(5 * length - 10, -1, -10)
+    pairs = "".join([_PAIRS[value >> place & 1023] for place in places])
+    return pairs if length % 2 == 0 else pairs + _ALPHABET[value & 31]
 
 
 def name_for(program: str) -> str:
     """Make a name that tells the program: `claude-k3f9a`."""
+    return f"{_stem(program)}-{encode(_random(25), 5)}"
+
+
+@lru_cache(maxsize=256)
+def _stem(program: str) -> str:
     stem = program.rpartition("/")[2].lower()
     stem = _NOT_IN_NAMES.sub("-", stem).strip("-._")[:40]
     if not stem or not stem[0].isalpha():
         stem = f"agent-{stem}" if stem else "agent"
-    return f"{stem}-{encode(_random(25), 5)}"
+    return stem

@@ -141,6 +141,8 @@ class Agent(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def _limits_enforced(self) -> dict[str, bool]:
         limits = self.spec.limits
+        if limits.output_bytes is None and limits.tokens is None and limits.cost_usd is None:
+            return self.limits_enforced
         counted = [name for name in _COUNTED_HERE if getattr(limits, name) is not None]
         return {**self.limits_enforced, **dict.fromkeys(counted, True)}
 

@@ -38,6 +38,8 @@ REPLY_BYTES_PER_IDENTITY = 64 << 20
 _EXPIRE_EVERY_S = 60.0
 
 Table = Literal["agents", "events", "intents", "meta"]
+# What tells a row, and a kind of change to it, from others of its table.
+Row = tuple[str, ...] | int
 MetaKey = Literal["audit_head", "boot_id", "keeper", "kept", "revoked", "server_id"]
 
 
@@ -84,7 +86,7 @@ class Registry:
         self._not_before = 0.0
         self._expire_at = 0.0
         # By table: the last change of each kind to each row, in the order they were made in.
-        self._unsaved: dict[Table, dict[tuple[str, ...], tuple[str, tuple[object, ...]]]] = {}
+        self._unsaved: dict[Table, dict[Row, tuple[str, tuple[object, ...]]]] = {}
         self._path = path
         self._origin = database.origin(path)
         opened = database.opened(path)
@@ -217,7 +219,7 @@ class Registry:
         if self.problem is not None and not self.save():
             raise self._unwritable(self.problem)
 
-    def _change(self, table: Table, row: tuple[str, ...], sql: str, *values: object) -> None:
+    def _change(self, table: Table, row: Row, sql: str, *values: object) -> None:
         changes = self._unsaved.get(table)
         if changes is None:
             changes = self._unsaved[table] = {}
@@ -319,7 +321,9 @@ class Registry:
 
     def put_event(self, seq: int, record: bytes) -> None:
         """Store an event."""
-        self._change("events", (str(seq),), "INSERT INTO events VALUES (?, ?)", seq, record)
+        # Each is new: there is none before it to be taken out.
+        events = self._unsaved.setdefault("events", {})
+        events[seq] = ("INSERT INTO events VALUES (?, ?)", (seq, record))
 
     def events(self, after: int, limit: int) -> list[tuple[int, bytes]]:
         """The next events behind `after`, with their numbers."""

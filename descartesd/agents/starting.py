@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import pwd
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from descartesd.agents import spec
@@ -334,8 +333,11 @@ class Starts:
         account = self.account(agent.spec, agent.owner)
         given = spec.Given(agent.resume, self.secrets.of(agent), account, agent.bounds)
         fields = spec.launch_fields(agent.spec, agent.id, agent.name, self._options.runner, given)
-        with self._naming_backend(agent.spec):
+        try:
             started = await self._keeper.spawn(attempt=attempt, **fields)
+        except InvalidArgumentError as exc:
+            self._name_backend(agent.spec, exc)
+            raise
         # It may have ended already: the exit is told on its own.
         agent.limits_enforced = started.get("limits_enforced", {})
         self._book.started(
@@ -358,18 +360,16 @@ class Starts:
         check_given(wanted, secrets)
         given = spec.Given(None, secrets, self.account(wanted, owner), bounds)
         fields = spec.launch_fields(wanted, "0" * 20, "trial", self._options.runner, given)
-        with self._naming_backend(wanted):
-            await self._keeper.spawn(attempt=1, trial=True, **fields)
-
-    @contextlib.contextmanager
-    def _naming_backend(self, wanted: AgentSpec) -> Iterator[None]:
-        """Have an error about a backend's program say so."""
-        backend = self.backends.get(wanted.backend)
         try:
-            yield
+            await self._keeper.spawn(attempt=1, trial=True, **fields)
         except InvalidArgumentError as exc:
-            if backend is None or not exc.message.startswith(f"program '{backend.start[0]}'"):
-                raise
+            self._name_backend(wanted, exc)
+            raise
+
+    def _name_backend(self, wanted: AgentSpec, exc: InvalidArgumentError) -> None:
+        """Have an error about a backend's program say so; raises it."""
+        backend = self.backends.get(wanted.backend)
+        if backend is not None and exc.message.startswith(f"program '{backend.start[0]}'"):
             raise without_program(backend, exc) from exc
 
 

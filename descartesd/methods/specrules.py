@@ -47,8 +47,10 @@ def _refused_builtin(role: NamedRole, spec: AgentSpec) -> str | None:
 
     A server of root, which is one in the foreground, has but one account to give.
     """
+    if spec.user is None:
+        return None
     own = os.getuid()
-    account = _account(spec.user) if spec.user is not None and own != 0 else None
+    account = None if own == 0 else _account(spec.user)
     if account is None or account.pw_uid == own:
         return None
     if account.pw_uid == 0:
