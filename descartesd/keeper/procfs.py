@@ -103,6 +103,17 @@ def agent_id(pid: int) -> str | None:
     return environ[start : end if end >= 0 else None].decode(errors="replace")
 
 
+def hides_environment(pid: int) -> bool:
+    """Whether this process may not read its environment, which is its own user's alone."""
+    try:
+        os.close(os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def is_beginning(pid: int) -> bool:
     """Whether it has left one program and shows no arguments of the next yet (execve(2))."""
     return not _contents(f"/proc/{pid}/cmdline")
@@ -114,6 +125,18 @@ def uid(pid: int) -> int | None:
         return os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return None
+
+
+def owner(pid: int) -> tuple[int, int] | None:
+    """Its uid and gid; None where it has several, as what has changed its user."""
+    ids = {}
+    for line in _contents(f"/proc/{pid}/status").split(b"\n"):
+        name, _, values = line.partition(b":")
+        if name in (b"Uid", b"Gid"):
+            ids[name] = set(map(int, values.split()))
+    if not ids or any(len(each) != 1 for each in ids.values()):
+        return None
+    return ids[b"Uid"].pop(), ids[b"Gid"].pop()
 
 
 def command(pid: int) -> str:

@@ -17,6 +17,7 @@ from descartesd.keeper import procfs
 from descartesd.keeper.agent import Agent, Agents
 from descartesd.keeper.cgroup import Group, Groups
 from descartesd.keeper.loop import Loop
+from descartesd.keeper.named import Named
 from descartesd.keeper.procfs import Process
 
 KIN_MAX: Final = 1024
@@ -34,6 +35,7 @@ class Tree:
         self._loop = loop
         self._agents = agents
         self._groups = groups
+        self._named = Named()
         self._pid = os.getpid()
         self._lists_children = procfs.knows_children()
         # How often a process was gone, or elsewhere, between being listed and being read: what it
@@ -131,31 +133,51 @@ class Tree:
 
     def _find_orphans(self) -> dict[Agent | None, list[Identity]]:
         found: dict[Agent | None, list[Identity]] = {}
-        self.has_unclear = False
+        unplaced: list[Process] = []
         known_children = self._agents.running.keys() | self._agents.helpers
         for pid in set(self._children(self._pid, 1)) - known_children:
             if (known := self._kin.get(pid)) and (known[1] or _lives(pid, known[0])):
                 start_time, agent = known
                 found.setdefault(agent, []).append((pid, start_time))
             elif (process := procfs.read(pid)) is not None and process.ppid == self._pid:
-                owner = self._owner(process)
-                found.setdefault(owner, []).append((pid, process.start_time))
+                if (owner := self._owner_by_place(process)) is None:
+                    unplaced.append(process)
+                else:
+                    found.setdefault(owner, []).append((pid, process.start_time))
+        for process, owner in self._owners_by_name(unplaced):
+            found.setdefault(owner, []).append((process.pid, process.start_time))
         return found
 
-    def _owner(self, process: Process) -> Agent | None:
+    def _owner_by_place(self, process: Process) -> Agent | None:
+        """Whose it is by the session, the process group or the control group it is in."""
         leaders = self._agents.leaders
         owner = leaders.get(process.session) or leaders.get(process.group)
-        if owner is None:
-            if self._is_released(process.session) or self._is_released(process.group):
-                self.release(process.pid, process.start_time)
-                return None
-            agent_id = self._groups.agent_of(process.pid) or procfs.agent_id(process.pid)
-            if agent_id is None and not process.is_gone and procfs.is_beginning(process.pid):
-                self.has_unclear = True
+        if owner is None and not self._is_of_released(process):
+            agent_id = self._groups.agent_of(process.pid)
             owner = None if agent_id is None else self._agents.find(agent_id)
         if owner is not None:
             self._remember(process, owner)
         return owner
+
+    def _owners_by_name(self, processes: list[Process]) -> Iterator[tuple[Process, Agent | None]]:
+        """Whose they are by what their environments name."""
+        self.has_unclear = False
+        unnamed = []
+        for process in processes:
+            if self._is_of_released(process):
+                self.release(process.pid, process.start_time)
+                yield process, None
+            else:
+                unnamed.append(process)
+        for process, name in self._named.names(unnamed):
+            owner = None if name.agent_id is None else self._agents.find(name.agent_id)
+            self.has_unclear |= name.is_unclear and not process.is_gone
+            if owner is not None:
+                self._remember(process, owner)
+            yield process, owner
+
+    def _is_of_released(self, process: Process) -> bool:
+        return self._is_released(process.session) or self._is_released(process.group)
 
     def _is_released(self, number: int) -> bool:
         """Whether a session or group is that of a process that was released."""

@@ -35,7 +35,7 @@ class Users:
         self.uid = os.getuid()
         # Where the daemon is another user than this process, no agent is either of the two.
         self._daemon_uid = daemon_uid
-        self.may_change = _may_change()
+        self.may_change = may_change()
 
     def read(self, request: fields.Fields) -> User | None:
         """`user: {uid, gid, groups}`; None for this process's own account.
@@ -153,7 +153,8 @@ def _read_all(reader: int) -> bytes:
     return b"".join(parts)
 
 
-def _may_change() -> bool:
+def may_change() -> bool:
+    """Whether this process has what it needs to become somebody else."""
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         line = next(line for line in file if line.startswith("CapEff:"))
     effective = int(line.split()[1], 16)

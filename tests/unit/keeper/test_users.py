@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from descartesd.errors import InvalidArgumentError, PermissionDeniedError
+from descartesd.keeper import procfs
 from descartesd.keeper.users import User, begin_as, do_as
-from tests.unit.keeper.harness import Keeper
+from tests.support.eventually import eventually
+from tests.unit.keeper.harness import Keeper, alive
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
 # A uid nobody has, so that no other program runs as it.
@@ -101,6 +103,48 @@ def test_verbs_reach_an_agent_of_another_user(changing: Keeper) -> None:
 
     assert changing.exited(agent_id)["exit_code"] == 5
     assert changing.ask("strays") == {"strays": []}
+
+
+@needs_root
+@pytest.mark.parametrize("verb", ["stop", "kill"])
+def test_what_left_its_agent_unseen_is_known_by_the_name_it_has(
+    changing: Keeper, verb: str
+) -> None:
+    def left() -> int:
+        return int(changing.wait_out(agent_id, b"\n").split()[0])
+
+    # In a session of its own, and an orphan before anybody has looked.
+    script = "(setsid sleep 300 & echo $!); sleep 300"
+    agent_id = changing.spawn("sh", "-c", script, user=OTHER)
+    eventually(lambda: left() in changing.children(), timeout=20)
+
+    changing.ask("pause", agent_id=agent_id)
+    assert (process := procfs.read(left())) is not None
+    assert procfs.is_still(process)
+    changing.ask("resume", agent_id=agent_id)
+    assert changing.ask("strays") == {"strays": []}
+    changing.ask(verb, agent_id=agent_id)
+
+    changing.exited(agent_id)
+    assert not alive(left())
+    assert changing.children() == []
+
+
+@needs_root
+def test_what_names_no_agent_is_told_and_left_alone(changing: Keeper) -> None:
+    script = "(setsid env -i sleep 301 & echo $!); sleep 300"
+    agent_id = changing.spawn("sh", "-c", script, user=OTHER)
+    pid = int(changing.wait_out(agent_id, b"\n").split()[0])
+    eventually(lambda: pid in changing.children(), timeout=20)
+    eventually(lambda: procfs.command(pid) == "sleep 301", timeout=20)
+
+    changing.ask("kill", agent_id=agent_id)
+
+    changing.exited(agent_id)
+    (stray,) = changing.ask("strays")["strays"]
+    assert (stray["pid"], stray["command"]) == (pid, "sleep 301")
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: changing.children() == [], timeout=20)
 
 
 @needs_root
