@@ -44,6 +44,7 @@ def _health_rows(health: ServerHealth) -> list[tuple[str, str]]:
         ("uptime", text.age(health.uptime_s)),
         *_keeper_rows(health.keeper),
         ("isolation", health.isolation),
+        *([("groups", _groups(health.keeper))] if health.keeper.connected else []),
         *(("listener", listener) for listener in health.listeners),
         ("agents", _counts(health.agents)),
         ("works", ", ".join(name for name, found in health.checks.items() if found == "ok")),
@@ -63,6 +64,12 @@ def _keeper_rows(keeper: KeeperHealth) -> list[tuple[str, str]]:
         why = keeper.stays_because or "it is about to be this one"
         rows.append(("keeper installed", f"{installed}: {why}"))
     return rows
+
+
+def _groups(keeper: KeeperHealth) -> str:
+    if keeper.control_groups:
+        return "one for each agent"
+    return "none: memory and processor time cannot be limited"
 
 
 def _counts(numbers: Mapping[str, int]) -> str:

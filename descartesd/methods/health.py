@@ -120,8 +120,9 @@ class Health:
             server_id=self._server_id,
             version=self._version,
             uptime_s=round(time.monotonic() - self._started, 3),
+            # Agents of a keeper that is away are whose they were.
             isolation="user"
-            if self.parts.fleet.starts.is_apart and keeper.has("users")
+            if self.parts.fleet.starts.is_apart and (keeper.has("users") or not keeper.connected)
             else "none",
             keeper=KeeperHealth(
                 connected=keeper.connected,
@@ -131,6 +132,7 @@ class Health:
                 installed_version=self.parts.upgrade.installed_version,
                 installed_build=self.parts.upgrade.installed_build,
                 stays_because=self.parts.upgrade.stays_because,
+                control_groups=keeper.has("cgroup"),
                 strays=self.strays,
             ),
             listeners=self.endpoints,

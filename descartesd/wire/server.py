@@ -70,7 +70,8 @@ class KeeperHealth(Struct, frozen=True, kw_only=True):
 
     `version` is that of the protocol it speaks, `build` a checksum of its code; the installed ones
     are what it would be after a re-execution. `stays_because` says why it is not re-executed though
-    it is another.
+    it is another. With `control_groups` each agent has one of its own; without, agents are found by
+    their trees, and what only a group can limit is refused.
     """
 
     connected: bool
@@ -80,6 +81,7 @@ class KeeperHealth(Struct, frozen=True, kw_only=True):
     installed_version: str | None = None
     installed_build: str | None = None
     stays_because: str | None = None
+    control_groups: bool = False
     strays: list[Stray] = []
 
 

@@ -41,6 +41,7 @@ def test_it_starts_and_says_so(host: Host) -> None:
     assert host.unit(DAEMON, "StatusText") == "serving 0 agents, 0 clients"
     health = host.ctl("server health")
     assert (health["status"], health["isolation"]) == ("ok", "user")
+    assert health["keeper"]["control_groups"]
 
 
 @pytest.mark.essential

@@ -63,15 +63,19 @@ class Host:
 
 
 @contextmanager
-def with_package() -> Iterator[Host]:
-    """Boot a container and install the package as it is built from this source."""
+def with_package(*, version_1: bool = False) -> Iterator[Host]:
+    """Boot a container and install the package as it is built from this source.
+
+    Its control groups are of version 2, or of 1.
+    """
     missing = [program for program in NEEDED if shutil.which(program) is None]
     assert not missing, f"needs {', '.join(missing)}: apt install systemd-container mmdebstrap"
     assert os.geteuid() == 0, "needs root, as nobody else may boot a container"
     with tempfile.TemporaryDirectory(prefix="dsc-package-") as work:
         deb = Path(work) / "deb"
         subprocess.run([sys.executable, _BUILD, deb, "--fast"], check=True, stdout=subprocess.PIPE)
-        with booted(tree(), {deb: _DEB}, Path(work) / "console") as machine:
+        console = Path(work) / "console"
+        with booted(tree(), {deb: _DEB}, console, version_1=version_1) as machine:
             host = Host(machine)
             host.run(f"dpkg -i {_DEB}/*.deb")
             yield host

@@ -60,10 +60,13 @@ class Machine:
 
 
 @contextmanager
-def booted(tree: Path, binds: Mapping[Path, str], log: Path) -> Iterator[Machine]:
+def booted(
+    tree: Path, binds: Mapping[Path, str], log: Path, *, version_1: bool = False
+) -> Iterator[Machine]:
     """Boot the tree, of which nothing is changed, with directories of the host in it.
 
-    Nothing is left of it after the block, whatever was started in it.
+    Its control groups are purely of version 2, or of 1, whatever the host has. Nothing is left of
+    it after the block, whatever was started in it.
     """
     name = f"dsc-{uuid.uuid4().hex[:12]}"
     group = _host_groups() / name
@@ -75,7 +78,7 @@ def booted(tree: Path, binds: Mapping[Path, str], log: Path) -> Iterator[Machine
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
-                env=_environment(),
+                env=_environment(version_1=version_1),
                 start_new_session=True,
             )
         try:
@@ -92,10 +95,9 @@ def _host_groups() -> Path:
     return next(Path(each) for each in _GROUPS if os.path.exists(f"{each}/cgroup.procs"))
 
 
-def _environment() -> dict[str, str]:
+def _environment(*, version_1: bool) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    # Pure version 2 in the container, whatever the host has.
-    return {**kept, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+    return {**kept, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "0" if version_1 else "1"}
 
 
 def _command(tree: Path, binds: Mapping[Path, str], name: str) -> Sequence[str]:
