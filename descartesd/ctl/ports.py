@@ -11,6 +11,7 @@ from typing import NamedTuple
 _TABLES = ("net/tcp", "net/tcp6")
 _LISTEN = "0A"
 _SOCKET = re.compile(r"socket:\[([0-9]+)\]")
+_INIT = 1
 _PORT, _STATE, _UID, _INODE = 1, 3, 7, 9
 
 
@@ -57,8 +58,10 @@ def _owners(inodes: set[int], proc: str) -> dict[int, tuple[int, str]]:
         if not entry.isdecimal():
             continue
         for inode in _socket_inodes(f"{proc}/{entry}/fd") & inodes:
-            # A child may hold a duplicate: the oldest is the one that opened it.
-            pid = min(int(entry), found.get(inode, (int(entry), ""))[0])
+            # A child may hold a duplicate: the oldest is the one that opened it. systemd keeps one
+            # of a service's, and is named only where nobody else has it.
+            known = found.get(inode, (int(entry), ""))[0]
+            pid = min(int(entry), known, key=lambda each: (each == _INIT, each))
             found[inode] = (pid, _name(proc, pid))
     return found
 
