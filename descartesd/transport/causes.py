@@ -139,7 +139,7 @@ def denied(endpoint: str, public_key: bytes) -> UnauthenticatedError:
         uid = os.getuid()
         return UnauthenticatedError(
             f"uid {uid} has no role on the server at '{endpoint}'",
-            hint="an administrator gives it one with these lines in descartesd.toml and a restart:"
+            hint="an administrator gives it one with these lines in descartesd.toml and a reload:"
             f'\n[policy.local_uids]\n{uid} = "operator"',
         )
     return UnauthenticatedError(

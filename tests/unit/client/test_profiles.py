@@ -67,6 +67,18 @@ def test_without_any_server_the_command_that_starts_one_is_told() -> None:
     assert "descartesd init DIR && descartesd --config" in str(caught.value.hint)
 
 
+def test_where_the_service_is_installed_it_is_the_one_to_start(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "LOCAL_SOCKET", str(home / "absent"))
+    monkeypatch.setattr(profiles, "_OF_SERVICE", str(home))
+
+    with pytest.raises(UnavailableError) as caught:
+        find_profile()
+
+    assert caught.value.hint == "start the service: sudo systemctl start descartesd"
+
+
 def test_the_times_of_the_profile_hold_where_the_caller_gives_none() -> None:
     settings = ClientSettings(connection_timeout_secs=0.2)
     profile = Profile(endpoints=PROFILE.endpoints, client=settings)
