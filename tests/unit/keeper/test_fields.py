@@ -19,7 +19,7 @@ from descartesd.keeper import fields
         (lambda f: fields.texts(f, "k"), ["a", ""]),
         (lambda f: fields.number(f, "k", least=-1), -1),
         (lambda f: fields.seconds(f, "k"), 1.5),
-        (lambda f: fields.environment(f, "k"), {"A": "b=c"}),
+        (lambda f: fields.environment(f, "k"), {"A": "b=c", "B": ""}),
         (lambda f: fields.mapping(f, "k"), {"a": 1}),
         (lambda f: fields.mappings(f, "k"), [{}, {"a": 1}]),
         (lambda f: fields.data(f, "k"), b"\0"),
@@ -33,12 +33,15 @@ def test_right_values_come_back_unchanged(read: Callable[[Any], Any], value: obj
     ("read", "values"),
     [
         (lambda f: fields.text(f, "k"), [None, 1, b"a", "a\0b"]),
-        (lambda f: fields.texts(f, "k", least=1), [None, [], "ab", [1], ["a\0"]]),
+        (lambda f: fields.texts(f, "k", least=1), [None, [], "ab", [1], ["a", b"b"], ["a", "b\0"]]),
         (lambda f: fields.number(f, "k"), [None, True, "1", 1.0, -1, 2**63]),
         (lambda f: fields.seconds(f, "k"), [None, True, "1", -1, math.inf, math.nan]),
         (
             lambda f: fields.environment(f, "k"),
-            [None, [], {"": "x"}, {"a=": "x"}, {"a": 1}, {1: "a"}],
+            [
+                *(None, [], {"": "x"}, {"a=": "x"}, {"a": 1}, {1: "a"}, {b"a": "x"}),
+                *({"a": "x", "b\0": "x"}, {"a": "x\0"}, {"a": "x", "b": None}),
+            ],
         ),
         (lambda f: fields.mapping(f, "k"), [1, "a", []]),
         (lambda f: fields.mappings(f, "k"), [None, {}, [1]]),
@@ -75,6 +78,15 @@ def test_signal_numbers() -> None:
 
 def test_missing_map_is_an_empty_one() -> None:
     assert fields.mapping({}, "k") == {}
+
+
+def test_wrong_variable_is_named() -> None:
+    for wrong, said in (
+        ({"A": "x", "B=": "x"}, "names without '=' and NUL, got 'B='"),
+        ({"A": "x", "B": "\0"}, "a text without NUL as value of 'B'"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=f"^k: expected {said}$"):
+            fields.environment({"k": wrong}, "k")
 
 
 def test_values_that_may_be_secret_are_not_shown() -> None:
