@@ -64,7 +64,8 @@ class Launch(NamedTuple):
     user: User | None = None
     # A directory to be made for this agent alone.
     tmp: str | None = None
-    # Variables in a file go before those in `env`, and those in `env_over` before both.
+    # Variables in a file go before those in `env`, and those in `env_over`, which are only with a
+    # file, before both.
     env_file: str | None = None
     env_over: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
     # What is found on stdin first; without a pipe, instead of the null device, all of it.
@@ -100,7 +101,7 @@ class Launcher:
         there is no process and no descriptor of it.
         """
         launch = with_env_file(launch)
-        program = _as_user(launch, partial(_ready, launch))
+        program = _as_user(launch, _ready)
         try:
             return self._launch_ready(launch, program, group)
         except BaseException:
@@ -146,19 +147,26 @@ class Launcher:
                 os.close(joining)
 
     def _spawn(self, launch: Launch, program: bytes, stdio: Fds) -> int:
-        with self._limits.passed_on(launch.rlimits, stdio) as fds:
+        stdin, stdout, stderr = self._limits.lend(launch.rlimits, stdio)
+        try:
             cwd.enter(launch.cwd, launch.cwd_within)
             try:
                 pid = os.posix_spawn(
                     program,
                     _encoded(launch.argv),
                     _encoded_env(launch.env),
-                    file_actions=[(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(fds)],
+                    file_actions=(
+                        (os.POSIX_SPAWN_DUP2, stdin, 0),
+                        (os.POSIX_SPAWN_DUP2, stdout, 1),
+                        (os.POSIX_SPAWN_DUP2, stderr, 2),
+                    ),
                     setsid=True,
                     setsigdef=_IGNORED_BY_PYTHON,
                 )
             finally:
                 os.chdir(HOME)
+        finally:
+            self._limits.take_back()
         try:
             self._limits.settle(pid, launch.rlimits)
         except PermissionError as exc:
@@ -216,12 +224,12 @@ def _join(joining: int) -> None:
     os.write(joining, b"0")
 
 
-def _as_user(launch: Launch, work: Callable[[], T]) -> T:
+def _as_user(launch: Launch, work: Callable[[Launch], T]) -> T:
     """Do what must see the file system as the agent will."""
     try:
         if launch.user is None:
-            return work()
-        found: T = do_as(launch.user, work)
+            return work(launch)
+        found: T = do_as(launch.user, partial(work, launch))
         return found
     except OSError as exc:
         raise _explain(exc, launch) from exc
@@ -235,10 +243,10 @@ def _ready(launch: Launch) -> bytes:
 
 
 def _drop_tmp(launch: Launch) -> None:
-    if launch.tmp is None:
+    if (tmp := launch.tmp) is None:
         return
     try:
-        _as_user(launch, partial(os.rmdir, launch.tmp))
+        _as_user(launch, lambda _: os.rmdir(tmp))
     except DescartesError:
         # It is not empty: of an earlier attempt, and removed with the agent.
         return
@@ -249,11 +257,9 @@ def with_env_file(launch: Launch) -> Launch:
 
     Raises InvalidArgumentError and ResourceExhaustedError.
     """
-    if launch.env_file is None and not launch.env_over:
+    if (env_file := launch.env_file) is None:
         return launch
-    if launch.env_file is None:
-        return launch._replace(env={**launch.env, **launch.env_over})
-    found = _as_user(launch, partial(envfile.read, launch.env_file))
+    found = _as_user(launch, lambda _: envfile.read(env_file))
     return launch._replace(env={**launch.env, **found, **launch.env_over})
 
 
@@ -263,7 +269,7 @@ def try_out(launch: Launch) -> None:
     Raises InvalidArgumentError.
     """
     with_env_file(launch)
-    _as_user(launch, partial(_look, launch))
+    _as_user(launch, _look)
 
 
 def _look(launch: Launch) -> bytes:

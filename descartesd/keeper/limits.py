@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -34,6 +33,9 @@ class Bounds(NamedTuple):
     is_best_effort: bool
 
 
+UNBOUNDED: Final = Bounds(None, None, None, None, is_best_effort=False)
+
+
 class Plan(NamedTuple):
     """How the limits of one agent are enforced."""
 
@@ -51,6 +53,8 @@ def read_bounds(request: fields.Fields) -> Bounds:
     Raises InvalidArgumentError.
     """
     asked = fields.mapping(request, "limits")
+    if not asked:
+        return UNBOUNDED
 
     def count(key: str) -> int | None:
         return None if asked.get(key) is None else fields.number(asked, key, least=1)
@@ -70,6 +74,16 @@ def plan(bounds: Bounds, rlimits: Mapping[str, int], groups: Groups, user: User 
     Raises UnimplementedError for one this host cannot enforce, unless best effort will do.
     """
     made = Plan({}, dict(rlimits), bounds.run_s, {})
+    if bounds is not UNBOUNDED:
+        _hold(made, bounds, groups, user)
+    if "nofile" in rlimits:
+        made.enforced["open_files"] = True
+    if bounds.run_s is not None:
+        made.enforced["run_seconds"] = True
+    return made
+
+
+def _hold(made: Plan, bounds: Bounds, groups: Groups, user: User | None) -> None:
     for name, controller in _CONTROLLERS.items():
         value = getattr(bounds, name)
         if value is None:
@@ -84,11 +98,6 @@ def plan(bounds: Bounds, rlimits: Mapping[str, int], groups: Groups, user: User 
         elif not bounds.is_best_effort:
             raise _cannot(name, controller, groups)
         made.enforced[name] = is_real
-    if "nofile" in rlimits:
-        made.enforced["open_files"] = True
-    if bounds.run_s is not None:
-        made.enforced["run_seconds"] = True
-    return made
 
 
 def _files(name: str, value: int) -> dict[str, str]:
@@ -130,6 +139,7 @@ class Limits:
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         first, second, third = (os.dup(self._null) for _ in range(3))
         self._low = first, second, third
+        self._is_lent = self._is_low_lent = False
         with open(_OOM_SCORE, encoding="ascii") as file:
             self._resets_oom_score = file.read().strip() != "0"
 
@@ -155,31 +165,34 @@ class Limits:
                     hint="raise the limit of the service that runs the keeper",
                 )
 
-    @contextmanager
-    def passed_on(self, rlimits: dict[str, int], fds: Fds) -> Iterator[Fds]:
-        """Have a child started inside inherit the soft limit of open files it is to have.
+    def lend(self, rlimits: dict[str, int], fds: Fds) -> Fds:
+        """Have a child inherit the soft limit of open files it is to have, until `take_back`.
 
         That is the one asked for, else the one this process was started with. Lent like this it
-        needs no fork, whose cost grows with this process. Inside, this process may be unable to
-        open anything. Gives these descriptors as numbers below that limit, as posix_spawn(3) takes
-        no others.
+        needs no fork, whose cost grows with this process. Until then this process may be unable to
+        open anything. Returns these descriptors as numbers below that limit, as posix_spawn(3)
+        takes no others.
         """
         lent = self._soft(rlimits)
         if lent == self.descriptors_max:
-            yield fds
-            return
-        is_high = max(fds) >= lent
-        if is_high:
+            return fds
+        self._is_low_lent = max(fds) >= lent
+        if self._is_low_lent:
             for low, fd in zip(self._low, fds, strict=True):
                 os.dup2(fd, low, inheritable=False)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lent, self.descriptors_max))
-        try:
-            yield self._low if is_high else fds
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._own)
-            if is_high:
-                for low in self._low:
-                    os.dup2(self._null, low, inheritable=False)
+        self._is_lent = True
+        return self._low if self._is_low_lent else fds
+
+    def take_back(self) -> None:
+        """Have this process's own limit again."""
+        if not self._is_lent:
+            return
+        self._is_lent = False
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._own)
+        if self._is_low_lent:
+            for low in self._low:
+                os.dup2(self._null, low, inheritable=False)
 
     def settle(self, pid: int, rlimits: dict[str, int]) -> None:
         """Bring a child's hard limit of open files down to the soft one it started with.
@@ -201,7 +214,7 @@ class Limits:
         return steps
 
     def files_step(self, rlimits: dict[str, int]) -> Step:
-        """What `passed_on` and `settle` do, for a child that is forked.
+        """What `lend` and `settle` do, for a child that is forked.
 
         It may be unable to open anything from then on.
         """

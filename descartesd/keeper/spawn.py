@@ -119,12 +119,10 @@ class Spawning:
         return _facts(agent)
 
     def _read(self, request: fields.Fields) -> Wanted:
-        wanted = _read(request, self._host.users.read(request))
-        if not fields.flag(request, "private_tmp"):
-            return wanted
-        tmp = self._host.tmp.path(wanted.agent_id)
-        env = {**wanted.launch.env, "TMPDIR": tmp}
-        return wanted._replace(launch=wanted.launch._replace(tmp=tmp, env=env))
+        tmp = None
+        if fields.flag(request, "private_tmp"):
+            tmp = self._host.tmp.path(fields.agent_id(request))
+        return _read(request, self._host.users.read(request), tmp)
 
     def _plan(self, wanted: Wanted) -> Plan:
         launch = wanted.launch
@@ -143,8 +141,8 @@ class Spawning:
 
     def _start(self, agent: Agent, wanted: Wanted, request: Request) -> None:
         self._check_capacity()
-        _end_output(agent)
         if wanted.attempt > 1:
+            _end_output(agent)
             _go_on_with_output(agent)
         planned = self._plan(wanted)
         group = self._make_group(wanted, planned)
@@ -224,10 +222,12 @@ def _facts(agent: Agent) -> dict[str, Any]:
     }
 
 
-def _read(request: fields.Fields, user: User | None) -> Wanted:
+def _read(request: fields.Fields, user: User | None, tmp: str | None) -> Wanted:
     stop = fields.mapping(request, "stop")
     stdin = fields.choice(request, "stdin", STDINS)
     has_tty = request.get("tty") is not None
+    env_file = _absolute(request, "env_file") if request.get("env_file") else None
+    env, env_over = _variables(request, tmp, has_file=env_file is not None)
     return Wanted(
         agent_id=fields.agent_id(request),
         name=fields.text(request, "name"),
@@ -235,14 +235,15 @@ def _read(request: fields.Fields, user: User | None) -> Wanted:
         launch=Launch(
             argv=fields.texts(request, "argv", least=1),
             cwd=_absolute(request, "cwd"),
-            env=fields.environment(request, "env"),
+            env=env,
             path=fields.texts(request, "path"),
             has_stdin=stdin == "pipe",
-            rlimits=_rlimits(request),
+            rlimits=_rlimits(request) if "rlimits" in request else {},
             user=user,
             tty=fields.size(fields.mapping(request, "tty")) if has_tty else None,
-            env_file=_absolute(request, "env_file") if request.get("env_file") else None,
-            env_over=fields.environment(request, "env_over") if "env_over" in request else {},
+            tmp=tmp,
+            env_file=env_file,
+            env_over=env_over,
             stdin_data=fields.data(request, "stdin_data") if "stdin_data" in request else None,
             cwd_within=fields.texts(request, "cwd_within", least=1)
             if "cwd_within" in request
@@ -254,6 +255,19 @@ def _read(request: fields.Fields, user: User | None) -> Wanted:
         on_exit=fields.choice(request, "on_exit", ON_EXITS) if "on_exit" in request else "kill",
         bounds=read_bounds(request),
     )
+
+
+def _variables(
+    request: fields.Fields, tmp: str | None, *, has_file: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What goes before the variables of a file and what goes after them; without one in one."""
+    before = fields.environment(request, "env")
+    if tmp is not None:
+        before = {**before, "TMPDIR": tmp}
+    if "env_over" not in request:
+        return before, {}
+    after = fields.environment(request, "env_over")
+    return (before, after) if has_file else ({**before, **after}, {})
 
 
 def _absolute(request: fields.Fields, key: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -59,8 +58,11 @@ class Stdio(NamedTuple):
 
     def close_theirs(self) -> None:
         """Close what the agent has got by now; its terminal we keep open."""
-        if self.ours.slave < 0:
-            _close(*(fd for fd in self.theirs if fd != self.shared))
+        if self.ours.slave >= 0:
+            return
+        for fd in self.theirs:
+            if fd != self.shared:
+                os.close(fd)
 
 
 def open_null() -> int:
@@ -127,11 +129,17 @@ def _filled_file(data: bytes, opened: list[int]) -> int:
 
 
 def _small_pipe(opened: list[int]) -> tuple[int, int]:
-    reader, writer = _pipe(opened)
-    # One that is smaller already the kernel refuses to enlarge.
-    with contextlib.suppress(PermissionError):
+    ends = _pipe(opened)
+    _shrink(ends[0])
+    return ends
+
+
+def _shrink(reader: int) -> None:
+    try:
         fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, SMALL_PIPE_BYTES)
-    return reader, writer
+    except PermissionError:
+        # It is smaller already: the kernel refuses to enlarge it.
+        return
 
 
 def _close(*fds: int) -> None:

@@ -27,9 +27,10 @@ show = [sys.executable, "-I", "-S", "-c", code]
 high = os.dup(1)
 before = len(os.listdir("/proc/self/fd"))
 for rlimits in ({}, {"nofile": 50}):
-    with limits.passed_on(rlimits, (0, high, high)) as (_, out, err):
-        dup = [(os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, err, 2)]
-        child = os.posix_spawn(show[0], show, os.environ, file_actions=dup)
+    _, out, err = limits.lend(rlimits, (0, high, high))
+    dup = [(os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, err, 2)]
+    child = os.posix_spawn(show[0], show, os.environ, file_actions=dup)
+    limits.take_back()
     limits.settle(child, rlimits)
     os.waitpid(child, 0)
 print(resource.getrlimit(resource.RLIMIT_NOFILE), len(os.listdir("/proc/self/fd")) - before)
