@@ -49,7 +49,7 @@ class Control:
         elif agent.state == "running" and agent.agent_id in self._waiting:
             self._waiting[agent.agent_id].append(request)
         else:
-            self._drop(agent, ConflictError(f"agent '{agent.agent_id}' was paused meanwhile"))
+            self._drop(agent, "was paused meanwhile")
             self._begin(agent, self._pausing(agent), request)
 
     def resume(self, agent: Agent, request: Request) -> None:
@@ -61,7 +61,7 @@ class Control:
         if agent.state == "running" and agent.agent_id not in self._waiting:
             request.reply({})
             return
-        self._drop(agent, ConflictError(f"agent '{agent.agent_id}' was resumed meanwhile"))
+        self._drop(agent, "was resumed meanwhile")
         self._begin(agent, self._resuming(agent), request)
 
     def signal(self, agent: Agent, signum: int, request: Request) -> None:
@@ -79,14 +79,14 @@ class Control:
                 self._kill_later(agent, grace_s)
             return
         was_frozen = agent.state == "paused" or agent.agent_id in self._waiting
-        self._drop(agent, ConflictError(f"agent '{agent.agent_id}' was stopped meanwhile"))
+        self._drop(agent, "was stopped meanwhile")
         self._note_end(agent, ended_by)
         self._kill_later(agent, grace_s)
         agent.task = self._loop.start(self._stopping(agent, signum, thaw=was_frozen))
 
     def kill(self, agent: Agent, *, ended_by: str) -> None:
         """End the tree now."""
-        self._drop(agent, ConflictError(f"agent '{agent.agent_id}' was killed meanwhile"))
+        self._drop(agent, "was killed meanwhile")
         self._note_end(agent, ended_by)
         self._kill(agent)
 
@@ -101,26 +101,27 @@ class Control:
                 timer.cancel()
             agent.fence_timer = self._loop.call_at(deadline, lambda: self._check_fence(agent))
 
-    def limit_run(self, agent: Agent) -> None:
+    def limit_run(self, agent: Agent, run_s: float) -> None:
         """Stop an agent that has just been started when its time is over."""
-        if agent.run_s is not None:
-            agent.run_timer = self._loop.call_later(agent.run_s, lambda: self._end_run(agent))
+        agent.run_timer = self._loop.call_later(run_s, lambda: self._end_run(agent))
 
     def sweep(self, agent: Agent) -> None:
         """Kill what the dead leader has left and count it; to be called before it is reaped.
 
         Of an agent that keeps it and has ended by itself it is counted and let go.
         """
-        self._drop(agent, ConflictError(f"agent '{agent.agent_id}' has exited"))
+        self._drop(agent, "has exited")
         for timer in (agent.run_timer, agent.kill_timer):
             if timer is not None:
                 timer.cancel()
         agent.kill_timer = None
-        keeps = agent.keeps_rest and agent.ended_by is None
-        if keeps:
+        if agent.keeps_rest and agent.ended_by is None:
             agent.task = self._loop.start(self._releasing(agent))
-        else:
+        elif agent.group is not None or self._tree.may_have_left(agent):
             agent.task = self._loop.start(self._sweeping(agent), is_resumable=True)
+        else:
+            # As most agents end.
+            self._end_sweep(agent)
 
     def go_on(self, agent: Agent, timers: Mapping[str, float | None]) -> None:
         """Take up what another program of this process has begun with an agent.
@@ -184,11 +185,12 @@ class Control:
         self._waiting[agent.agent_id] = [request]
         agent.task = self._loop.start(steps)
 
-    def _drop(self, agent: Agent, error: DescartesError) -> None:
+    def _drop(self, agent: Agent, why: str) -> None:
         if agent.task is not None:
             agent.task.cancel()
             agent.task = None
-        self._answer(agent, error)
+        if agent.agent_id in self._waiting:
+            self._answer(agent, ConflictError(f"agent '{agent.agent_id}' {why}"))
 
     def _answer(self, agent: Agent, error: DescartesError | None = None) -> None:
         for request in self._waiting.pop(agent.agent_id, ()):
@@ -259,6 +261,9 @@ class Control:
                 yield UNCLEAR_LOOK_S
             else:
                 break
+        self._end_sweep(agent)
+
+    def _end_sweep(self, agent: Agent) -> None:
         if agent.tmp is not None:
             tmpdir.drop_if_empty(agent.tmp)
         self._note_swept(agent)

@@ -90,6 +90,10 @@ class Tree:
         """As `walk`, of an agent whose leader is dead: by then its children are orphans."""
         yield from self._descend(agent, self.orphans().get(agent, ()))
 
+    def may_have_left(self, agent: Agent) -> bool:
+        """Whether a process of an agent whose leader is dead is there, or one that may be its."""
+        return agent in self.orphans() or self.has_unclear
+
     def signal(self, agent: Agent, process: Process, signum: int) -> bool:
         """Signal that very process; False when it is gone or not ours to signal."""
         if process.pid == agent.pid and agent.runs:

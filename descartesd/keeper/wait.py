@@ -41,7 +41,8 @@ class Reaper:
         """Wait for the leader of an agent that has just been started."""
         self._leaders[agent.pidfd] = agent
         self._pidfds.register(agent.pidfd, select.EPOLLIN)
-        self._control.limit_run(agent)
+        if agent.run_s is not None:
+            self._control.limit_run(agent, agent.run_s)
 
     def go_on(self, agent: Agent, timers: Mapping[str, float | None]) -> None:
         """Wait on for an agent that another program of this process has started.
@@ -104,15 +105,14 @@ class Reaper:
 
     def _tell_when_counted(self, agent: Agent) -> None:
         """Tell the end once it says how many were left; late, and once more, if that takes long."""
-        tell = partial(self._tell, agent)
         if agent.is_swept:
             # The pipes of many that end are many: what each costs every start is kept short.
-            for stream in agent.streams:
-                stream.look_for_end()
-            tell()
+            agent.stdout.look_for_end()
+            agent.stderr.look_for_end()
+            self._tell(agent)
         else:
             self.told_when_swept(agent)
-            agent.count_timer = self._loop.call_later(COUNT_LIMIT_S, tell)
+            agent.count_timer = self._loop.call_later(COUNT_LIMIT_S, partial(self._tell, agent))
         if not agent.eof:
             agent.eof_timer = self._loop.call_later(EOF_LIMIT_S, partial(_end_output, agent))
 
