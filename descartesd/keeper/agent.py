@@ -12,7 +12,7 @@ from descartesd.errors import ConflictError, NotFoundError
 from descartesd.keeper.cgroup import Group
 from descartesd.keeper.loop import Task, Timer
 from descartesd.keeper.output import Pump, Stream
-from descartesd.keeper.protocol import STREAMS, Status
+from descartesd.keeper.protocol import Status
 from descartesd.keeper.stdin import Stdin, Writers
 from descartesd.keeper.terminal import Terminal
 
@@ -37,7 +37,8 @@ class Agent:
         self.agent_id = agent_id
         self.name = ""
         self.attempt = 0
-        self.stdout, self.stderr = (Stream(pump, agent_id, stream) for stream in STREAMS)
+        self.stdout = Stream(pump, agent_id, "stdout")
+        self.stderr = Stream(pump, agent_id, "stderr")
         self.writers = Writers()
         self.stop_signal: int = signal.SIGTERM
         self.stop_grace_s = 0.0
@@ -90,7 +91,8 @@ class Agent:
 
     def begin(self, attempt: int, pid: int, pidfd: int, start_time: int) -> None:
         """Note that the leader of a new attempt runs."""
-        self.forget_attempt()
+        if self.attempt:
+            self.forget_attempt()
         self.attempt = attempt
         self.state = "running"
         self.pid = pid

@@ -29,7 +29,7 @@ _NO_HOLES: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
 class Pump:
     """What all streams share: the loop, one read buffer, and whether holes can be punched."""
 
-    __slots__ = ("buffer", "loop", "output_dir", "punches", "say", "view")
+    __slots__ = ("buffer", "loop", "output_dir", "punches", "say", "view", "window")
 
     def __init__(
         self,
@@ -45,6 +45,8 @@ class Pump:
         self.say = say
         self.buffer = bytearray(READ_BYTES)
         self.view = memoryview(self.buffer)
+        # As readv(2) takes it.
+        self.window = [self.view]
         self.punches = punches is not False
         if punches is None and not _can_punch(output_dir):
             self.note_no_holes()
@@ -87,7 +89,7 @@ class Stream:
         self._is_overdue = False
         self._limit = 0
         self._punched = 0
-        self._window = [pump.view]
+        self._window = pump.window
         self._on_end: Callable[[], None] | None = None
         self.total = 0
         self.error: str | None = None
@@ -112,7 +114,8 @@ class Stream:
         The file is made by the first byte. `on_end` is called when no more can come.
         """
         self._limit = max(limit, BLOCK)
-        self._window = [self._pump.view[: self._limit]]
+        is_small = self._limit < READ_BYTES
+        self._window = [self._pump.view[: self._limit]] if is_small else self._pump.window
         self._pipe = pipe
         self._on_end = on_end
         self._is_overdue = False
@@ -205,8 +208,9 @@ class Stream:
             on_end()
 
     def _close_files(self) -> None:
-        self._index.close()
+        # The index is opened after the file.
         if self._file >= 0:
+            self._index.close()
             os.close(self._file)
             self._file = -1
 
