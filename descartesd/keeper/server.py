@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import msgpack
+
 from descartesd.errors import DescartesError, InternalError, UnimplementedError
 from descartesd.keeper import protocol
 from descartesd.keeper.agent import Agent, Agents
@@ -19,6 +21,8 @@ from descartesd.keeper.loop import Loop
 REQUESTS_PER_TURN: Final = 16
 ACCEPT_RETRY_S: Final = 1.0
 _NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
+# Kept: one for each message has its buffer made anew each time.
+_ENCODE: Final[protocol.Encode] = msgpack.Packer().pack
 _PEER: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 # What a mistake in one operation raises; answered as `internal`, the others are served on.
 _BUGS: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
@@ -152,14 +156,15 @@ class Connection:
     def _drain(self) -> None:
         try:
             while self._outbox:
-                protocol.send(self._sock, self._outbox[0])
+                protocol.send(self._sock, self._outbox[0], _ENCODE)
                 self._outbox.popleft()
         except BlockingIOError:
             self._expect_room(is_full=True)
         except OSError:
             self._server.lose(self)
         else:
-            self._expect_room(is_full=False)
+            if self._is_full:
+                self._expect_room(is_full=False)
 
     def _expect_room(self, *, is_full: bool) -> None:
         if is_full != self._is_full:
@@ -221,7 +226,8 @@ class Server:
     def carry_out(self, request: Request, operation: Operation) -> None:
         """The same by an operation that is known, or by a part of it that comes later."""
         # What it meets already was so before: the daemon must not take it for what came of this.
-        self.flush()
+        if self._unsent:
+            self.flush()
         try:
             result = operation(request)
         except DescartesError as error:
