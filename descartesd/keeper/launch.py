@@ -33,7 +33,8 @@ from descartesd.keeper.users import User, become, do_as
 T = TypeVar("T")
 
 HOME: Final = "/"  # this process's own working directory; no mounted file system is kept busy
-_IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+# All: those not named posix_spawn(3) has to look at first, one by one.
+_DEFAULTED: Final = tuple(map(int, signal.valid_signals()))
 HEADROOM: Final = 64  # descriptors for the keeper itself: sockets, epolls, /proc, starting
 _SHORTAGES: Final = (
     errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT,
@@ -161,7 +162,7 @@ class Launcher:
                         (os.POSIX_SPAWN_DUP2, stderr, 2),
                     ),
                     setsid=True,
-                    setsigdef=_IGNORED_BY_PYTHON,
+                    setsigdef=_DEFAULTED,
                 )
             finally:
                 os.chdir(HOME)
