@@ -268,16 +268,23 @@ def test_start_that_fails_says_why_in_its_status(host: Host) -> None:
 @pytest.mark.essential
 def test_fault_68_reload_that_is_refused_fails_and_changes_nothing(host: Host) -> None:
     pid = host.unit(DAEMON, "MainPID")
-    host.run(f"sed -i 's/max_agents = 100/max_agents = 50/' {CONFIG}")
+    host.run(f"sed -i 's/max_agents = 100/max_agents = 1/' {CONFIG}")
     host.run("systemctl reload descartesd")
-    host.run(f"sed -i 's/max_agents = 50/max_agents = 0/' {CONFIG}")
+    assert host.ctl("agent spawn --name later -- sleep 300")["state"] == "queued"
+    # One of them fits: neither is taken over.
+    host.run(f"sed -i 's/max_agents = 1/max_agents = 60/' {CONFIG}")
+    host.run(f"printf '[limits]\\nmax_queued = -1\\n' >> {CONFIG}")
     host.run("systemctl reload descartesd", status=1)
 
-    assert "server.max_agents: expected" in host.run("journalctl --no-pager -u descartesd -n 20")
+    assert "limits.max_queued: expected" in host.run("journalctl --no-pager -u descartesd -n 20")
     eventually(lambda: "was not reloaded" in host.unit(DAEMON, "StatusText"))
     assert host.is_active(DAEMON)
+    assert host.agent("later")["state"] == "queued"
     host.run(f"cp /root/good {CONFIG} && systemctl reload descartesd")
+    eventually(lambda: host.agent("later")["state"] == "running", timeout=10)
+    eventually(lambda: "was not reloaded" not in host.unit(DAEMON, "StatusText"))
     assert host.unit(DAEMON, "MainPID") == pid
+    host.run("descartesctl agent kill later")
 
 
 @pytest.mark.essential
