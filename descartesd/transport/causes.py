@@ -21,6 +21,8 @@ from descartesd.errors import (
 from descartesd.keys.curve import fingerprint
 
 UNIX = "ipc://"
+# Where the service of the package is asked.
+_OF_SERVICE = f"{UNIX}/run/descartes/control.sock"
 _MALFORMED = {
     errno.EINVAL,
     errno.ENODEV,
@@ -209,6 +211,8 @@ def _group(gid: int) -> str:
 
 def how_to_start(endpoint: str) -> str:
     """The command that starts the server of this endpoint, as far as the endpoint tells."""
+    if endpoint == _OF_SERVICE:
+        return "start it with: sudo systemctl start descartesd"
     if endpoint.startswith(UNIX):
         home = os.path.dirname(os.path.dirname(endpoint.removeprefix(UNIX)))
         config = os.path.join(home, "descartesd.toml")

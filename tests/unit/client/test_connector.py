@@ -23,6 +23,7 @@ from descartesd.errors import (
 from descartesd.keys.curve import fingerprint
 from descartesd.keys.profile import Profile
 from descartesd.keys.z85 import decode_key
+from descartesd.transport.causes import how_to_start
 from descartesd.wire.methods import SERVER_METHODS
 from descartesd.wire.server import Empty, MethodTable
 from tests.support.eventually import eventually
@@ -195,6 +196,12 @@ def test_the_hint_names_the_configuration_beside_the_socket(
     error, _ = failure_of(connect(profile, connect_timeout_s=0.05), UnavailableError)
 
     assert f"descartesd --config {tmp_path}/descartesd.toml" in error.hint
+
+
+def test_the_hint_names_the_service_at_its_own_socket() -> None:
+    hint = how_to_start("ipc:///run/descartes/control.sock")
+
+    assert hint == "start it with: sudo systemctl start descartesd"
 
 
 def test_a_stale_socket_file_is_nobody_answering(connect: Connect, tmp_path: Path) -> None:
