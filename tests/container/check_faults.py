@@ -162,6 +162,7 @@ def test_fault_61_killed_again_and_again_it_loses_and_doubles_nothing(
 
     assert host.run("cat /root/trouble") == ""
     told = json.loads(host.run("cat /root/told"))
+    assert told["refused"] == []
     # What was begun and had no agent yet is answered as cut short, and never carried out.
     assert all(error.startswith("aborted: agent.spawn was cut") for error in told["errors"])
     assert int(host.unit(DAEMON, "NRestarts")) >= before + 6

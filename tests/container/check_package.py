@@ -167,6 +167,8 @@ def test_fault_62_twenty_restarts_under_load_refuse_lose_and_double_nothing(host
     assert host.run("cat /root/trouble") == ""
     told = json.loads(host.run("cat /root/told"))
     assert told["errors"] == []
+    assert told["refused"] == []
+    assert told["knocks"] > 100
     assert told["p999_s"] <= max(took_ms) / 1000 + 0.1
     assert host.agent("sleeper")["pid"] == agent["pid"]
     names = [each["name"] for each in host.ctl("agent list")["agents"]]

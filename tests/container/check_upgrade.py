@@ -126,6 +126,8 @@ def end_load(host: Host) -> None:
     assert host.run("cat /root/trouble") == "0"
     told = json.loads(host.run("cat /root/told"))
     assert told["errors"] == []
+    assert told["refused"] == []
+    assert told["knocks"] > 100
     names = [each["name"] for each in host.ctl("agent list")["agents"]]
     spawned = [name for name in names if name.startswith("load-")]
     assert sorted(spawned) == sorted(told["spawned"])
