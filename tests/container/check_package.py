@@ -17,6 +17,18 @@ from tests.support.eventually import eventually
 
 SLEEPER = "agent spawn --name sleeper -- sleep 300"
 CONFIG = "/etc/descartesd/descartesd.toml"
+PYTHON = "/usr/lib/descartesd/bin/python3"
+# As a program that puts a trace of its own into a request.
+TRACED = """
+import msgpack, zmq
+peer = zmq.Context().socket(zmq.REQ)
+peer.curve_publickey, peer.curve_secretkey = zmq.curve_keypair()
+peer.curve_serverkey = open("/run/descartes/server.pub", "rb").read().strip()
+peer.connect("ipc:///run/descartes/control.sock")
+request = {"v": 1, "id": 1, "method": "agent.signal", "trace": "build-7"}
+peer.send(msgpack.packb({**request, "params": {"id": "sleeper", "signal": "CONT"}, "idem": "k"}))
+assert "result" in msgpack.unpackb(peer.recv())
+"""
 
 
 def pids(host: Host) -> dict[str, int]:
@@ -73,6 +85,10 @@ def test_journal_has_every_fact_as_a_field(host: Host) -> None:
     assert (paused["EVENT"], paused["IDENTITY"], paused["OUTCOME"]) == (
         *("request.done", "uid:0", "ok"),
     )
+    host.put("/root/traced.py", TRACED)
+    host.run(f"{PYTHON} /root/traced.py")
+    (traced,) = host.journal("TRACE_ID=build-7")
+    assert (traced["METHOD"], traced["AGENT_ID"]) == ("agent.signal", agent)
 
 
 def test_installed_completion_knows_the_agents(host: Host) -> None:
@@ -154,9 +170,8 @@ def test_fault_62_twenty_restarts_under_load_refuse_lose_and_double_nothing(host
     host.put("/root/load.py", (Path(__file__).parent / "load.py").read_text())
     agent = host.agent("sleeper")
     clients = "/root/load.toml /root/load.toml /root/local.toml /root/local.toml"
-    python = "/usr/lib/descartesd/bin/python3"
     restarts = (
-        f"{python} /root/load.py 30 {clients} > /root/told 2>/root/trouble & "
+        f"{PYTHON} /root/load.py 30 {clients} > /root/told 2>/root/trouble & "
         "for n in $(seq 20); do s=$(date +%s%N); systemctl restart descartesd || exit 1; "
         "e=$(date +%s%N); echo $(( (e - s) / 1000000 )); sleep 0.3; done; wait"
     )
@@ -321,6 +336,7 @@ def test_purge_leaves_what_it_says(host: Host) -> None:
     told = host.run("dpkg --purge descartesd 2>&1")
 
     assert "left: the users" in told
+    assert host.run("systemctl list-units --all --plain --no-legend 'descartes*'") == ""
     # The tests themselves have put something into /root and under the units.
     places = "/etc /usr /var /run /tmp -not -path '/run/systemd/system/*' -not -path '/run/deb/*'"
     left = host.run(f"find {places} -iname '*descartes*'").split()
