@@ -297,12 +297,12 @@ def _start_time(pid: int, before: int) -> int:
     # In the same tick it was started in that one, without asking for it.
     if before == procfs.now():
         return before
-    process = procfs.read(pid)
-    if process is None:
+    start_time = procfs.start_time(pid)
+    if start_time is None:
         # Out of descriptors or memory.
         _end(pid)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    return process.start_time
+    return start_time
 
 
 def _hold_or_end(pid: int) -> int:

@@ -42,7 +42,7 @@ class Process(NamedTuple):
 
 def read(pid: int) -> Process | None:
     """One process."""
-    line = _contents(f"/proc/{pid}/stat")
+    line = _line(f"/proc/{pid}/stat")
     if not line:
         return None
     fields = line[line.rindex(b")") + 2 :].split(None, 22)
@@ -59,6 +59,12 @@ def read(pid: int) -> Process | None:
     )
 
 
+def start_time(pid: int) -> int | None:
+    """When one process was started, in ticks since the host was."""
+    line = _line(f"/proc/{pid}/stat")
+    return int(line[line.rindex(b")") + 2 :].split(None, 20)[19]) if line else None
+
+
 def now() -> int:
     """The time in ticks, as start times are told (proc(5))."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
@@ -69,7 +75,7 @@ def is_still(process: Process) -> bool:
     if process.threads == 1:
         return process.state in STILL
     for tid in _names(f"/proc/{process.pid}/task"):
-        line = _contents(f"/proc/{process.pid}/task/{tid}/stat")
+        line = _line(f"/proc/{process.pid}/task/{tid}/stat")
         if line and chr(line[line.rindex(b")") + 2]) not in STILL:
             return False
     return True
@@ -150,6 +156,20 @@ def command(pid: int) -> str:
 def pids() -> list[int]:
     """Every process of the host that may be seen."""
     return [int(name) for name in _names("/proc") if name.isdigit()]
+
+
+def _line(path: str) -> bytes:
+    """A file of one record, which the first read hands out whole."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 4096)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def _contents(path: str) -> bytes:

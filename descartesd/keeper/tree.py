@@ -227,8 +227,7 @@ def _send(pidfd: int, signum: int) -> bool:
 
 
 def _lives(pid: int, start_time: int) -> bool:
-    process = procfs.read(pid)
-    return process is not None and process.start_time == start_time
+    return procfs.start_time(pid) == start_time
 
 
 def _families() -> dict[int, list[int]]:

@@ -30,7 +30,7 @@ def test_process_is_read_with_its_identity(child: subprocess.Popen[bytes]) -> No
     assert process is not None
     assert process[:1] + process[2:5] == (child.pid, os.getpid(), child.pid, child.pid)
     assert process.threads == 1
-    assert process.start_time > 0
+    assert procfs.start_time(child.pid) == process.start_time > 0
 
 
 def test_names_with_spaces_and_parentheses_do_not_confuse(tmp_path: object) -> None:
@@ -43,9 +43,13 @@ def test_names_with_spaces_and_parentheses_do_not_confuse(tmp_path: object) -> N
         return process is not None and (process.state, process.session) == ("S", child.pid)
 
     eventually(sleeping)
+    process = procfs.read(child.pid)
+    assert process is not None
+    assert procfs.start_time(child.pid) == process.start_time
     child.kill()
     child.wait()
     assert procfs.read(child.pid) is None
+    assert procfs.start_time(child.pid) is None
 
 
 def test_agent_id_is_the_variables_value_and_no_other(child: subprocess.Popen[bytes]) -> None:
