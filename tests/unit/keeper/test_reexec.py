@@ -263,7 +263,12 @@ def test_what_an_agent_has_left_is_still_its_own(keeper: Keeper) -> None:
 def test_what_was_left_is_ended_by_the_next_program_and_counted_once(
     make_keeper: Callable[..., Keeper], *, is_late: bool
 ) -> None:
-    powerless = "from descartesd.keeper import tree\nif fresh: tree.Tree.signal = lambda *_: False"
+    # Too late, or never before the next program, however long that takes to begin.
+    limit_s = 1.0 if is_late else 3600.0
+    powerless = (
+        "from descartesd.keeper import tree, wait\n"
+        f"if fresh: tree.Tree.signal, wait.COUNT_LIMIT_S = lambda *_: False, {limit_s}"
+    )
     keeper = make_keeper(program=before(then=powerless))
     agent_id = keeper.spawn("sh", "-c", "setsid sh -c 'echo $$; exec sleep 300' & read x")
     left = int(keeper.wait_out(agent_id, b"\n"))
