@@ -16,10 +16,8 @@ from descartesd.errors import (
     DeadlineExceededError,
     DescartesError,
     InvalidArgumentError,
-    ResourceExhaustedError,
     UnauthenticatedError,
     UnavailableError,
-    UnimplementedError,
 )
 from descartesd.methods.asked import Asked, asked_of
 from descartesd.methods.authorizing import Authorizer
@@ -29,7 +27,7 @@ from descartesd.methods.limiting import Limits
 from descartesd.methods.outcomes import incident, settled
 from descartesd.methods.pending import Pending, PendingRequests
 from descartesd.methods.policy import Policy, refusal
-from descartesd.methods.rows import Row, rows_of
+from descartesd.methods.rows import Row, rows_of, unknown
 from descartesd.methods.sight import check_unchanged
 from descartesd.observe.metrics import RequestMetrics
 from descartesd.transport.server import Peer, Send
@@ -37,7 +35,7 @@ from descartesd.transport.shed import Shed
 from descartesd.transport.streams import Streams
 from descartesd.transport.unread import LARGE, Unread
 from descartesd.wire import codec
-from descartesd.wire.envelope import VERSION, Request, Result
+from descartesd.wire.envelope import Request
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ class Dispatcher:
         self._policy, self._identify = policy, policy.identify
         self._answers = answers
         self._request_timeout_s = request_timeout_s
-        self._max_message_bytes = max_message_bytes
+        self._most = max_message_bytes
         self._pending = PendingRequests()
         self._work: set[asyncio.Task[Any]] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -132,7 +130,7 @@ class Dispatcher:
             return
         row = self._rows.get(request.method)
         if row is None:
-            self._fail(peer, request.id, self._unknown(request.method))
+            self._fail(peer, request.id, unknown(request.method, self._rows))
             return
         row.metrics.requests += 1
         try:
@@ -145,7 +143,7 @@ class Dispatcher:
                 self._begin(row, call, request, params, len(payload))
             else:
                 # What is answered at once was never open.
-                self._send(peer, self._encoded(request.id, row.handler(call, params)))
+                self._send(peer, codec.success(request.id, row.handler(call, params), self._most))
                 row.metrics.answered(began_ns)
         except DescartesError as exc:
             self.on_refused(peer, request.method, exc, request.trace)
@@ -208,13 +206,6 @@ class Dispatcher:
             raise _stopping()
         idem = request.idem if isinstance(request.idem, str) else None
         return Call(caller, peer, began_ns, idem, None, self._identify, request.trace), params
-
-    def _unknown(self, name: str) -> UnimplementedError:
-        near = codec.nearest(name, self._rows)
-        return UnimplementedError(
-            f"this server has no method '{name}'",
-            hint=f"did you mean '{near}'" if near else "see what it has: server.methods",
-        )
 
     def _begin(self, row: Row, call: Call, request: Request, params: Struct, size: int) -> None:
         key = (call.peer.route, request.id)
@@ -294,10 +285,12 @@ class Dispatcher:
         if room:
             # Not before there is room: nothing that large is kept for who does not read.
             async with self.unread.room(call.peer.fd, room):
-                answer = self._encoded(asked.id, await self._result(row, call, asked, params))
+                answer = codec.success(
+                    asked.id, await self._result(row, call, asked, params), self._most
+                )
                 self._deliver(pending, answer)
             return
-        answer = self._encoded(asked.id, await self._result(row, call, asked, params))
+        answer = codec.success(asked.id, await self._result(row, call, asked, params), self._most)
         if len(answer) < LARGE:
             self._deliver(pending, answer)
             return
@@ -382,17 +375,6 @@ class Dispatcher:
         if not stream.is_open:
             row.metrics.answered(call.began_ns)
         stream.end(error)
-
-    def _encoded(self, request_id: str | int, result: object) -> bytes:
-        message = codec.encode(Result(v=VERSION, id=request_id, result=result))
-        if len(message) > self._max_message_bytes:
-            raise ResourceExhaustedError(
-                f"the reply has {len(message)} bytes, more than network.max_message_size"
-                f" ({self._max_message_bytes})",
-                hint="ask for less at once: a smaller limit",
-                retryable=False,
-            )
-        return message
 
     def _refuse(
         self, row: Row, began_ns: int, peer: Peer, request_id: str | int, error: DescartesError

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from descartesd.errors import DeadlineExceededError
+from descartesd.errors import DeadlineExceededError, UnimplementedError
 from descartesd.methods.call import Call, Handler
 from descartesd.observe.metrics import MethodMetrics, RequestMetrics
 from descartesd.transport.calls import not_done
@@ -93,3 +93,12 @@ def rows_of(handlers: Mapping[str, Handler], metrics: RequestMetrics) -> dict[st
         )
         for name, handler in handlers.items()
     }
+
+
+def unknown(name: str, rows: Mapping[str, Row]) -> UnimplementedError:
+    """The error of who asks for a method there is none of."""
+    near = codec.nearest(name, rows)
+    return UnimplementedError(
+        f"this server has no method '{name}'",
+        hint=f"did you mean '{near}'" if near else "see what it has: server.methods",
+    )

@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from descartesd.errors import DescartesError, InvalidArgumentError, UnimplementedError, from_wire
+from descartesd.errors import (
+    DescartesError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnimplementedError,
+    from_wire,
+)
 from descartesd.wire.agent import PATTERN_WORDS
 from descartesd.wire.envelope import (
     EMPTY_PARAMS,
@@ -19,6 +25,7 @@ from descartesd.wire.envelope import (
     Incoming,
     Request,
     RequestId,
+    Result,
     WireError,
 )
 
@@ -185,6 +192,22 @@ _FIRST_USE = threading.Lock()
 def _decoder(kind: type[S]) -> msgspec.msgpack.Decoder[S]:
     with _FIRST_USE:
         return msgspec.msgpack.Decoder(kind)
+
+
+def success(request_id: str | int, result: object, most_bytes: int) -> bytes:
+    """Encode a result as the reply to a request.
+
+    Raises ResourceExhaustedError when that has more than `most_bytes`.
+    """
+    message = encode(Result(v=VERSION, id=request_id, result=result))
+    if len(message) > most_bytes:
+        raise ResourceExhaustedError(
+            f"the reply has {len(message)} bytes, more than network.max_message_size"
+            f" ({most_bytes})",
+            hint="ask for less at once: a smaller limit",
+            retryable=False,
+        )
+    return message
 
 
 def failure(request_id: str | int | None, error: DescartesError) -> bytes:
