@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -22,16 +23,28 @@ def _processes() -> list[str]:
     return found
 
 
+_LEFT = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workerinput"):
         # Other workers' servers still run: the controller looks when all have ended.
         return
-    try:
+    with contextlib.suppress(AssertionError):
         eventually(lambda: not _processes(), timeout=5)
-    except AssertionError as exc:
-        raise AssertionError(f"the suite left processes: {_processes()}") from exc
-    left = [name for name in os.listdir("/tmp") if name.startswith(PREFIX)]
-    assert not left, f"the suite left {left} in /tmp"
+    left = [*_processes(), *(name for name in os.listdir("/tmp") if name.startswith(PREFIX))]
+    if left:
+        # Raised here it would hide which tests have failed, of which this may come.
+        session.config.stash[_LEFT] = f"the suite left {left}"
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    left = terminalreporter.config.stash.get(_LEFT, None)
+    if left is not None:
+        terminalreporter.section("left behind", red=True)
+        terminalreporter.line(left)
 
 
 @pytest.fixture

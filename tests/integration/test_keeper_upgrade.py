@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from threading import Event as Flag
 
 import pytest
@@ -135,17 +136,17 @@ def test_upgrade_touches_neither_agents_nor_streams_nor_clients(
     server, package = installed
     server.start()
     over = Flag()
-    with server.client(wait_for_server_s=SLOW_S) as client, ThreadPoolExecutor(2) as pool:
+    with (
+        server.client(wait_for_server_s=SLOW_S) as client,
+        ThreadPoolExecutor(2) as pool,
+        ExitStack() as undone,
+    ):
+        undone.callback(over.set)
         assert is_installed(client)
         first = keeper_of(client)
         agents = [client.agent.spawn(spec=_counter(number)) for number in range(19)]
         agents.append(client.agent.spawn(spec=sh("stty -echo; cat", tty=Tty(rows=30, cols=90))))
-        with (server.root / "followed").open("wb") as file:
-            following = subprocess.Popen(
-                [BIN / "descartesctl", "--profile", server.admin, "agent", "logs", "-f", "a0"],
-                stdout=file,
-                env=server.environ,
-            )
+        following = undone.enter_context(_following(server, "a0"))
         # One that has not begun to follow would be refused while nobody is there.
         eventually((server.root / "followed").read_bytes, timeout=SLOW_S)
         loads = [pool.submit(_load, server, over) for _ in range(2)]
@@ -174,6 +175,22 @@ def test_upgrade_touches_neither_agents_nor_streams_nor_clients(
             assert counted(output(client, agent.id)) > 20
         assert following.wait(SLOW_S) == 0
         assert (server.root / "followed").read_bytes() == output(client, agents[0].id)
+
+
+@contextmanager
+def _following(server: Server, agent: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Follow an agent's output by the command line into the file `followed`."""
+    with (server.root / "followed").open("wb") as file:
+        process = subprocess.Popen(
+            [BIN / "descartesctl", "--profile", server.admin, "agent", "logs", "-f", agent],
+            stdout=file,
+            env=server.environ,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _counter(number: int) -> AgentSpec:
