@@ -97,7 +97,7 @@ class Server:
         if wait:
             self.wait_until_serving()
 
-    def wait_until_serving(self, timeout: float = 10.0) -> None:
+    def wait_until_serving(self, timeout: float = 45.0) -> None:
         assert self.process is not None
         with Client(str(self.admin), wait_for_server_s=timeout) as client:
             client.server.health()
