@@ -307,7 +307,7 @@ class Dispatcher:
         if not row.waits:
             return row.handler(call, params)
         if row.is_unrecorded(params):
-            return await row.handler(call, params)
+            return await row.carry_out(call, params, self.on_refused)
         return await self._finish(row, call, asked, params)
 
     async def _finish(self, row: Row, call: Call, asked: Asked, params: Struct) -> Any:
@@ -359,7 +359,7 @@ class Dispatcher:
         try:
             async with asyncio.timeout(asked.deadline_s):
                 await self._authorize(row, call, params)
-                await row.handler(call, params)
+                await row.carry_out(call, params, self.on_refused)
         except ConnectionResetError:
             log.debug("stream.client_gone", extra={"stream": stream.id})
             return

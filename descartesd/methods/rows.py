@@ -9,8 +9,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from descartesd.errors import DeadlineExceededError, UnimplementedError
-from descartesd.methods.call import Call, Handler
+from descartesd.errors import DeadlineExceededError, PermissionDeniedError, UnimplementedError
+from descartesd.methods.call import Call, Handler, OnRefused
 from descartesd.observe.metrics import MethodMetrics, RequestMetrics
 from descartesd.transport.calls import not_done
 from descartesd.transport.unread import WINDOW
@@ -51,6 +51,18 @@ class Row:
     def is_unrecorded(self, params: Struct) -> bool:
         """Whether the answer is not worth keeping, or the work not worth finishing for nobody."""
         return self.method.resend == "read" or self.method.name in _ENDING or _is_a_look(params)
+
+    async def carry_out(self, call: Call, params: Struct, on_refused: OnRefused) -> Any:
+        """Await what its function makes of it.
+
+        What changes something has the line of its outcome; who may not look is told of here.
+        """
+        try:
+            return await self.handler(call, params)
+        except PermissionDeniedError as exc:
+            if self.only_looks:
+                on_refused(call.peer, self.method.name, exc, call.trace)
+            raise
 
     def room(self, params: Struct) -> int:
         """The bytes to set aside before the answer is made; 0 when only its real size counts."""

@@ -24,7 +24,7 @@ from descartesd.wire.batch import Selector
 from descartesd.wire.event import Event
 from tests.faults.peers import Peers, keys_of, unknown_keys
 from tests.support.eventually import eventually
-from tests.support.roles import running_with
+from tests.support.roles import params_on, running_with
 from tests.support.server import Server, running
 
 SLEEP = AgentSpec(command=["sleep", "600"], stdin="pipe")
@@ -220,6 +220,25 @@ def test_who_may_not_has_a_line_and_a_flood_of_that_has_two_a_second(
     assert {
         (line["identity"], line["certificate"], line["phase"], line["outcome"]) for line in refused
     } == {(identity, "watcher", "refused", "permission_denied")}
+
+
+LOOKS_AT_ITS_OWN = """
+[policy.roles.seer.methods]
+"agent.*" = "own"
+"agent.get" = "any"
+"""
+
+
+@pytest.mark.parametrize("method", ["agent.output", "agent.wait", "agent.follow", "agent.attach"])
+def test_who_may_not_look_at_an_agent_it_sees_has_a_line(method: str) -> None:
+    with running_with(LOOKS_AT_ITS_OWN) as server, server.client() as admin, Peers(server) as peers:
+        agent = admin.agent.spawn(spec=AgentSpec(command=["sleep", "600"]))
+        seer = peers.connect(keys_of(server.issue("seer", "seer")))
+
+        assert seer.refusal(method, params_on(method, agent.id)) == "permission_denied"
+
+        [line] = admin.audit.show(who="seer").lines
+    assert (line.method, line.phase, line.outcome) == (method, "refused", "permission_denied")
 
 
 def test_strangers_at_the_door_are_summed_up(server: Server, log: Log) -> None:
