@@ -241,6 +241,8 @@ class TrustStore:
             if certificate.not_before < known.not_before:
                 # An earlier one may have allowed more.
                 return known
+            if self._is_there(certificate.name, signed):
+                return known
             replace_secret(self.path(certificate.name), armour(signed).encode())
             self.load()
             return _identity(certificate)

@@ -6,7 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 
-from descartesd.errors import DescartesError, InvalidArgumentError, UnauthenticatedError
+from descartesd.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DescartesError,
+    InvalidArgumentError,
+    UnauthenticatedError,
+)
 from descartesd.keys.authority import check_request, check_role
 from descartesd.keys.join import JoinString
 from descartesd.keys.keyfile import fingerprint
@@ -93,6 +99,15 @@ class Enrolling:
                 hint="use it with: descartesctl login JOIN-STRING",
             )
         token = self._guests.token(call.caller.id)
+        try:
+            return self._enrolled(call, token, params)
+        except (InvalidArgumentError, ConflictError, AlreadyExistsError):
+            self._guests.note_mistake(call.caller.id)
+            raise
+
+    def _enrolled(
+        self, call: Call, token: Token, params: wire.CertEnroll
+    ) -> wire.SignedCertificate:
         key = public_key(params.public_key)
         if self._guests.tokens.knows(fingerprint(key)):
             raise InvalidArgumentError(

@@ -13,15 +13,16 @@ _ADDRESSES = 1000
 
 
 class Failures:
-    """Failed attempts of the last minute; the fifth closes until the first is a minute old."""
+    """Failed attempts of the last minute; the last of `most` closes until the first is that old."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int = MOST, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
         self._clock = clock
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
     def note(self, address: str) -> bool:
         """Count one; whether it closes the door."""
-        times = self._times.setdefault(address, deque(maxlen=MOST))
+        times = self._times.setdefault(address, deque(maxlen=self._most))
         self._times.move_to_end(address)
         if len(self._times) > _ADDRESSES:
             self._times.popitem(last=False)
@@ -32,4 +33,6 @@ class Failures:
     def is_closed(self, address: str) -> bool:
         """Whether nobody from there is listened to now."""
         times = self._times.get(address)
-        return times is not None and len(times) == MOST and self._clock() - times[0] < WINDOW_S
+        return (
+            times is not None and len(times) == self._most and self._clock() - times[0] < WINDOW_S
+        )

@@ -16,6 +16,8 @@ from descartesd.methods.policy import Caller
 log = logging.getLogger(__name__)
 
 _TOLD_EVERY_S = 60.0
+# One introduction key serves many hosts, which may have one address and certificates that ended.
+_OF_A_FLEET = 60
 _GRANTS: dict[Kind, Grants] = {"token": ENROLLING, "introduction": PRESENTING}
 
 
@@ -28,6 +30,11 @@ class Guests:
         self.tokens = tokens
         self._trust = trust
         self._failures = failures or Failures()
+        # Of each guest who is in, by his address: they close the door to him alone.
+        self._attempts: dict[Kind, Failures] = {
+            "token": Failures(),
+            "introduction": Failures(_OF_A_FLEET),
+        }
         self._keys: dict[str, bytes] = {}
         self._addresses: dict[str, str] = {}
         self._told: dict[bytes, float] = {}
@@ -52,8 +59,13 @@ class Guests:
         return self._find(key) is not None
 
     def caller(self, user_id: str) -> Caller:
-        """Who a guest is; raises UnauthenticatedError when his time is over."""
+        """Who a guest is; raises UnauthenticatedError when his time is over, or he fails too often.
+
+        Nobody else bounds what he sends: his key has no role, and may be known to many.
+        """
         token = self.token(user_id)
+        if self._attempts[token.kind].is_closed(self._whence(user_id)):
+            raise refused()
         return Caller(user_id, token.kind, _GRANTS[token.kind], name=token.name)
 
     def token(self, user_id: str) -> Token:
@@ -72,7 +84,16 @@ class Guests:
     def failed(self, user_id: str) -> UnauthenticatedError:
         """Count an attempt that failed, and make the answer to it."""
         self._note_failure(self._addresses.get(user_id, user_id))
+        self.note_mistake(user_id)
         return refused()
+
+    def note_mistake(self, user_id: str) -> None:
+        """Count an attempt that failed, if only by mistake: too many close the door to him."""
+        kind: Kind = "token" if user_id.startswith("token:") else "introduction"
+        self._attempts[kind].note(self._whence(user_id))
+
+    def _whence(self, user_id: str) -> str:
+        return f"{user_id} {self._addresses.get(user_id, '')}"
 
     def _find(self, key: bytes) -> Token | None:
         token = self.tokens.find(key)

@@ -31,6 +31,8 @@ _ITSELF: tuple[RoleName, ...] = (CHECKING_ROLE,)
 _ADMIN: tuple[RoleName, ...] = ("admin",)
 _GREATEST = RANKS["admin"]
 _UNLIMITED = Quotas()
+# No role bounds who has a join string. An introduction key is a fleet's, which may come at once.
+_OF_A_TOKEN = Quotas(requests_per_second=10)
 _UID_DIGITS = 10
 
 
@@ -161,10 +163,16 @@ class Policy:
         if identity is None:
             if self.outsiders is not None and not (self.guests and self.guests.knows(key)):
                 return self._vouched(self.outsiders, address, key)
-            return None if self.guests is None else self.guests.enter(address, key)
+            return None if self.guests is None else self._as_guest(self.guests, address, key)
         user_id = f"key:{identity.fingerprint}"
         self._keys[user_id] = key
         self._take_in(user_id)
+        return user_id
+
+    def _as_guest(self, guests: Strangers, address: str, key: bytes) -> str | None:
+        user_id = guests.enter(address, key)
+        if user_id is not None and user_id.startswith("token:"):
+            self._measure(user_id, _OF_A_TOKEN)
         return user_id
 
     async def _vouched(self, outsiders: Outsiders, address: str, key: bytes) -> str | None:

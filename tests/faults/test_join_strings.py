@@ -13,6 +13,7 @@ from descartesd.keys.join import parse_join
 from descartesd.keys.profile import Profile
 from descartesd.keys.z85 import encode_key
 from descartesd.wire.cert import SignedCertificate
+from tests.faults.peers import Keys, Peer, Peers, logged
 from tests.support.server import Server
 
 
@@ -120,3 +121,80 @@ def test_a_wrong_fingerprint_is_refused_in_words(server: Server) -> None:
 
     assert refused.returncode == 2
     assert b"the 43 characters of a fingerprint" in refused.stderr
+
+
+@pytest.fixture
+def peers(server: Server) -> Iterator[Peers]:
+    with Peers(server) as made:
+        yield made
+
+
+def holder_of(peers: Peers, join: str) -> Peer:
+    """Who connects with the key of a join string and stays."""
+    parsed, pair = parse_join(join), pair_in(join)
+    texts = (encode_key(parsed.server_key), pair.public_text, pair.secret_text)
+    return peers.connect(Keys(*(text.encode() for text in texts)), timeout=10)
+
+
+def attempts(server: Server, guest: Peer, method: str, params: dict[str, str]) -> int:
+    """The lines 200 attempts add to the audit log; none of them succeeds."""
+
+    def lines() -> int:
+        return len((server.directory / "state/audit.jsonl").read_bytes().splitlines())
+
+    before = lines()
+    for _ in range(200):
+        assert "error" in guest.ask(method, params)
+    return lines() - before
+
+
+@pytest.mark.parametrize("mistake", ["another key", "no name", "a taken name"])
+def test_fault_41_who_is_in_and_goes_on_failing_is_not_listened_to(
+    server: Server, admin: Client, peers: Peers, mistake: str
+) -> None:
+    join = admin.cert.token(role="observer", ttl_s=600).join
+    if mistake == "another key":
+        enroll(join, generate(), name="first")
+    others = admin.cert.token(role="observer", ttl_s=600).join
+    params = {"another key": {"name": "thief"}, "no name": {}, "a taken name": {"name": "admin"}}
+    asked = {"public_key": generate().public_text, **params[mistake]}
+
+    written = attempts(server, holder_of(peers, join), "cert.enroll", asked)
+
+    # Two lines for each of the five, and what is refused afterwards summed up.
+    assert written < 30
+    if mistake != "another key":
+        assert enroll(others, generate(), name="second").role == "observer"
+
+
+def test_fault_41_who_presents_rubbish_is_not_listened_to_and_others_are(
+    server: Server, admin: Client, peers: Peers
+) -> None:
+    join = admin.cert.token(introduction=True, ttl_s=600).join
+    other = admin.cert.token(introduction=True, ttl_s=600).join
+
+    asked = {"certificate": "rubbish"}
+    written = attempts(server, holder_of(peers, join), "cert.present", asked)
+
+    assert written < 150
+    assert len(logged(server, "certificate.refused")) == 60
+    assert holder_of(peers, other).refusal("cert.present", asked) == "unauthenticated"
+    assert len(logged(server, "certificate.refused")) == 61
+
+
+def test_fault_41_a_join_string_is_good_for_ten_requests_a_second(
+    admin: Client, peers: Peers
+) -> None:
+    join = admin.cert.token(role="observer", ttl_s=600).join
+    key = generate()
+    enroll(join, key, name="first")
+    guest = holder_of(peers, join)
+    asked = {"public_key": key.public_text, "name": "first"}
+    for number in range(200):
+        guest.send("cert.enroll", asked, id=number)
+
+    answers = [guest.receive() for _ in range(200)]
+
+    codes = [each["error"]["code"] for each in answers if "error" in each]
+    assert set(codes) == {"resource_exhausted"}
+    assert len(codes) > 100
