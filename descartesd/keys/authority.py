@@ -20,6 +20,8 @@ from descartesd.wire.methods import ROLES
 TITLE = "authority key"
 DAY_S = 86_400
 DAYS_MAX = 3650
+# Who acts in the audit log where the server itself does.
+_OURSELVES = "server"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -98,6 +100,11 @@ def check_request(name: str, role: str, days: int, renew_days: int | None = None
         raise InvalidArgumentError(
             f"name '{name[:64]}' is not possible, expected a lower-case letter and up to 62 "
             "lower-case letters, digits, '.', '_' or '-'"
+        )
+    if name == _OURSELVES:
+        raise InvalidArgumentError(
+            f"name '{_OURSELVES}' is the server's own: the audit log calls it so",
+            hint="choose another name",
         )
     if not re.search(NAME_PATTERN, role):
         check_role(role, ROLES)

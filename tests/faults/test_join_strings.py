@@ -182,6 +182,17 @@ def test_fault_41_who_presents_rubbish_is_not_listened_to_and_others_are(
     assert len(logged(server, "certificate.refused")) == 61
 
 
+def test_fault_41_nobody_takes_the_name_the_audit_log_gives_the_server_itself(
+    admin: Client,
+) -> None:
+    # With a join string for nobody in particular its holder chooses a name.
+    join = admin.cert.token(role="observer", ttl_s=600).join
+    [start] = admin.audit.show(method="server.start").lines
+
+    with pytest.raises(InvalidArgumentError, match="the server's own"):
+        enroll(join, generate(), name=start.identity)
+
+
 def test_fault_41_a_join_string_is_good_for_ten_requests_a_second(
     admin: Client, peers: Peers
 ) -> None:
