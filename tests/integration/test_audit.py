@@ -201,7 +201,7 @@ def test_work_that_nobody_waits_for_any_more_is_told_as_cancelled(server: Server
     assert log.about("agent.stop")[1]["outcome"] == "cancelled"
 
 
-def test_who_may_not_has_a_line_and_a_flood_of_that_has_two_a_second(
+def test_fault_23_who_may_not_has_a_line_and_a_flood_of_that_has_two_a_second(
     server: Server, log: Log
 ) -> None:
     observer = server.issue("watcher", "observer")
@@ -230,7 +230,7 @@ LOOKS_AT_ITS_OWN = """
 
 
 @pytest.mark.parametrize("method", ["agent.output", "agent.wait", "agent.follow", "agent.attach"])
-def test_who_may_not_look_at_an_agent_it_sees_has_a_line(method: str) -> None:
+def test_fault_23_who_may_not_look_at_an_agent_it_sees_has_a_line(method: str) -> None:
     with running_with(LOOKS_AT_ITS_OWN) as server, server.client() as admin, Peers(server) as peers:
         agent = admin.agent.spawn(spec=AgentSpec(command=["sleep", "600"]))
         seer = peers.connect(keys_of(server.issue("seer", "seer")))
