@@ -18,7 +18,10 @@ import pytest
 import descartesd
 from descartesd.client import Client
 from descartesd.errors import DescartesError
-from descartesd.keys.z85 import decode_key
+from descartesd.keys.curve import generate, pair_of
+from descartesd.keys.join import parse_join
+from descartesd.keys.profile import Profile
+from descartesd.keys.z85 import decode_key, encode_key
 from descartesd.wire.agent import AgentSpec, Tty
 from descartesd.wire.batch import Selector
 from descartesd.wire.masking import is_secret
@@ -27,7 +30,8 @@ from tests.support.eventually import eventually
 from tests.support.server import Server, running
 
 NAMES = ("API_TOKEN", "SSHPASS", "PRIVATEKEY", "SESSION_COOKIE", "GH_PAT", "DB_PASSWORD")
-
+# Needed at every start: the registry keeps it, which nobody else can read.
+KEPT = frozenset(f"env{name}" for name in NAMES)
 
 # A terminal shows what is typed otherwise.
 SILENT = "stty -echo; echo ready; sleep 600"
@@ -162,7 +166,51 @@ def join_by_token(server: Server, client: Client, every: Everything) -> None:
     every.keep("repr of a join string", made)
     bad = server.ctl("login", f"{made.join[:-3]}", profile=server.admin)
     every.keep("a wrong join string", bad.stdout + bad.stderr)
+    introduction = client.cert.token(introduction=True)
+    every.secrets["introduction key"] = introduction.join.rpartition(":")[2]
+    every.keep("repr of a join string", introduction)
+    parsed = parse_join(made.join)
+    pair = pair_of(parsed.token)
+    every.keep("repr of a join string", (parsed, pair))
+    server_key = encode_key(parsed.server_key)
+    guest = Profile((server.endpoint,), (server_key,), pair.public_text, pair.secret_text)
+    every.keep("repr of a profile", guest)
+    own = generate()
+    every.secrets["key of the guest"] = own.secret_text
+    with Client(guest) as joining:
+        every.keep("repr of a client", joining)
+        every.refused("a token used for nobody", lambda: joining.cert.enroll(public_key="x" * 40))
+        every.keep("cert.enroll", joining.cert.enroll(public_key=own.public_text, name="by-token"))
     every.keep("cert.list", msgspec.json.encode(client.cert.list()))
+
+
+def rotate(server: Server, client: Client, every: Everything) -> None:
+    """Make keys anew: what rotation leaves behind is secret as well."""
+    for what in ("host", "authority"):
+        every.keep("cert.rotate", client.cert.rotate(what=what, overlap_s=86_400.0))
+    keys = server.directory / "keys"
+    for path in keys.rglob("*"):
+        if path.is_file() and path.suffix != ".pub":
+            secret = tomllib.loads(path.read_text())["secret-key"]
+            every.secrets[f"{path.name} after a rotation"] = secret
+
+
+def use_a_passphrase(server: Server, every: Everything) -> None:
+    """Make an off-line authority and sign by it, once with a passphrase that is wrong."""
+    phrase = server.root / "passphrase"
+    locked = ("--passphrase-file", str(phrase))
+    key = str(server.root / "offline.key")
+    for text, words in (
+        (every.plant("passphrase"), ("--create", key)),
+        (every.plant("wrongphrase"), ()),
+    ):
+        phrase.write_text(f"{text}\n")
+        phrase.chmod(0o600)
+        noun = ("authority", *words) if words else ("issue", "robot", "--authority", key)
+        more = () if words else ("--role", "observer", "--out", str(server.root / "robot.toml"))
+        done = server.ctl("cert", *noun, *more, *locked)
+        assert (done.returncode == 0) == bool(words), done.stderr
+        every.keep("an off-line authority", done.stdout + done.stderr)
 
 
 def gather(server: Server, client: Client, every: Everything, agent_id: str) -> None:
@@ -197,6 +245,8 @@ def test_fault_34_no_secret_is_in_anything_we_write_or_answer(server: Server) ->
         be_refused(client, every, agent_id)
         be_malformed(server, every)
         join_by_token(server, client, every)
+        use_a_passphrase(server, every)
+        rotate(server, client, every)
         gather(server, client, every, agent_id)
         client.agent.kill(id=agent_id)
     server.crash_and_restart()
@@ -205,8 +255,17 @@ def test_fault_34_no_secret_is_in_anything_we_write_or_answer(server: Server) ->
     state = server.directory / "state"
     every.keep("the keeper's log", (state / "keeper.log").read_bytes())
     every.keep("the audit log", (state / "audit.jsonl").read_bytes())
+    # What a disk must not keep is not even where only the server can read it.
+    on_disk = Everything()
+    on_disk.secrets = {kind: each for kind, each in every.secrets.items() if kind not in KEPT}
+    for path in state.rglob("*"):
+        if path.is_file():
+            on_disk.keep(f"{path.relative_to(state)}", path.read_bytes())
 
-    assert len(every.secrets) > 20
+    # What has to be there is found, so what must not be would be as well.
+    assert every.secrets["envGH_PAT"] in on_disk.said["registry.sqlite"]
+    assert on_disk.leaks() == []
+    assert len(every.secrets) > 30
     assert all(every.said.values())
     assert every.leaks() == []
 

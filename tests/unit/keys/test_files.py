@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -208,3 +209,53 @@ def test_what_is_no_small_regular_file_is_refused_at_once(tmp_path: Path) -> Non
     ):
         with pytest.raises(StartupRefusedError, match=reason):
             read_secret(str(tmp_path / name))
+
+
+# Ends itself as a crash would, right before a step of the kernel's.
+CRASHES = """
+import os, signal, sys
+from descartesd.keys import files
+step, work, path = sys.argv[1:]
+def crash(*args, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(os, step, crash)
+getattr(files, work)(path, b"new" * 1000)
+"""
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "link", "unlink"])
+def test_fault_46_killed_while_it_creates_a_secret_it_leaves_none_or_the_whole(
+    step: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "host.key"
+
+    _killed(step, "create_secret", path)
+
+    whole = b"new" * 1000 if step == "unlink" else None
+    assert (path.read_bytes() if path.exists() else None) == whole
+    # Whatever else it leaves is nobody's to read and has no name of a key.
+    for each in tmp_path.iterdir():
+        assert each == path or each.name.startswith(".new-")
+        assert stat.S_IMODE(each.stat().st_mode) == 0o600
+    if whole is None:
+        create_secret(str(path), b"again")
+        assert read_secret(str(path)) == b"again"
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "rename"])
+def test_fault_46_killed_while_it_replaces_a_secret_it_leaves_the_old_one(
+    step: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "host.key"
+    create_secret(str(path), b"old")
+
+    _killed(step, "replace_secret", path)
+
+    assert read_secret(str(path)) == b"old"
+
+
+def _killed(step: str, work: str, path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CRASHES, step, work, path], check=False, timeout=30
+    )
+    assert done.returncode == -signal.SIGKILL
