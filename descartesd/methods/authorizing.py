@@ -18,6 +18,7 @@ from descartesd.errors import DescartesError
 from descartesd.hooks.relay import Relay
 from descartesd.methods.outcomes import bare
 from descartesd.methods.policy import Caller
+from descartesd.methods.sight import sees
 from descartesd.methods.spawning import identity_of
 from descartesd.methods.targets import target_of
 from descartesd.wire.methods import METHODS
@@ -58,16 +59,18 @@ class Authorizer:
 
     def is_allowed(self, caller: Caller, method: str, params: Struct) -> bool:
         """Whether a request may go on, as far as that is known; raises what refuses it."""
-        return method in FREE or self._is_decided(caller, method, self._target(method, params))
+        return method in FREE or self._is_decided(
+            caller, method, self._target(caller, method, params)
+        )
 
     async def allow(self, caller: Caller, method: str, params: Struct) -> None:
         """Wait until it is decided; raises what refuses it."""
         if method not in FREE:
-            await self.decide(caller, method, self._target(method, params))
+            await self.decide(caller, method, self._target(caller, method, params))
 
     def recheck(self, caller: Caller, method: str, params: Struct) -> None:
         """Hold what goes on for long against the last decision, and see to it that one is made."""
-        target = self._target(method, params)
+        target = self._target(caller, method, params)
         if not self._is_decided(caller, method, target):
             self._ask(caller, method, target)
 
@@ -79,13 +82,16 @@ class Authorizer:
         if refusal is not None:
             raise bare(refusal)
 
-    def _target(self, method: str, params: Struct) -> str | None:
-        """What a request is about: an agent by its id, anything else as it is named."""
+    def _target(self, caller: Caller, method: str, params: Struct) -> str | None:
+        """What a request is about: an agent by its id, anything else as it is named.
+
+        Only the agents the caller sees count, as for the method itself: it must be the same agent.
+        """
         word = self._targets[method](params)
         if word is None or not method.startswith("agent."):
             return word
         try:
-            return self._roster.resolve(word).id
+            return self._roster.resolve(word, seen=partial(sees, caller)).id
         except DescartesError:
             return word
 

@@ -8,21 +8,24 @@ from typing import Any
 
 import pytest
 
+from descartesd.agents.record import Agent
 from descartesd.agents.roster import Roster
 from descartesd.api import Identity, KeyHolder, PermissionDeniedError, hookimpl
+from descartesd.config.role import Role
 from descartesd.hooks.record import Options
 from descartesd.hooks.relay import Relay
 from descartesd.keys.keyfile import fingerprint
 from descartesd.keys.revoked import RevocationList
 from descartesd.methods.authorizing import FREE, Authorizer, authorizer
-from descartesd.methods.grants import BUILTIN
+from descartesd.methods.grants import BUILTIN, NamedRole, grants_of
 from descartesd.methods.outsiders import Outsiders, outsiders
 from descartesd.methods.policy import Caller
-from descartesd.wire.agent import AgentRef
+from descartesd.wire.agent import AgentRef, AgentSpec
 from descartesd.wire.server import Empty
 
 WHO = Caller("uid:7", "operator", BUILTIN["operator"])
 WEB = AgentRef(id="web")
+TENANT = Role(methods={"agent.*": "own"})
 KEY, OTHER = bytes(32), bytes([1]) * 32
 
 
@@ -98,6 +101,24 @@ def test_a_decision_is_asked_for_once_and_kept_for_its_time(
     asyncio.run(scenario())
 
     assert plugin.asked == [("uid:7", "agent.get", "web")]
+
+
+def test_a_prefix_is_asked_about_as_the_agent_it_means_to_the_caller(
+    plugin: Plugin, clock: Clock
+) -> None:
+    roster = Roster()
+    for number, owner in enumerate(("uid:7", "uid:8")):
+        agent_id = f"06h30b{number:014}"
+        facts = {"id": agent_id, "name": f"a{number}", "owner": owner}
+        roster.add(Agent(**facts, spec=AgentSpec(), created_at=0.0))
+    decides = Authorizer(relay(plugin), 5.0, roster, clock=clock)
+    tenant = Caller("uid:7", "tenant", grants_of([NamedRole("tenant", TENANT)]))
+
+    # Another's agent begins alike: to the tenant it is not there, nor by its name.
+    asyncio.run(decides.allow(tenant, "agent.kill", AgentRef(id="06h30b")))
+    asyncio.run(decides.allow(tenant, "agent.kill", AgentRef(id="a1")))
+
+    assert [target for _, _, target in plugin.asked] == ["06h30b00000000000000", "a1"]
 
 
 def test_a_refusal_is_kept_too_and_another_role_is_another_question(
