@@ -209,7 +209,7 @@ class Dispatcher:
 
     def _begin(self, row: Row, call: Call, request: Request, params: Struct, size: int) -> None:
         key = (call.peer.route, request.id)
-        self._pending.admit(key, size)
+        self._pending.admit(key, size, call.peer.user_id)
         if self._group is None:
             raise _stopping()
         asked = asked_of(row, call, request, self._answers)

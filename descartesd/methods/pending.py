@@ -1,4 +1,4 @@
-"""The requests that are being worked on, and how much of them one connection may have."""
+"""The requests that are being worked on, and how much of them a connection, and one peer, has."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from descartesd.transport.streams import Key
 MOST = 1000
 # Decoded, requests take about four times as much.
 MOST_BYTES = 4 << 20
+# What one identity may have over all its connections, as so many full ones.
+FULL_CONNECTIONS = 10
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +27,8 @@ class Pending:
     call: Call
     size: int
     task: asyncio.Task[None] = field(init=False)
+    # The bytes of the request; an answer that waits to be read is counted to its connection alone.
+    came_as: int = 0
     # It took longer than it might.
     is_late: bool = False
 
@@ -41,12 +45,14 @@ class PendingRequests:
         self._all: dict[Key, Pending] = {}
         self._count: Counter[bytes] = Counter()
         self._bytes: Counter[bytes] = Counter()
+        # How many each identity has, and their bytes as they came.
+        self._of: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def admit(self, key: Key, size: int) -> None:
-        """See that one more of `size` bytes may begin.
+    def admit(self, key: Key, size: int, user_id: str) -> None:
+        """See that one more of `size` bytes may begin for who is called so.
 
         Raises InvalidArgumentError when its id is taken, ResourceExhaustedError when it is too
         much.
@@ -69,6 +75,14 @@ class PendingRequests:
                 f"the requests open on this connection have {MOST_BYTES >> 20} MiB together",
                 hint="read answers before asking on",
             )
+        mine = self._of.get(user_id)
+        if mine is not None and (
+            mine[0] >= MOST * FULL_CONNECTIONS or mine[1] + size > MOST_BYTES * FULL_CONNECTIONS
+        ):
+            raise ResourceExhaustedError(
+                f"{user_id} has {mine[0]} requests open on its connections, of {mine[1] >> 20} MiB",
+                hint="wait for answers before asking on",
+            )
 
     def add(self, pending: Pending) -> None:
         """Take in one that was admitted; it is closed when its task is done at the latest."""
@@ -76,6 +90,10 @@ class PendingRequests:
         self._all[key] = pending
         self._count[key[0]] += 1
         self._bytes[key[0]] += pending.size
+        mine = self._of.setdefault(pending.call.peer.user_id, [0, 0])
+        mine[0] += 1
+        mine[1] += pending.size
+        pending.came_as = pending.size
         pending.task.add_done_callback(lambda _: self.close(pending))
 
     def resize(self, pending: Pending, size: int) -> None:
@@ -94,6 +112,11 @@ class PendingRequests:
         self._bytes[route] -= pending.size
         if not self._count[route]:
             del self._count[route], self._bytes[route]
+        mine = self._of[pending.call.peer.user_id]
+        mine[0] -= 1
+        mine[1] -= pending.came_as
+        if not mine[0]:
+            del self._of[pending.call.peer.user_id]
 
     def of_route(self, route: bytes) -> list[Pending]:
         """Those that came by this route."""

@@ -42,6 +42,11 @@ quotas = { agents = 2, queued = 3 }
 "batch.*" = "own"
 "server.hello" = "any"
 
+[policy.roles.waiter]
+commands = ["sleep"]
+[policy.roles.waiter.methods]
+"agent.*" = "own"
+
 [policy.roles.hurried]
 commands = ["true"]
 quotas = { spawns_per_minute = 5 }
@@ -328,3 +333,32 @@ def test_many_peers_share_the_tokens_of_one_identity(server: Server) -> None:
         ]
 
     assert codes.count("resource_exhausted") > 100
+
+
+def test_fault_27_open_requests_of_one_identity_are_bounded_over_its_connections(
+    server: Server,
+) -> None:
+    keys = keys_of(server.issue("patient", "waiter"))
+    with Peers(server) as peers, server.client() as admin:
+        mine = peers.connect(keys, timeout=10).result(
+            "agent.spawn", {"spec": {"command": ["sleep", "600"]}}
+        )
+        waiting = [peers.connect(keys, timeout=30) for _ in range(11)]
+        for peer in waiting[:10]:
+            for number in range(1000):
+                peer.send("agent.wait", {"id": mine["id"]}, id=number)
+        # Asked on each connection behind all of its requests: they have been taken in.
+        for peer in waiting[:10]:
+            assert "result" in peer.ask("agent.get", {"id": mine["id"]}, id=1000)
+
+        refused = waiting[10].ask("agent.wait", {"id": mine["id"]})
+
+        assert refused["error"]["code"] == "resource_exhausted"
+        assert "has 10000 requests open" in refused["error"]["message"]
+        # What is answered at once is not among them, and others have their own.
+        assert waiting[10].result("agent.get", {"id": mine["id"]})["state"] == "running"
+        admin.agent.kill(id=mine["id"])
+        assert admin.agent.wait(id=mine["id"]).state == "terminated"
+        answers = [peer.receive() for peer in waiting[:10] for _ in range(1000)]
+        assert all("result" in each for each in answers)
+        assert waiting[10].result("agent.wait", {"id": mine["id"]})["state"] == "terminated"
