@@ -58,10 +58,13 @@ def test_fault_60_every_exit_code_of_500_agents_that_end_at_once_is_exact(
             for n in codes
         ]
     )
-    os.close(opened)
+    # A line for each: one that has yet to open it finds its own, where it would wait for ever for
+    # a writer that had come and gone.
+    os.write(opened, b"\n" * len(codes))
     ended: list[AgentInfo] = client.pipeline(
         [(AGENT_WAIT, AgentRef(id=agent.id)) for agent in agents]
     )
+    os.close(opened)
 
     told = [(agent.state, agent.outcome and agent.outcome.exit_code) for agent in ended]
     assert told == [("completed" if code == 0 else "failed", code) for code in codes]
