@@ -42,7 +42,7 @@ class Process(NamedTuple):
 
 def read(pid: int) -> Process | None:
     """One process."""
-    line = _line(f"/proc/{pid}/stat")
+    line = _contents(f"/proc/{pid}/stat", is_one_record=True)
     if not line:
         return None
     fields = line[line.rindex(b")") + 2 :].split(None, 22)
@@ -61,7 +61,7 @@ def read(pid: int) -> Process | None:
 
 def start_time(pid: int) -> int | None:
     """When one process was started, in ticks since the host was."""
-    line = _line(f"/proc/{pid}/stat")
+    line = _contents(f"/proc/{pid}/stat", is_one_record=True)
     return int(line[line.rindex(b")") + 2 :].split(None, 20)[19]) if line else None
 
 
@@ -75,7 +75,7 @@ def is_still(process: Process) -> bool:
     if process.threads == 1:
         return process.state in STILL
     for tid in _names(f"/proc/{process.pid}/task"):
-        line = _line(f"/proc/{process.pid}/task/{tid}/stat")
+        line = _contents(f"/proc/{process.pid}/task/{tid}/stat", is_one_record=True)
         if line and chr(line[line.rindex(b")") + 2]) not in STILL:
             return False
     return True
@@ -158,30 +158,16 @@ def pids() -> list[int]:
     return [int(name) for name in _names("/proc") if name.isdigit()]
 
 
-def _line(path: str) -> bytes:
-    """A file of one record, which the first read hands out whole."""
+def _contents(path: str, *, is_one_record: bool = False) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
-        return os.read(fd, 4096)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
-
-
-def _contents(path: str) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        # A seq_file hands out whole records: a short read does not mean the end.
-        parts = []
-        while part := os.read(fd, 4096):
-            parts.append(part)
+        # A seq_file hands out whole records: with several a short read does not mean the end.
+        parts = [os.read(fd, 4096)]
+        while not is_one_record and parts[-1]:
+            parts.append(os.read(fd, 4096))
         return b"".join(parts)
     except OSError:
         return b""
