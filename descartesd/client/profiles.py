@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 
 from descartesd.errors import NotFoundError, UnavailableError
-from descartesd.keys.profile import Profile, load_profile
+from descartesd.keys.profile import LOCAL_SOCKET, SERVICE_CONFIG, Profile, load_profile
 
-LOCAL_SOCKET = "/run/descartes/control.sock"
-# Where the package has the configuration of the service.
-_OF_SERVICE = "/etc/descartesd/descartesd.toml"
 _VARIABLE = "DESCARTES_PROFILE"
 _DIRECTORY = "~/.config/descartes"
 
@@ -31,7 +28,7 @@ def find_profile(wanted: Profile | str | os.PathLike[str] | None = None) -> Prof
     raise UnavailableError(
         f"no server is known here: there is neither a profile nor the socket '{LOCAL_SOCKET}'",
         hint="start the service: sudo systemctl start descartesd"
-        if os.path.exists(_OF_SERVICE)
+        if os.path.exists(SERVICE_CONFIG)
         else "start one with: descartesd init DIR && descartesd --config DIR/descartesd.toml; "
         "then name its profile: --profile DIR/profiles/local.toml",
     )

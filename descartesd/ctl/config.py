@@ -13,13 +13,12 @@ from descartesd.ctl.command import Command
 from descartesd.ctl.output import Output
 from descartesd.ctl.text import safe
 from descartesd.errors import InvalidArgumentError, StartupRefusedError
+from descartesd.keys.profile import SERVICE_CONFIG
 
 if TYPE_CHECKING:
     from descartesd.config.effective import Setting
     from descartesd.config.load import Loaded
 
-# Where the package has it.
-_INSTALLED = "/etc/descartesd/descartesd.toml"
 _VARIABLE = "DESCARTES_CONFIG_FILE"
 
 
@@ -28,7 +27,7 @@ def _file_argument(parser: ArgumentParser) -> None:
         "file",
         metavar="FILE",
         nargs="?",
-        help=f"the configuration; without it the one {_VARIABLE} names, or {_INSTALLED}",
+        help=f"the configuration; without it the one {_VARIABLE} names, or {SERVICE_CONFIG}",
     )
 
 
@@ -41,12 +40,12 @@ def _show_arguments(parser: ArgumentParser) -> None:
 
 def _path(args: Namespace) -> str:
     path: str | None = args.file or os.environ.get(_VARIABLE)
-    if path is None and os.path.exists(_INSTALLED):
-        path = _INSTALLED
+    if path is None and os.path.exists(SERVICE_CONFIG):
+        path = SERVICE_CONFIG
     if not path:
         raise InvalidArgumentError(
             f"no configuration is named, neither here nor by {_VARIABLE}, "
-            f"and there is no {_INSTALLED}",
+            f"and there is no {SERVICE_CONFIG}",
             hint="name it: descartesctl config check FILE",
         )
     return path

@@ -21,6 +21,9 @@ from descartesd.keys.files import create_secret, read_contents, replace_secret
 from descartesd.keys.z85 import decode_key
 
 UNIX = "ipc://"
+# Where the service of the package is asked by who is on its host, and what it is configured by.
+LOCAL_SOCKET = "/run/descartes/control.sock"
+SERVICE_CONFIG = "/etc/descartesd/descartesd.toml"
 # The end of the year 9999.
 _LATEST = 253_402_300_799
 

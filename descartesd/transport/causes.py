@@ -19,10 +19,8 @@ from descartesd.errors import (
     UnavailableError,
 )
 from descartesd.keys.curve import fingerprint
+from descartesd.keys.profile import LOCAL_SOCKET, UNIX
 
-UNIX = "ipc://"
-# Where the service of the package is asked.
-_OF_SERVICE = f"{UNIX}/run/descartes/control.sock"
 _MALFORMED = {
     errno.EINVAL,
     errno.ENODEV,
@@ -211,7 +209,7 @@ def _group(gid: int) -> str:
 
 def how_to_start(endpoint: str) -> str:
     """The command that starts the server of this endpoint, as far as the endpoint tells."""
-    if endpoint == _OF_SERVICE:
+    if endpoint == UNIX + LOCAL_SOCKET:
         return "start it with: sudo systemctl start descartesd"
     if endpoint.startswith(UNIX):
         home = os.path.dirname(os.path.dirname(endpoint.removeprefix(UNIX)))

@@ -10,7 +10,7 @@ import zmq
 
 from descartesd.errors import DescartesError, InvalidArgumentError, UnavailableError
 from descartesd.keys.curve import read_server_public
-from descartesd.keys.profile import Profile, with_server_key
+from descartesd.keys.profile import UNIX, Profile, with_server_key
 from descartesd.keys.z85 import decode_key
 from descartesd.transport import causes
 from descartesd.transport.backoff import Backoff
@@ -240,8 +240,8 @@ def _client_keys(profile: Profile) -> tuple[bytes, bytes]:
 
 def _routes(endpoint: str, profile: Profile) -> list[_Route]:
     """Every way to reach this endpoint; raises DescartesError when there is none now."""
-    if endpoint.startswith(causes.UNIX):
-        path = endpoint.removeprefix(causes.UNIX)
+    if endpoint.startswith(UNIX):
+        path = endpoint.removeprefix(UNIX)
         causes.check_unix_socket(path)
         return [_Route(endpoint, read_server_public(path))]
     # The key at the endpoint's own place comes first; the others serve while keys change.

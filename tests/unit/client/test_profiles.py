@@ -71,7 +71,7 @@ def test_where_the_service_is_installed_it_is_the_one_to_start(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(profiles, "LOCAL_SOCKET", str(home / "absent"))
-    monkeypatch.setattr(profiles, "_OF_SERVICE", str(home))
+    monkeypatch.setattr(profiles, "SERVICE_CONFIG", str(home))
 
     with pytest.raises(UnavailableError) as caught:
         find_profile()

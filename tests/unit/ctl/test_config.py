@@ -17,7 +17,7 @@ Captured = pytest.CaptureFixture[str]
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("DESCARTES_CONFIG_FILE", "DESCARTES_PROFILE", "DESCARTES_ENV"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(config, "_INSTALLED", str(tmp_path / "installed.toml"))
+    monkeypatch.setattr(config, "SERVICE_CONFIG", str(tmp_path / "installed.toml"))
     path = tmp_path / "d.toml"
     path.write_text("[server]\nmax_agents = 5\n")
     return path
