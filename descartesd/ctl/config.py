@@ -46,7 +46,7 @@ def _path(args: Namespace) -> str:
         raise InvalidArgumentError(
             f"no configuration is named, neither here nor by {_VARIABLE}, "
             f"and there is no {SERVICE_CONFIG}",
-            hint="name it: descartesctl config check FILE",
+            hint="name it: descartesctl config check FILE, or config show FILE",
         )
     return path
 
